@@ -124,6 +124,9 @@ def run_server(model: str, slots: int) -> None:
     params.port = 0
     params.n_parallel = slots
     params.n_ctx = slots * CONTEXT_TOKENS
+    # One core is for the client; and the engine's threads wait for each other spinning, so that a core that something
+    # else needs would slow it down tenfold.
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = max(1, (os.cpu_count() or 2) - 1)
     params.verbosity = -1
     server = xllamacpp.Server(params)
     sys.stdout.write(json.dumps({"listening": server.listening_address}) + "\n")

@@ -1,0 +1,246 @@
+"""The SSE decoder, and what is read from streams."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import types
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as hs
+
+import llm_stresstest as st
+from tests.conftest import chunk, finish, sse, usage
+
+
+def reference_events(data: bytes) -> list[str]:
+    """Read a whole stream by the letter of the standard, slowly: the oracle."""
+    text = data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n").decode("utf-8", "replace")
+    events, buffer = [], ""
+    for line in text.split("\n")[:-1]:
+        if line == "":
+            if buffer:
+                events.append(buffer.removesuffix("\n"))
+            buffer = ""
+        elif not line.startswith(":"):
+            name, _, value = line.partition(":")
+            if name == "data":
+                buffer += value.removeprefix(" ") + "\n"
+    return events
+
+
+@pytest.mark.parametrize(
+    ("stream", "events"),
+    [
+        (b"data: a\n\n", ["a"]),
+        (b"data:a\n\n", ["a"]),
+        (b"data:  a\n\n", [" a"]),
+        (b"data: a\r\n\r\n", ["a"]),
+        (b"data: a\r\rdata: b\r\r", ["a", "b"]),
+        (b"data: a\r\n\ndata: b\n\r\n", ["a", "b"]),
+        (b"\xef\xbb\xbfdata: a\n\n", ["a"]),
+        (b"data: a\ndata: b\n\n", ["a\nb"]),
+        (b"data\n\n", [""]),
+        (b"data:\ndata:\n\n", ["\n"]),
+        (b": comment\n\ndata: a\n\n", ["a"]),
+        (b"event: x\nid: 1\nretry: 5\ndata: a\n\n", ["a"]),
+        (b"event: x\n\n", []),
+        (b"dataset: no\n\n", []),
+        (b"data: unfinished", []),
+        (b"data: unfinished\n", []),
+        ("data: \u2028\x85ä\n\n".encode(), ["\u2028\x85ä"]),
+        (b"data: \xff\n\n", ["\ufffd"]),
+        (b"\n\n\ndata: a\n\n\n\n", ["a"]),
+    ],
+)
+def test_decoder_follows_the_standard_at_every_split(stream: bytes, events: list[str]) -> None:
+    assert reference_events(stream) == events
+    for cut in range(len(stream) + 1):
+        decoder = st.SSEDecoder()
+        assert decoder.feed(stream[:cut]) + decoder.feed(stream[cut:]) == events, cut
+    decoder = st.SSEDecoder()
+    assert [event for byte in stream for event in decoder.feed(bytes([byte]))] == events
+
+
+stream_bytes = hs.lists(
+    hs.sampled_from(
+        [
+            b"data: ",
+            b"data:",
+            b"data",
+            b"\n",
+            b"\n\n",
+            b"\r\n",
+            b"\r",
+            b": c",
+            b"event: e",
+            b"\xef\xbb\xbf",
+            b"x",
+            b"{}",
+        ]
+    )
+    | hs.text(max_size=4).map(lambda text: text.encode("utf-8", "surrogatepass")),
+    max_size=30,
+).map(b"".join)
+
+
+@settings(max_examples=2000, deadline=None)
+@given(stream=stream_bytes, cuts=hs.lists(hs.integers(0, 200), max_size=6))
+def test_any_split_of_any_stream_gives_the_same_events(stream: bytes, cuts: list[int]) -> None:
+    decoder, events, start = st.SSEDecoder(), [], 0
+    for cut in [*sorted(cut for cut in cuts if cut <= len(stream)), len(stream)]:
+        events += decoder.feed(stream[start:cut])
+        start = cut
+    assert events == reference_events(stream)
+
+
+def test_a_million_small_pieces_of_one_line_take_linear_time() -> None:
+    decoder = st.SSEDecoder()
+    assert decoder.feed(b"data: ") == []
+    for _ in range(200_000):
+        decoder.feed(b"x")
+    assert len(decoder.feed(b"\n\n")[0]) == 200_000
+
+
+def read(stream: bytes, api: str = "chat", cuts: list[int] | None = None) -> st.Draft:
+    """Read a stream as if it had come in reads that end at `cuts`, a second apart."""
+
+    async def make() -> st.Draft:
+        exchange = st.Exchange(1 << 24)
+        exchange.offsets = [*(cuts or []), len(stream)]
+        exchange.reads_ns = [place * st.SECOND for place in range(len(exchange.offsets))]
+        exchange.content = types.SimpleNamespace(_buffer=[stream])  # type: ignore[assignment]
+        return st.read_stream(st.APIS[api], exchange)
+
+    return asyncio.run(make())
+
+
+def test_role_only_null_and_empty_chunks_and_comments_are_no_first_token() -> None:
+    events = [
+        sse(chunk(role="assistant")),
+        sse(chunk(content=None)),
+        sse(chunk(content="")),
+        b": ping\n\n",
+        sse(chunk(content="a")),
+    ]
+    cuts = [sum(map(len, events[: place + 1])) for place in range(len(events))]
+    draft = read(b"".join(events) + sse(finish(), "[DONE]"), cuts=cuts)
+    assert draft.chunk_ns == [4 * st.SECOND]
+
+
+def test_an_event_has_the_time_of_the_read_that_completed_it() -> None:
+    event = sse(chunk(content="a"))
+    draft = read(event + event, cuts=[1, len(event) - 1, len(event), len(event) + 5])
+    assert draft.chunk_ns == [2 * st.SECOND, 4 * st.SECOND]
+
+
+def test_carriage_returns_do_not_shift_the_times() -> None:
+    event = sse(chunk(content="a")).replace(b"\n", b"\r\n")
+    draft = read(event + event, cuts=[len(event)])
+    assert draft.chunk_ns == [0, st.SECOND]
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        {"reasoning_content": "hm"},
+        {"reasoning": "hm"},
+        {"reasoning_details": [{"type": "reasoning.text", "text": "hm"}]},
+        {"content": None, "reasoning_content": "hm"},
+        {"content": "", "reasoning": "hm"},
+        {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]},
+    ],
+)
+def test_reasoning_is_kept_apart_and_counts_as_a_token(delta: dict[str, Any]) -> None:
+    draft = read(sse(chunk(**delta), chunk(content="yes"), finish(), "[DONE]"))
+    assert ("".join(draft.reasoning), "".join(draft.text)) == ("hm", "yes")
+    assert len(draft.chunk_ns) == 2 and len(draft.answer_ns) == 1
+
+
+def test_content_as_a_list_of_parts_is_text() -> None:
+    draft = read(sse(chunk(content=[{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]), finish(), "[DONE]"))
+    assert "".join(draft.text) == "ab"
+
+
+def test_the_last_usage_counts() -> None:
+    first = {**chunk(content="a"), "usage": {"completion_tokens": 1}}
+    draft = read(sse(first, usage(completion=7), "[DONE]"))
+    assert draft.usage is not None and draft.usage["completion_tokens"] == 7
+
+
+def test_nothing_is_read_after_done() -> None:
+    assert read(sse(chunk(content="a"), "[DONE]", chunk(content="b"))).text == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("event", "kind"),
+    [
+        ("{not json", "bad_json"),
+        ("[1]", "wrong_type"),
+        ('"text"', "wrong_type"),
+        ('{"choices": 5}', "wrong_type"),
+        ('{"choices": [{"delta": {"content": 5}}]}', "wrong_type"),
+        ('{"type": "message_start", "message": {}}', "wrong_api"),
+        ('{"type": "response.created"}', "wrong_api"),
+        ('{"choices": [{"text": "hi"}]}', "wrong_api"),
+        ("[" * 100_000, "bad_json"),
+        ("1" * 5000, "bad_json"),
+    ],
+)
+def test_an_event_of_another_kind_is_a_failure_with_a_name(event: str, kind: str) -> None:
+    draft = read(sse(event, "[DONE]"))
+    assert draft.failure is not None and draft.failure.kind == kind
+
+
+def test_an_error_object_is_kept() -> None:
+    draft = read(sse(chunk(content="a"), {"error": {"message": "overloaded"}}, "[DONE]"))
+    assert draft.error == {"message": "overloaded"}
+
+
+def test_half_a_surrogate_pair_is_joined_with_its_other_half() -> None:
+    draft = read(
+        b'data: {"choices":[{"delta":{"content":"\\ud83d"}}]}\n\ndata: {"choices":[{"delta":{"content":"\\ude00"}}]}\n\n'
+    )
+    assert st._whole_text("".join(draft.text)) == "😀"
+    assert st._whole_text("\ud800x") == "\ufffdx"
+
+
+@settings(max_examples=2000, deadline=None)
+@given(
+    texts=hs.lists(
+        hs.text(min_size=1, max_size=6) | hs.sampled_from(['"', "\\", " the", "content", "\n", "ü"]), max_size=12
+    )
+)
+def test_events_that_differ_in_their_text_alone_are_read_as_the_parser_reads_them(texts: list[str]) -> None:
+    draft = read(b"".join(sse(chunk(content=text)) for text in texts))
+    assert draft.text == texts
+
+
+def test_a_text_that_stands_twice_in_its_event_is_not_taken_for_a_pattern() -> None:
+    events = [{"id": text, "choices": [{"index": 0, "delta": {"content": text}}]} for text in ("a", "a", "b", "c")]
+    assert read(sse(*events)).text == ["a", "a", "b", "c"]
+
+
+def test_an_unchanging_finish_reason_is_read_in_every_event() -> None:
+    event = {"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}]}
+    draft = read(sse(event, event))
+    assert (draft.finish, draft.text) == ("stop", ["a", "a"])
+
+
+def test_a_think_block_delays_the_answer_but_stays_in_it() -> None:
+    texts = ["<think>", "hm", "</think>", "\n", "yes"]
+    draft = read(b"".join(sse(chunk(content=text)) for text in texts), cuts=None)
+    draft.answer_ns = [1, 2, 3, 4, 5]
+    assert st._first_answer_ns(draft) == 5
+    result = st.Result(0, "i", "q", answer="".join(texts))
+    assert result.answer_text == "\nyes"
+
+
+def test_an_open_think_block_has_no_answer() -> None:
+    assert st.Result(0, "i", "q", answer="<think> and so on").answer_text == ""
+
+
+def test_the_test_data_is_json() -> None:
+    assert json.loads(sse(chunk(content="a"))[6:])["choices"][0]["delta"] == {"content": "a"}
