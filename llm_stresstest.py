@@ -892,7 +892,7 @@ async def test_connection(config: Config, target: Target) -> None:
         async with client:
             await _check_model(client, config, target)
             await _check_answer(client, config, target)
-    except openai.OpenAIError as error:
+    except (openai.OpenAIError, ValueError) as error:
         message = inert(target.redact(_explain(error, config)), 700)
         raise ServerUnreachableError(f"{inert(target.shown)}: {message}") from error
 
@@ -903,7 +903,7 @@ async def _check_model(client: openai.AsyncOpenAI, config: Config, target: Targe
     try:
         page = await client.models.list()
         names = sorted(str(model.id) for model in page.data)
-    except (openai.NotFoundError, openai.APIResponseValidationError, AttributeError, TypeError) as error:
+    except (openai.NotFoundError, AttributeError, TypeError, ValueError) as error:
         logger.info("the server lists no models: %s", type(error).__name__)
         return
     if names and config.model not in names:
@@ -941,6 +941,8 @@ def _explain(error: Exception, config: Config) -> str:
         return f"has no such path (HTTP 404); does the URL end in /v1? {said}"
     if status is not None:
         return f"HTTP {status}: {said}"
+    if isinstance(error, ValueError):
+        return f"answered, but not as the {config.api} API does: {error}"
     root: BaseException = error
     while root.__cause__ or root.__context__:
         root = cast(BaseException, root.__cause__ or root.__context__)
@@ -3062,6 +3064,7 @@ class Run:
     meta: dict[str, Any]
     results: list[Result]
     aggregate: dict[str, Any]
+    records: list[dict[str, Any]]  # the results as they stand in the file
 
     @property
     def config(self) -> Config:
@@ -3081,7 +3084,7 @@ def load_results(path: Path) -> Run:
         results = [Result.from_record(record) for record in data["results"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ResultsError(f"{path}: results: an entry is damaged: {type(error).__name__}: {error}") from None
-    return Run(path, data["meta"], results, data["aggregate"])
+    return Run(path, data["meta"], results, data["aggregate"], data["results"])
 
 
 def questions_hash(questions: Iterable[Question]) -> str:
@@ -3530,7 +3533,11 @@ def import_extension(name: str, group: str | None) -> ModuleType:
     try:
         return importlib.import_module(f"extensions.{name}")
     except ModuleNotFoundError as error:
-        raise ExtensionError(f"{name} needs {error.name}: uv sync --group {group}") from None
+        raise _missing_package(name, error, group) from None
+
+
+def _missing_package(name: str, error: ModuleNotFoundError, group: str | None) -> ExtensionError:
+    return ExtensionError(f"{name} needs {error.name}: uv sync --group {group}")
 
 
 def verify(argv: Sequence[str]) -> int:
@@ -3560,8 +3567,9 @@ def verify_run(run: Run) -> list[str]:
     itl_us = {int(stage): {int(us): times for us, times in pairs} for stage, pairs in histograms.items()}
     anew = calculate_aggregates(run.results, config, itl_us or None)
     differences = list(_differences(anew, stored, "aggregate"))
-    for place, result in enumerate(run.results):
+    for place, (result, record) in enumerate(zip(run.results, run.records, strict=True)):
         differences += _record_faults(place, result)
+        differences += _differences(result.to_record(), record, f"results[{place}]")
     return differences
 
 
@@ -3754,7 +3762,13 @@ async def serving(config: Config, target: Target) -> AsyncIterator[Target]:
         yield target
         return
     embedded = import_extension("embedded", _EMBEDDED.group)
-    async with embedded.serve(slots=max(config.levels)) as server:
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            server = await stack.enter_async_context(embedded.serve(slots=max(config.levels)))
+        except ModuleNotFoundError as error:
+            raise _missing_package("embedded", error, _EMBEDDED.group) from None
+        except (OSError, RuntimeError) as error:
+            raise ServerUnreachableError(f"embedded: {error}") from error
         yield dataclasses.replace(target, base=server.url, embedded=server.description)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import llm_stresstest as st
-from tests.conftest import MODEL, ROOT, Project, ScriptedServer, ask_each, ask_one, streams, whole
+from tests.conftest import MODEL, ROOT, Project, ScriptedServer, ask_each, ask_one, sse, streams, whole
 
 CLASSIC_META = ["start_date", "start_time", "end_date", "end_time", "server", "model", "concurrent", "questions", "timeout", "total_duration_ms", "schema_version", "status", "validity", "run_id", "config", "questions_sha256", "client", "hardware"]  # fmt: skip
 CLASSIC_RESULT = ["question", "answer", "time", "token", "quality", "id", "status", "error", "stage", "sent_ms", "scheduled_ms", "ttft_ms", "answer_ttft_ms", "tpot_ms", "chunk_ms", "reasoning", "prompt_tokens", "reasoning_tokens", "cached_tokens", "token_source", "finish_reason"]  # fmt: skip
@@ -139,7 +139,7 @@ def test_progress_without_a_terminal_is_plain_lines(project: Project, server: Sc
 
 @pytest.mark.parametrize("api", ["chat", "completions", "responses"])
 async def test_each_api_is_asked_and_read_in_its_own_way(server: ScriptedServer, api: str) -> None:
-    events: list[dict[str, Any]] = {
+    streams_of: dict[str, list[dict[str, Any]]] = {
         "completions": [
             {"object": "text_completion", "choices": [{"index": 0, "text": "Hi", "finish_reason": "stop"}]}
         ],
@@ -149,8 +149,8 @@ async def test_each_api_is_asked_and_read_in_its_own_way(server: ScriptedServer,
             {"type": "response.output_text.delta", "delta": "Hi"},
             {"type": "response.completed", "response": {"usage": {"input_tokens": 3, "output_tokens": 1}}},
         ],
-    }[api]
-    body = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
+    }
+    body = sse(*streams_of[api])
 
     async def behave(_request: Any, writer: Any) -> None:
         writer.write(whole(body))
