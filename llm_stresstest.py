@@ -91,6 +91,7 @@ REDACTED = "[REDACTED]"
 MOST_LOOKS = 8  # an answer may quote [DONE]; a hostile one in every chunk
 PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 CONFIDENCE = 0.95
+CORRECT = 0.5  # the score from which an answer counts as correct
 EXAMPLES = """\
 examples:
   llm_stresstest.py first_run                          what config.json and questions.json say
@@ -329,6 +330,7 @@ class Result:
     token_source: str | None = None  # "usage" or "chunks"
     finish_reason: str | None = None
     reconnects: int = 0  # kept connections that turned out dead
+    grader: str | None = None  # how the answer is to be graded
     quality: float = 0.0
     graded: bool = False
     grade_reason: str | None = None
@@ -420,6 +422,7 @@ class Result:
             "finish_reason": self.finish_reason,
             "graded": self.graded,
             "grade_reason": self.grade_reason,
+            "grader": self.grader,
             "index": self.index,
             "turn": self.turn,
             "category": self.category,
@@ -790,6 +793,8 @@ def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
     if config.api_key_env is not None:
         key = _secret(environment, config.api_key_env, secrets)
         headers["Authorization"] = "Bearer " + _header_value(f"the key in {config.api_key_env}", key)
+    if config.judge is not None and config.judge.api_key_env is not None:
+        _secret(environment, config.judge.api_key_env, secrets)
     base, shown = config.server.rstrip("/"), config.server
     url = yarl.URL(base)
     if config.server != "embedded" and (url.user or url.password):
@@ -1475,15 +1480,8 @@ async def send_question(
     byte of a response is replaced, the clock taken anew; nothing else is tried again.
     """
     said = messages or [{"role": "user", "content": ask.question.texts[0]}]
-    result = Result(
-        index=ask.index,
-        id=ask.question.id,
-        question=said[-1]["content"],
-        category=ask.question.category,
-        stage=ask.stage,
-        turn=len(said) // 2,
-        scheduled_ns=_whole_us(ask.scheduled_ns, wire.start_ns),
-    )
+    result = _new_result(ask, said)
+    result.scheduled_ns = _whole_us(ask.scheduled_ns, wire.start_ns)
     body = pydantic_core.to_json(wire.api.body(wire.config, ask.question, _marked(wire.config, said)))
     while True:
         exchange = await _exchange(wire, body)
@@ -1492,6 +1490,20 @@ async def send_question(
         result.reconnects += 1
     release()
     return await wire.desk.read(functools.partial(_finish, wire, exchange, result))
+
+
+def _new_result(ask: Ask, messages: Sequence[Mapping[str, str]]) -> Result:
+    """Return a result that says what is asked, and nothing of the answer yet."""
+    question, turn = ask.question, len(messages) // 2
+    return Result(
+        index=ask.index,
+        id=question.id,
+        question=messages[-1]["content"],
+        category=question.category,
+        stage=ask.stage,
+        turn=turn,
+        grader=question.grader if turn + 1 == len(question.texts) else None,  # a conversation is graded at its end
+    )
 
 
 def _marked(config: Config, messages: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -1550,7 +1562,7 @@ async def _wait_for_end(wire: Wire, exchange: Exchange) -> None:
             continue
         if clock() >= deadline_ns:
             draft = read_stream(wire.api, exchange)
-            deadline_ns = max(deadline_ns - idle_ns, *draft.chunk_ns[-1:]) + idle_ns
+            deadline_ns = max([deadline_ns - idle_ns, *draft.chunk_ns[-1:]]) + idle_ns
             if draft.complete:
                 return
             if clock() >= deadline_ns:
@@ -1707,11 +1719,11 @@ def _failure(wire: Wire, exchange: Exchange, draft: Draft, answered: bool) -> Fa
     """Say why the answer does not count, if it does not."""
     status = exchange.status
     if status is not None and status != 200:
-        kind = "redirect" if 300 <= status < 400 else "http_status"
+        kind = "redirect" if status in (301, 302, 303, 307, 308) else "http_status"
         return Failure(kind, _error_text(exchange) or FAILURES[kind], status)
     if draft.error is not None:
         return Failure("server_error", _message_of(draft.error), status)
-    if draft.failure is not None:
+    if draft.failure is not None and (wire.config.stream or exchange.error is None):
         return dataclasses.replace(draft.failure, http_status=status)
     if exchange.error is not None and not draft.complete:
         return _failure_of(exchange.error, wire.config, status)
@@ -2202,16 +2214,9 @@ async def _send_safely(ask: Ask, send: Send, messages: list[dict[str, str]], rel
 
 
 def _without_send(ask: Ask, messages: list[dict[str, str]], failure: Failure) -> Result:
-    return Result(
-        index=ask.index,
-        id=ask.question.id,
-        question=messages[-1]["content"],
-        category=ask.question.category,
-        stage=ask.stage,
-        turn=len(messages) // 2,
-        status=_STATUS_OF_KIND.get(failure.kind, "error"),
-        error=failure,
-    )
+    result = _new_result(ask, messages)
+    result.status, result.error = _STATUS_OF_KIND.get(failure.kind, "error"), failure
+    return result
 
 
 # === Metrics ===
@@ -2358,14 +2363,14 @@ class Tally:
         self.sources: Counter[str] = Counter()
         self.finishes: Counter[str] = Counter()
         self.sums: Counter[str] = Counter()
-        self.quality = array.array("d")
+        self.scores: Counter[tuple[str, str]] = Counter()  # (category, what) -> sum; see _add_score
 
     def add(self, result: Result) -> None:
         """Add one result."""
         self.statuses[result.status] += 1
         self.sums["reconnects"] += result.reconnects
-        if result.graded:
-            self.quality.append(result.quality)
+        if result.grader is not None:
+            self._add_score(result)
         if result.sent_ns is not None and result.end_ns is not None:
             self.sent_ns.append(result.sent_ns)
             self.end_ns.append(result.end_ns)
@@ -2395,6 +2400,18 @@ class Tally:
                 self.sums[f"{name}_known"] += 1
         self.sums["good"] += self._is_good(result)
         self.sums["reasoning_only"] += not result.answer_text.strip() and bool(result.reasoning or result.answer)
+
+    def _add_score(self, result: Result) -> None:
+        """Count a result that has a grader: graded, failed (wrong under load), or ungraded (neither)."""
+        sums: dict[str, float] = {"ungraded": 1}
+        if result.graded:
+            correct = int(result.quality >= CORRECT)
+            sums = {"graded": 1, "score": result.quality, "correct": correct, "tokens": result.token or 0}
+        elif result.status == "cancelled":
+            sums = {}
+        elif not result.ok:
+            sums = {"failed": 1}
+        self.scores.update({(result.category or "", name): cast(int, value) for name, value in sums.items()})
 
     def _add_late(self, result: Result, waited_ms: float) -> None:
         self.late_e2e_ms.append(waited_ms)
@@ -2441,8 +2458,10 @@ def calculate_aggregates(
     `itl_us` is a histogram of the gaps between chunks for each stage, where the results do not hold them.
     """
     stages = {number: Tally(config.slo) for number in range(len(config.levels))}
+    stability = Stability(config)
     for result in results:
         stages.setdefault(result.stage, Tally(config.slo)).add(result)
+        stability.add(result)
     for number, counts in (itl_us or {}).items():
         stages[number].itl_us, stages[number].itl_lost = Counter(counts), False
     tallies = [stages[number] for number in sorted(stages)]
@@ -2455,6 +2474,8 @@ def calculate_aggregates(
     aggregate = _aggregate(whole, sum(windows) if windows else None, config)
     heads = [{"stage": number, "concurrent": level} for number, level in enumerate(config.levels)]
     parts = [head | _aggregate(tally, tally.window_ns, config) for head, tally in zip(heads, tallies, strict=False)]
+    for part in parts:
+        part["quality"]["stability"] = stability.describe(part["stage"])
     aggregate["stages"] = parts if len(parts) > 1 else []
     if itl_us:
         aggregate["itl_histogram_us"] = {str(stage): sorted(counts.items()) for stage, counts in itl_us.items()}
@@ -2490,7 +2511,7 @@ def _aggregate(tally: Tally, window_ns: int | None, config: Config) -> dict[str,
         "itl_ms": describe(Histogram({}) if tally.itl_lost else itl, units=ok),
         "e2e_ms": runtime,
         "goodput_per_s": tally.sums["good"] / window_s if window_s and config.slo != Slo() else None,
-        "quality": _quality(tally),
+        "quality": _quality(tally, window_s, config),
         "energy": None,
         "stages": [],
         "cancelled": cancelled,
@@ -2511,9 +2532,92 @@ def _aggregate(tally: Tally, window_ns: int | None, config: Config) -> dict[str,
     }
 
 
-def _quality(tally: Tally) -> dict[str, Any]:
-    graded = len(tally.quality)
-    return {"avg": math.fsum(tally.quality) / graded if graded else None, "graded": graded}
+def _quality(tally: Tally, window_s: float | None, config: Config) -> dict[str, Any]:
+    """Return how good the answers were: of those that came, and under load, where a failed request counts as wrong."""
+    categories = sorted({category for category, _ in tally.scores})
+    sums = Counter[str]()
+    for (_, name), value in tally.scores.items():
+        sums[name] += value
+    correct, price = sums["correct"], config.hardware.price_per_hour
+    whole = _accuracy(sums)
+    return {
+        "avg": whole["of_answers"]["avg"],
+        **whole,
+        "correct_per_s": correct / window_s if window_s and whole["graded"] else None,
+        "tokens_per_correct": sums["tokens"] / correct if correct else None,
+        "price_per_correct": price * window_s / 3600 / correct if price and window_s and correct else None,
+        "wh_per_correct": None,
+        "categories": {
+            category or "none": _accuracy({name: tally.scores[category, name] for name in sums})
+            for category in categories
+        },
+        "stability": None,
+    }
+
+
+def _accuracy(sums: Mapping[str, int]) -> dict[str, Any]:
+    graded, failed, score = (sums.get(name, 0) for name in ("graded", "failed", "score"))
+    return {
+        "graded": graded,
+        "ungraded": sums.get("ungraded", 0),
+        "correct": sums.get("correct", 0),
+        "of_answers": _share(score, graded),
+        "under_load": _share(score, graded + failed),
+    }
+
+
+def _share(score: float, n: int) -> dict[str, Any]:
+    """Return a mean score with its 95 % interval (Wilson 1927; for scores between 0 and 1 it is on the safe side)."""
+    if not n:
+        return {"avg": None, "n": 0, "ci95": [None, None]}
+    share, z = score / n, 1.959964
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return {"avg": share, "n": n, "ci95": [max(0.0, middle - half), min(1.0, middle + half)]}
+
+
+class Stability:
+    """Holds a sweep's answers against those at its lowest concurrency: the same question at temperature 0."""
+
+    SHOWN = 3
+    SHOWN_CHARS = 200
+
+    def __init__(self, config: Config) -> None:
+        self.levels = config.levels
+        self.used = len(config.levels) > 1 and config.temperature == 0 and config.duration is None
+        self._answers: dict[int, dict[tuple[int, int], tuple[str, bytes, str]]] = {}
+        self._first: dict[int, int] = {}  # the index at which a stage begins
+
+    def add(self, result: Result) -> None:
+        """Keep a fingerprint of an answer, and its beginning."""
+        if not self.used:
+            return
+        self._first[result.stage] = min(result.index, self._first.get(result.stage, result.index))
+        if result.ok:
+            digest = hashlib.blake2b(result.answer.encode(), digest_size=8).digest()
+            kept = (result.id, digest, result.answer[: self.SHOWN_CHARS])
+            self._answers.setdefault(result.stage, {})[result.index, result.turn] = kept
+
+    def describe(self, stage: int) -> dict[str, Any] | None:
+        """Return which share of the answers differs from the lowest level's, with examples; None at that level."""
+        lowest = self.levels.index(min(self.levels))
+        if not self.used or stage == lowest:
+            return None
+        base, examples, compared, differs = self._answers.get(lowest, {}), list[dict[str, str]](), 0, 0
+        shift = self._first.get(lowest, 0) - self._first.get(stage, 0)  # each stage asks the same questions in order
+        for (index, turn), (name, digest, answer) in self._answers.get(stage, {}).items():
+            before = base.get((index + shift, turn))
+            if before is not None:
+                compared += 1
+                differs += before[1] != digest
+                if before[1] != digest and len(examples) < self.SHOWN:
+                    examples.append({"id": name, "lowest": before[2], "here": answer})
+        return {
+            "concurrent": self.levels[lowest],
+            "differs": differs,
+            **_share(differs, compared),
+            "examples": examples,
+        }
 
 
 def _known(tally: Tally, name: str) -> int | None:
@@ -2895,6 +2999,7 @@ class JournalReader:
         self.footer: dict[str, Any] | None = None
         self.lines = self.good_bytes = 0
         self._keys, self._offsets = array.array("q"), array.array("q")
+        self._grades: dict[int, int] = {}  # place -> offset of its last grade
         self._map = self._open()
         self.lost_bytes = len(self._map) - self.good_bytes
         self._order: Sequence[int] = self._latest()
@@ -2921,6 +3026,8 @@ class JournalReader:
         if entry["kind"] == "result":
             self._keys.append(content["index"] << 16 | content["turn"])
             self._offsets.append(self.good_bytes)
+        elif entry["kind"] == "grade":
+            self._grades[content["index"] << 16 | content["turn"]] = self.good_bytes
         elif entry["kind"] == "header":
             self.header = content
         elif entry["kind"] == "footer":
@@ -2946,10 +3053,22 @@ class JournalReader:
         return map(Result.from_record, self.records())
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Yield the results as they stand in the file."""
+        """Yield the results as they stand in the file, each with its grade."""
         for place in self._order:
-            offset = self._offsets[place]
-            yield pydantic_core.from_json(self._map[offset : self._map.find(b"\n", offset)])["content"]
+            record = self._content(self._offsets[place])
+            if (offset := self._grades.get(self._keys[place])) is not None:
+                grade = self._content(offset)
+                graded = grade["score"] is not None
+                record |= {
+                    "quality": grade["score"] if graded else 0.0,
+                    "graded": graded,
+                    "grade_reason": grade["reason"],
+                }
+            yield record
+
+    def _content(self, offset: int) -> dict[str, Any]:
+        line = self._map[offset : self._map.find(b"\n", offset)]
+        return cast(dict[str, Any], pydantic_core.from_json(line)["content"])
 
     def finished(self) -> frozenset[int]:
         """Return the places of the questions that need not be asked again: every turn has ended by itself."""
@@ -3070,6 +3189,12 @@ class Run:
     def config(self) -> Config:
         """The configuration that the run had."""
         return Config.model_validate(self.meta["config"])
+
+    @property
+    def itl_us(self) -> dict[int, dict[int, int]] | None:
+        """The histogram of the gaps between chunks for each stage, where the results do not hold them."""
+        stages = self.aggregate.get("itl_histogram_us") or {}
+        return {int(stage): {int(us): times for us, times in pairs} for stage, pairs in stages.items()} or None
 
 
 def load_results(path: Path) -> Run:
@@ -3271,6 +3396,10 @@ class Progress:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Show no more."""
         if self._ticker is not None:
             self._ticker.cancel()
             await asyncio.wait((self._ticker,))
@@ -3293,16 +3422,17 @@ class Progress:
 
         columns = (
             rich.progress.SpinnerColumn(style="cyan"),
+            rich.progress.TextColumn("{task.description}"),
             rich.progress.BarColumn(bar_width=30, complete_style="cyan", finished_style="green"),
             rich.progress.MofNCompleteColumn(),
-            rich.progress.TextColumn("{task.fields[counts]}"),
+            rich.progress.TextColumn(" {task.fields[counts]}"),
             rich.progress.TimeElapsedColumn(),
             rich.progress.TextColumn("ETA"),
             rich.progress.TimeRemainingColumn(),
         )
         # Drawn from here: the library's own thread would compete with the loop for the interpreter.
         with rich.progress.Progress(*columns, console=_console(sys.stderr), auto_refresh=False, transient=True) as bar:
-            task = bar.add_task("", total=self.total, counts="")
+            task = bar.add_task("asking", total=self.total, counts="")
             while True:
                 failed = f"[red]{self.failed} failed[/]" if self.failed else "[dim]0 failed[/]"
                 counts = f"[green]{self.ok} ok[/]  {failed}  {self.speed:.0f} tokens/s "
@@ -3333,11 +3463,16 @@ def _number(value: float | None, digits: int = 1) -> str:
 
 def summary(name: str, meta: Mapping[str, Any], aggregate: Mapping[str, Any]) -> list[Any]:
     """Return the lines and tables that tell a person about a run: what, how fast, what failed, and how sure that is."""
-    parts = [_headline(name, meta), _what_was_run(meta), "", *_counts(aggregate)]
+    parts = [_headline(name, meta), *_what_was_run(meta), "", *_counts(aggregate)]
     if aggregate["stages"]:
         parts += ["", _stage_table(aggregate["stages"])]
+        if aggregate["quality"]["graded"]:
+            parts += ["", _stage_quality_table(aggregate["stages"])]
     if aggregate["ok"]:
         parts += ["", _latency_table(aggregate), *_needs_more(aggregate)]
+    categories = aggregate["quality"]["categories"]
+    if aggregate["quality"]["graded"] and 1 < len(categories) <= 20:
+        parts += ["", _category_table(categories)]
     if aggregate["failures"]:
         parts += ["", *_failure_lines(aggregate["failures"])]
     parts += _threshold_lines(meta["thresholds"])
@@ -3361,21 +3496,20 @@ def _headline(name: str, meta: Mapping[str, Any]) -> Any:
     return _text((inert(name), "bold"), "  ", (verdict, _VERDICT_STYLE[verdict]), (stopped, "yellow"))
 
 
-def _what_was_run(meta: Mapping[str, Any]) -> Any:
+def _what_was_run(meta: Mapping[str, Any]) -> list[Any]:
     config = meta["config"]
     server = inert(meta["server"], 100)
     if meta["embedded"]:
         server += f" ({inert(meta['embedded'].get('engine', ''), 60)})"
-    load = (
-        f"{meta['concurrent']} at once"
-        if config["rate"] is None
-        else f"{config['rate']:g} requests/s, {config['arrival']}"
-    )
+    levels = meta["concurrent"] if isinstance(meta["concurrent"], list) else [meta["concurrent"]]
+    load = f"{', '.join(map(str, levels))} at once"
+    if config["rate"] is not None:
+        load = f"{config['rate']:g} requests/s ({config['arrival']}), {load} at most"
     how = f"{config['api']}{', streaming' if config['stream'] else ''}"
     asked = f"{meta['questions']} questions" if config["duration"] is None else f"{config['duration']:g} s"
     insecure = ("  TLS not verified", "bold red") if meta["tls_verified"] is False else ""
-    line = f"{inert(meta['model'], 100)} on {server} · {how} · {asked}, {load} · {_ms(meta['total_duration_ms'])}"
-    return _text((line, "dim"), insecure)
+    what = _text((f"{inert(meta['model'], 100)} on {server}", "dim"), insecure)
+    return [what, _text((f"{how} · {asked}, {load} · took {_ms(meta['total_duration_ms'])}", "dim"))]
 
 
 def _counts(aggregate: Mapping[str, Any]) -> list[Any]:
@@ -3387,10 +3521,43 @@ def _counts(aggregate: Mapping[str, Any]) -> list[Any]:
         tokens = f"{_number(aggregate['token_sum'], 0)} tokens, {_number(aggregate['token_avg'], 0)} an answer"
         speed = f"{_number(aggregate['tokens_per_s'])} tokens/s   {_number(aggregate['requests_per_s'], 2)} requests/s"
         lines.append(_text("speed    ", (speed, "bold cyan"), f"   ({tokens})"))
+    if aggregate["quality"]["graded"]:
+        lines.append(_quality_line(aggregate["quality"]))
     if aggregate["goodput_per_s"] is not None:
         met = f"{aggregate['good']} of {aggregate['requests']} requests met every SLO"
         lines.append(_text(f"goodput  {_number(aggregate['goodput_per_s'], 2)} requests/s   ({met})"))
     return lines
+
+
+def _quality_line(quality: Mapping[str, Any]) -> Any:
+    under = quality["under_load"]
+    failed = "" if quality["of_answers"]["n"] == under["n"] else f", {_percent(under['avg'])} under load"
+    ungraded = f", {quality['ungraded']} ungraded" if quality["ungraded"] else ""
+    each = (
+        ""
+        if quality["tokens_per_correct"] is None
+        else f", {_number(quality['tokens_per_correct'], 0)} tokens a correct one"
+    )
+    share = f"{_percent(quality['of_answers']['avg'])} correct"
+    return _text(
+        "quality  ",
+        (share, "bold cyan"),
+        f"   (of {quality['of_answers']['n']}; 95 %: {_range(quality['of_answers']['ci95'])}{failed}{ungraded}{each})",
+    )
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.0%}"
+
+
+def _category_table(categories: Mapping[str, Mapping[str, Any]]) -> Any:
+    """Return the accuracy by category."""
+    table = _table("category", "correct", "95 % interval", "graded", "ungraded", "under load")
+    for category, part in categories.items():
+        answers = (_percent(part["of_answers"]["avg"]), _range(part["of_answers"]["ci95"]))
+        counts = (str(part["graded"]), str(part["ungraded"] or ""))
+        table.add_row(inert(category, 40), *answers, *counts, _percent(part["under_load"]["avg"]))
+    return table
 
 
 _SHOWN = {
@@ -3407,12 +3574,7 @@ _SHOWN = {
 
 def _latency_table(aggregate: Mapping[str, Any]) -> Any:
     """Return the latencies: a row a metric, the median with its interval."""
-    import rich.table  # noqa: PLC0415
-
-    table = rich.table.Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("latency")
-    for column in ("avg", "p50", "95 % interval", "p90", "p95", "p99", "max"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = _table("latency", "avg", "p50", "95 % interval", "p90", "p95", "p99", "max")
     for name, label in _SHOWN.items():
         row = aggregate[name]
         same = name == "answer_ttft_ms" and row["p50"] == aggregate["ttft_ms"]["p50"]
@@ -3439,36 +3601,43 @@ def _needs_more(aggregate: Mapping[str, Any]) -> list[Any]:
 
 def _stage_table(stages: Sequence[Mapping[str, Any]]) -> Any:
     """Return the stages of a sweep side by side."""
+    times = (("ttft_ms", "p50"), ("ttft_ms", "p95"), ("tpot_ms", "p50"), ("e2e_ms", "p50"), ("e2e_ms", "p95"))
+    table = _table("", "at once", "ok", "failed", "tokens/s", "requests/s", *(f"{_SHOWN[m]} {p}" for m, p in times))
+    for stage in stages:
+        counts = (str(stage[name]) for name in ("concurrent", "ok", "failed"))
+        speed = (_number(stage["tokens_per_s"]), _number(stage["requests_per_s"], 2))
+        table.add_row("", *counts, *speed, *(_ms(stage[metric][name]) for metric, name in times))
+    return table
+
+
+def _stage_quality_table(stages: Sequence[Mapping[str, Any]]) -> Any:
+    """Return accuracy as a function of concurrency, and how many answers differ from those at the lowest one."""
+    lowest = min(stage["concurrent"] for stage in stages)
+    table = _table(
+        "", "at once", "correct under load", "95 % interval", "of the answers", f"answered unlike at {lowest}"
+    )
+    for stage in stages:
+        quality, stability = stage["quality"], stage["quality"]["stability"]
+        unlike = "" if stability is None else _percent(stability["avg"])
+        under = (_percent(quality["under_load"]["avg"]), _range(quality["under_load"]["ci95"]))
+        table.add_row("", str(stage["concurrent"]), *under, _percent(quality["of_answers"]["avg"]), unlike)
+    return table
+
+
+def _table(first: str, *columns: str) -> Any:
+    """Return a table without lines, its figures at the right."""
     import rich.table  # noqa: PLC0415
 
     table = rich.table.Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in (
-        "at once",
-        "ok",
-        "failed",
-        "tokens/s",
-        "requests/s",
-        "TTFT p50",
-        "TTFT p95",
-        "TPOT p50",
-        "E2E p50",
-        "E2E p95",
-    ):
+    table.add_column(first)
+    for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
-    for stage in stages:
-        times = [
-            stage[metric][p]
-            for metric, p in (
-                ("ttft_ms", "p50"),
-                ("ttft_ms", "p95"),
-                ("tpot_ms", "p50"),
-                ("e2e_ms", "p50"),
-                ("e2e_ms", "p95"),
-            )
-        ]
-        counts = (str(stage["concurrent"]), str(stage["ok"]), str(stage["failed"]))
-        table.add_row(*counts, _number(stage["tokens_per_s"]), _number(stage["requests_per_s"], 2), *map(_ms, times))
     return table
+
+
+def _range(bounds: Sequence[float | None]) -> str:
+    low, high = bounds
+    return "–" if low is None or high is None else f"{low:.0%} – {high:.0%}"
 
 
 def _failure_lines(failures: Mapping[str, int]) -> list[Any]:
@@ -3515,10 +3684,12 @@ class Tool(NamedTuple):
 
     help: str
     group: str | None = None  # the dependency group that it needs
+    module: str = ""  # its file in extensions/
 
 
 TOOLS = {
     "verify": Tool("recompute every number of a results file from its records"),
+    "grade": Tool("grade a results file anew, without asking the model again", "quality", "quality"),
 }
 _EMBEDDED = Tool("a real small LLM on llama.cpp, for a machine that has no server", "embedded")
 
@@ -3562,11 +3733,8 @@ def verify_run(run: Run) -> list[str]:
         config = run.config
     except (pydantic.ValidationError, KeyError) as error:
         return [f"meta.config: {str(error).splitlines()[0]}"]
-    stored = dict(run.aggregate)
-    histograms = stored.get("itl_histogram_us") or {}
-    itl_us = {int(stage): {int(us): times for us, times in pairs} for stage, pairs in histograms.items()}
-    anew = calculate_aggregates(run.results, config, itl_us or None)
-    differences = list(_differences(anew, stored, "aggregate"))
+    anew = calculate_aggregates(run.results, config, run.itl_us)
+    differences = list(_differences(anew, dict(run.aggregate), "aggregate"))
     for place, (result, record) in enumerate(zip(run.results, run.records, strict=True)):
         differences += _record_faults(place, result)
         differences += _differences(result.to_record(), record, f"results[{place}]")
@@ -3651,6 +3819,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped or killed")
     parser.add_argument("--overwrite", action="store_true", help="replace a results file of the same name")
     parser.add_argument("--dry-run", action="store_true", help="check the files, show what would be run, ask nothing")
+    parser.add_argument(
+        "--allow-code", action="store_true", help="let the grader `code` run what the model wrote, confined"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress and no summary, only errors")
     parser.add_argument(
         "--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"), help="default INFO"
@@ -3797,9 +3968,10 @@ def plan_lines(config: Config, questions: Sequence[Question], paths: Paths) -> l
 async def main(options: argparse.Namespace, memory: logging.handlers.MemoryHandler) -> int:
     """Run the stress test from files to file and return the exit code; what stops it is raised."""
     config_path = find_file(options.config, "config.json")
+    questions_path = find_file(options.questions, "questions.json")
     config = load_config(config_path, options.set)
-    count = len_or_none(config)
-    questions = load_questions(find_file(options.questions, "questions.json"), count)
+    questions = load_questions(questions_path, len_or_none(config))
+    grading = Grading.of(questions_path, questions, config, allow_code=options.allow_code)
     paths = Paths(options, config_path)
     target = resolve_target(config, os.environ)
     raise_file_limit(max(config.levels))
@@ -3812,15 +3984,15 @@ async def main(options: argparse.Namespace, memory: logging.handlers.MemoryHandl
             target = await interrupt.unless_stopped(stack.enter_async_context(serving(config, target)))
             await interrupt.unless_stopped(test_connection(config, target))
             session = await stack.enter_async_context(open_session(config, target))
-            header = journal_header(config, target, questions)
-            journal, before = paths.open_journal(header)
+            journal, before = paths.open_journal(journal_header(config, target, questions))
             stack.enter_context(journal)
             recorder = await stack.enter_async_context(
                 Recorder(journal, config, questions, before, quiet=options.quiet)
             )
-            wire = Wire(session, config, target, recorder.load.start_ns)
-            send = functools.partial(send_question, wire)
+            send = functools.partial(send_question, Wire(session, config, target, recorder.load.start_ns))
             load = await process_questions(config, questions, send, recorder.add, interrupt, recorder.load)
+            await recorder.progress.stop()
+            await grading.grade(journal, interrupt)
             journal.append("footer", recorder.footer(load, interrupt))
         results = JournalReader(journal.path)
         aggregate = calculate_aggregates(results, config, load.itl_us or None)
@@ -3828,15 +4000,49 @@ async def main(options: argparse.Namespace, memory: logging.handlers.MemoryHandl
         path = save_results(paths.results / f"{paths.name}.json", meta, results, aggregate, overwrite=paths.overwrite)
         journal.path.unlink()
     if not options.quiet:
-        show(
-            [
-                *summary(path.stem, meta, aggregate),
-                "",
-                _text(("results  ", "dim"), str(path)),
-                _text(("log      ", "dim"), str(log_path)),
-            ]
-        )
+        where = [_text(("results  ", "dim"), str(path)), _text(("log      ", "dim"), str(log_path))]
+        show([*summary(path.stem, meta, aggregate), "", *where])
     return exit_code(meta, interrupt)
+
+
+@dataclasses.dataclass(frozen=True)
+class Grading:
+    """How the answers are graded after the load: by extensions/quality.py, or not at all."""
+
+    quality: ModuleType | None
+    questions: Mapping[str, Question]
+    config: Config
+    allow_code: bool
+
+    @classmethod
+    def of(cls, path: Path, questions: Sequence[Question], config: Config, *, allow_code: bool) -> Self:
+        """Check the catalogue's graders. Raises QuestionsError, one line, with the question's id."""
+        catalogue = {question.id: question for question in questions}
+        graded = [question for question in catalogue.values() if question.grader is not None]
+        quality = None
+        if graded:
+            try:
+                quality = import_extension("quality", "quality")
+                problems = ((question, quality.check_question(question)) for question in graded)
+                wrong = next(((question, problem) for question, problem in problems if problem is not None), None)
+            except ExtensionError as error:
+                tell(f"answers stay ungraded: {error}")
+                return cls(None, catalogue, config, allow_code)
+            if wrong is not None:
+                raise QuestionsError(
+                    f"{path}: question {inert(json.dumps(wrong[0].id, ensure_ascii=False), 80)}: {wrong[1]}"
+                )
+        return cls(quality, catalogue, config, allow_code)
+
+    async def grade(self, journal: Journal, interrupt: Interrupt) -> None:
+        """Grade the answers that the journal holds, and write each grade to it. Raises ResultsError."""
+        if self.quality is None:
+            return
+        graders = self.quality.Graders(self.config, allow_code=self.allow_code, hurry=interrupt.event.is_set)
+        async with graders:
+            async for result, score, reason in graders.grade_results(self.questions, JournalReader(journal.path)):
+                grade = {"index": result.index, "turn": result.turn, "score": score, "reason": reason}
+                journal.append("grade", grade)
 
 
 def len_or_none(config: Config) -> int | None:
@@ -3932,7 +4138,7 @@ def run_tool(name: str, argv: Sequence[str]) -> int:
     """Run a tool and return its exit code."""
     if name == "verify":
         return verify(argv)
-    return cast(int, import_extension(name, TOOLS[name].group).main(argv))
+    return cast(int, import_extension(TOOLS[name].module, TOOLS[name].group).main(argv))
 
 
 if __name__ == "__main__":

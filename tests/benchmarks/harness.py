@@ -102,7 +102,7 @@ class Truth(NamedTuple):
 class TruthServer:
     """A ground-truth server in a process of its own, ended with the block; then its log can be read."""
 
-    def __init__(self, options: Any, folder: Path, *, log: bool = True, **settings: Setting) -> None:
+    def __init__(self, options: Any, folder: Path, settings: Mapping[str, Setting], *, log: bool = True) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.base = f"http://127.0.0.1:{self.port}/v1"
@@ -190,13 +190,13 @@ class Outcome:
 def run_program(
     base: str,
     folder: Path,
-    questions: Sequence[str] = ("What is it?",),
+    catalogue: Sequence[str] = ("What is it?",),
     started: Callable[[int], None] = lambda _pid: None,
     watch: Callable[[int], None] = lambda _pid: None,
     **config: Any,
 ) -> Outcome:
     """Run llm_stresstest.py by its command line. `started` gets its process id, `watch` too, every 50 ms."""
-    (folder / "questions.json").write_text(json.dumps(list(questions)), encoding="utf-8")
+    (folder / "questions.json").write_text(json.dumps(list(catalogue)), encoding="utf-8")
     settings = {"server": base, "model": "truth", "timeout": 120, **config}
     (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
     files = ["-c", str(folder / "config.json"), "-q", str(folder / "questions.json")]

@@ -266,8 +266,8 @@ HOSTILE = [
         sends(CHUNKED + b"ffff\r\n" + sse(HELLO), close=True),
         "truncated", "truncated",
     ),  # fmt: skip
-    Row("a chunk size that is no number", sends(CHUNKED + http_chunk(sse(HELLO)) + b"ZZZ\r\n"), "error", "bad_http"),
-    Row("a negative chunk size", sends(CHUNKED + http_chunk(sse(HELLO)) + b"-5\r\nHello"), "error", "bad_http"),
+    Row("a chunk size that is no number", sends(CHUNKED + http_chunk(sse(HELLO)), b"ZZZ\r\n", pause_s=0.05), "error", "bad_http"),
+    Row("a negative chunk size", sends(CHUNKED + http_chunk(sse(HELLO)), b"-5\r\nHello", pause_s=0.05), "error", "bad_http"),
     Row("a huge chunk size", then_silent(CHUNKED + b"F" * 40 + b"\r\n" + sse(HELLO)), "error", "bad_http", ""),
     Row("a chunk longer than it says", sends(CHUNKED + b"5\r\n" + sse(HELLO) + b"0\r\n\r\n"), "error", "bad_http", ""),
     Row(
@@ -278,8 +278,12 @@ HOSTILE = [
     Row(
         "a Content-Length that is too short",
         sends(head("200 OK", "text/event-stream", f"Content-Length: {len(sse(HELLO))}") + sse(HELLO, finish(), DONE)),
-        "truncated", "truncated",
+        "error", "bad_http", None,
     ),  # fmt: skip
+    Row("a Content-Length that is too short, the rest later", sends(whole(sse(HELLO)), sse(finish(), DONE), pause_s=0.05), "truncated", "truncated"),  # fmt: skip
+    Row("two answers to one question", sends(whole(sse(HELLO, finish(), DONE)) * 2)),
+    Row("a JSON body and silence", then_silent(head("200 OK", "application/json", "Content-Length: 99") + b'{"choices": ['), "timeout", "timeout", "", config={"stream": False, "timeout": 0.4}),  # fmt: skip
+    Row("a JSON body that ends early", sends(head("200 OK", "application/json", "Content-Length: 99") + b'{"choices": [', close=True), "truncated", "truncated", "", config={"stream": False}),  # fmt: skip
     Row("a Content-Length that is no number", sends(head("200 OK", "text/event-stream", "Content-Length: x") + sse(HELLO, DONE)), "error", "bad_http", ""),  # fmt: skip
     Row("two Content-Lengths", sends(head("200 OK", "text/event-stream", "Content-Length: 5", "Content-Length: 9") + sse(HELLO, DONE)), "error", "bad_http", ""),  # fmt: skip
     Row("cut at the end of an event, until-close", sends(UNTIL_CLOSE + sse(HELLO), close=True), "truncated", "truncated"),
@@ -304,7 +308,7 @@ HOSTILE = [
     Row("endless headers", endless(b"HTTP/1.1 200 OK\r\n", b"X-More: and more\r\n" * 1000), "error", "bad_http", ""),
     Row("an endless header", endless(b"HTTP/1.1 200 OK\r\nX: ", b"x" * 65536), "error", "bad_http", ""),
     Row("an endless status line", endless(b"HTTP/1.1 200 ", b"x" * 65536), "error", "bad_http", ""),
-    Row("an endless trailer", endless(CHUNKED + http_chunk(sse(HELLO)) + b"0\r\nX: ", b"x" * 65536), "error", "bad_http"),
+    Row("an endless trailer", endless(CHUNKED + http_chunk(sse(HELLO)) + b"0\r\nX: ", b"x" * 65536), "error", "bad_http", None),
     Row("endless interim responses", endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.01), "timeout", "timeout", "", config={"timeout": 0.5}),  # fmt: skip
     Row("one byte at a time, slowly", drips(CHUNKED + http_chunk(sse(HELLO)), 0.1), "timeout", "timeout", "", config={"timeout": 0.6}),  # fmt: skip
     Row(
@@ -345,7 +349,7 @@ HOSTILE = [
     Row("429 with Retry-After", answers_json(ERROR, "Retry-After: 7", status="429 Too Many"), "error", "http_status", ""),
     Row("503 with Retry-After", answers_json(ERROR, "Retry-After: 0", status="503 Down"), "error", "http_status", ""),
     Row("a reset in the middle", resets(CHUNKED + http_chunk(sse(HELLO))), "error", "reset"),
-    Row("a reset in the middle, until-close", resets(UNTIL_CLOSE + sse(HELLO)), "error", "reset"),
+    Row("a reset in the middle, until-close", resets(UNTIL_CLOSE + sse(HELLO)), "truncated", "truncated"),
     Row("a reset before the head", resets(), "error", "reset", ""),
     Row("a reset in the head", resets(b"HTTP/1.1 200 OK\r\nContent-"), "error", "reset", ""),
 ]  # fmt: skip
