@@ -708,8 +708,8 @@ def _check_config(path: Path, config: Config) -> None:
         wrong = f"extra_body: {min(reserved)} is set by the test itself; take it out"
     elif config.slo.quality is not None and not (HERE / "extensions" / "quality.py").is_file():
         wrong = "slo.quality: needs extensions/quality.py, which is not there"
-    elif unknown := next((key for key in config.thresholds if _metric(EMPTY_AGGREGATE(), key) is _ABSENT), None):
-        near = difflib.get_close_matches(unknown, _metric_names(EMPTY_AGGREGATE()), 1, 0)
+    elif unknown := next((key for key in config.thresholds if _metric(empty_aggregate(), key) is _ABSENT), None):
+        near = difflib.get_close_matches(unknown, _metric_names(empty_aggregate()), 1, 0)
         wrong = f"thresholds: {inert(unknown, 80)} is no metric; did you mean {near[0]}?"
     for key, extension in _NEEDS_EXTENSION.items():
         used: Any = config.model_dump(exclude_defaults=True)
@@ -1998,7 +1998,9 @@ class Load:
     client: dict[str, Any] = dataclasses.field(default_factory=dict)
     warmup: Counter[str] = dataclasses.field(default_factory=Counter)  # requests by status
     itl_us: dict[int, Counter[int]] = dataclasses.field(default_factory=dict)  # a histogram a stage
+    itl_lost: bool = False  # a killed run had one, and took it along
     fault: BaseException | None = None
+    interrupted: bool = False
 
 
 async def process_questions(
@@ -2023,6 +2025,7 @@ async def process_questions(
         work.cancel()
         await asyncio.wait((work,))
         load.ended_ns = clock()
+        load.interrupted = interrupt.signum is not None
     load.client = lag.to_record()
     elapsed_s = (load.ended_ns - load.begun_ns) / SECOND
     load.clock_jump_s = (dt.datetime.now().astimezone() - load.begun).total_seconds() - elapsed_s
@@ -2671,7 +2674,7 @@ def _rounded(value: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=1)
-def EMPTY_AGGREGATE() -> dict[str, Any]:  # noqa: N802
+def empty_aggregate() -> dict[str, Any]:
     """Return the aggregate of no results: every metric's name, and nothing measured."""
     return calculate_aggregates([], Config(server="embedded", model="none"))
 
@@ -2737,13 +2740,19 @@ class Reason(NamedTuple):
     message: str
 
 
-def judge_validity(config: Config, aggregate: Mapping[str, Any], load: Load, interrupted: bool) -> dict[str, Any]:
-    """Return the verdict over a run and its reasons (DESIGN 4.7)."""
+def judge_validity(config: Config, aggregate: Mapping[str, Any], load: Load) -> dict[str, Any]:
+    """Return the verdict over a run and its reasons."""
     reasons = [reason for rule in VALIDITY_RULES if (reason := rule(config, aggregate, load)) is not None]
-    if interrupted:
-        reasons.insert(0, Reason("SUSPECT", "interrupted", "stopped before its end; go on with --resume"))
     worst = max((VERDICTS.index(reason.verdict) for reason in reasons), default=0)
     return {"verdict": VERDICTS[worst], "reasons": [{"code": r.code, "message": r.message} for r in reasons]}
+
+
+def _interrupted(_config: Config, _aggregate: Mapping[str, Any], load: Load) -> Reason | None:
+    return (
+        Reason("SUSPECT", "interrupted", "stopped before its end; --resume goes on with it")
+        if load.interrupted
+        else None
+    )
 
 
 def _no_answers(_config: Config, aggregate: Mapping[str, Any], _load: Load) -> Reason | None:
@@ -2845,6 +2854,7 @@ def _clock_jump(_config: Config, _aggregate: Mapping[str, Any], load: Load) -> R
 
 
 VALIDITY_RULES: tuple[Callable[[Config, Mapping[str, Any], Load], Reason | None], ...] = (
+    _interrupted,
     _no_answers,
     _failures,
     _client_saturated,
@@ -3224,7 +3234,6 @@ def run_meta(
     config: Config,
     target: Target,
     load: Load,
-    interrupt: Interrupt,
     aggregate: Mapping[str, Any],
     header: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -3232,7 +3241,6 @@ def run_meta(
     started = dt.datetime.fromisoformat(header["started"])
     total_ms = (load.ended_ns - load.start_ns) / MS
     ended = started + dt.timedelta(milliseconds=total_ms)
-    interrupted = interrupt.signum is not None
     return {
         **_dates("start", started),
         **_dates("end", ended),
@@ -3243,8 +3251,8 @@ def run_meta(
         "timeout": config.timeout,
         "total_duration_ms": round(total_ms, 3),
         "schema_version": SCHEMA_VERSION,
-        "status": "interrupted" if interrupted else "complete",
-        "validity": judge_validity(config, aggregate, load, interrupted),
+        "status": "interrupted" if load.interrupted else "complete",
+        "validity": judge_validity(config, aggregate, load),
         "run_id": header["run_id"],
         "config": header["config"],
         "questions_sha256": header["questions_sha256"],
@@ -3842,6 +3850,21 @@ class Paths:
         if (self.results / f"{self.name}.json").is_symlink() or (self.results / f"{self.name}.journal").is_symlink():
             raise ConfigError(f"{self.results / self.name}.json: a symbolic link is in the way; remove it")
 
+    @property
+    def file(self) -> Path:
+        """Where the results go."""
+        return self.results / f"{self.name}.json"
+
+    def may_replace(self, run_id: str) -> bool:
+        """Whether a results file of this name may be replaced: it was allowed, or it is an earlier part of this run."""
+        if self.overwrite or not self.resume:
+            return self.overwrite
+        try:
+            with self.file.open("rb") as file:
+                return bool(f'"run_id": "{run_id}"'.encode() in file.read(65536))
+        except OSError:
+            return False
+
     def open_journal(self, header: Mapping[str, Any]) -> tuple[Journal, JournalReader | None]:
         """Start the run's journal, or go on with it. Raises ConfigError, ResultsError."""
         try:
@@ -3965,44 +3988,9 @@ def plan_lines(config: Config, questions: Sequence[Question], paths: Paths) -> l
     ]
 
 
-async def main(options: argparse.Namespace, memory: logging.handlers.MemoryHandler) -> int:
-    """Run the stress test from files to file and return the exit code; what stops it is raised."""
-    config_path = find_file(options.config, "config.json")
-    questions_path = find_file(options.questions, "questions.json")
-    config = load_config(config_path, options.set)
-    questions = load_questions(questions_path, len_or_none(config))
-    grading = Grading.of(questions_path, questions, config, allow_code=options.allow_code)
-    paths = Paths(options, config_path)
-    target = resolve_target(config, os.environ)
-    raise_file_limit(max(config.levels))
-    if options.dry_run:
-        show(plan_lines(config, questions, paths))
-        return 0
-    log_path = open_log(memory, paths.logs, paths.name, options.log_level, target.redact)
-    with Interrupt.caught() as interrupt:
-        async with contextlib.AsyncExitStack() as stack:
-            target = await interrupt.unless_stopped(stack.enter_async_context(serving(config, target)))
-            await interrupt.unless_stopped(test_connection(config, target))
-            session = await stack.enter_async_context(open_session(config, target))
-            journal, before = paths.open_journal(journal_header(config, target, questions))
-            stack.enter_context(journal)
-            recorder = await stack.enter_async_context(
-                Recorder(journal, config, questions, before, quiet=options.quiet)
-            )
-            send = functools.partial(send_question, Wire(session, config, target, recorder.load.start_ns))
-            load = await process_questions(config, questions, send, recorder.add, interrupt, recorder.load)
-            await recorder.progress.stop()
-            await grading.grade(journal, interrupt)
-            journal.append("footer", recorder.footer(load, interrupt))
-        results = JournalReader(journal.path)
-        aggregate = calculate_aggregates(results, config, load.itl_us or None)
-        meta = run_meta(config, target, load, interrupt, aggregate, cast(dict[str, Any], results.header))
-        path = save_results(paths.results / f"{paths.name}.json", meta, results, aggregate, overwrite=paths.overwrite)
-        journal.path.unlink()
-    if not options.quiet:
-        where = [_text(("results  ", "dim"), str(path)), _text(("log      ", "dim"), str(log_path))]
-        show([*summary(path.stem, meta, aggregate), "", *where])
-    return exit_code(meta, interrupt)
+def question_count(config: Config) -> int | None:
+    """Return how many questions a stage asks; None for the whole catalogue."""
+    return config.questions if isinstance(config.questions, int) and config.duration is None else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -4039,15 +4027,11 @@ class Grading:
         if self.quality is None:
             return
         graders = self.quality.Graders(self.config, allow_code=self.allow_code, hurry=interrupt.event.is_set)
+        ungraded = (result for result in JournalReader(journal.path) if result.grade_reason is None)
         async with graders:
-            async for result, score, reason in graders.grade_results(self.questions, JournalReader(journal.path)):
+            async for result, score, reason in graders.grade_results(self.questions, ungraded):
                 grade = {"index": result.index, "turn": result.turn, "score": score, "reason": reason}
                 journal.append("grade", grade)
-
-
-def len_or_none(config: Config) -> int | None:
-    """Return how many questions a stage asks; None for the whole catalogue."""
-    return config.questions if isinstance(config.questions, int) and config.duration is None else None
 
 
 class Recorder:
@@ -4066,8 +4050,16 @@ class Recorder:
         done = frozenset[int]() if before is None else before.finished()
         already_ns = max((result.end_ns or 0 for result in before or ()), default=0)
         self.load = Load(clock() - already_ns, done)
+        if before is not None and not config.record_chunk_times:
+            self._restore_histograms(before.footer)
         total = None if config.duration is not None else len(questions) * len(config.levels) - len(done)
         self.progress = Progress(total, quiet=quiet)
+
+    def _restore_histograms(self, footer: Mapping[str, Any] | None) -> None:
+        """Go on counting the gaps between chunks, which the results themselves do not hold."""
+        self.load.itl_lost = footer is None
+        for stage, pairs in (footer or {}).get("itl_us", {}).items():
+            self.load.itl_us[int(stage)] = Counter(dict(pairs))
 
     async def __aenter__(self) -> Self:
         await self.progress.__aenter__()
@@ -4082,15 +4074,57 @@ class Recorder:
         self.progress.add(result)
         log_result(result)
 
-    def footer(self, load: Load, interrupt: Interrupt) -> dict[str, Any]:
+    def footer(self, load: Load) -> dict[str, Any]:
         """Return the journal's last line: all that a results file needs beside the results."""
         return {
-            "status": "complete" if interrupt.signum is None else "interrupted",
+            "status": "interrupted" if load.interrupted else "complete",
             "duration_ms": (load.ended_ns - load.start_ns) / MS,
             "client": load.client,
             "clock_jump_s": load.clock_jump_s,
             "warmup": dict(load.warmup),
+            "itl_us": {str(stage): sorted(counts.items()) for stage, counts in load.itl_us.items()},
         }
+
+
+async def main(options: argparse.Namespace, memory: logging.handlers.MemoryHandler) -> int:
+    """Run the stress test from files to file and return the exit code; what stops it is raised."""
+    config_path = find_file(options.config, "config.json")
+    questions_path = find_file(options.questions, "questions.json")
+    config = load_config(config_path, options.set)
+    questions = load_questions(questions_path, question_count(config))
+    grading = Grading.of(questions_path, questions, config, allow_code=options.allow_code)
+    paths = Paths(options, config_path)
+    target = resolve_target(config, os.environ)
+    raise_file_limit(max(config.levels))
+    if options.dry_run:
+        show(plan_lines(config, questions, paths))
+        return 0
+    log_path = open_log(memory, paths.logs, paths.name, options.log_level, target.redact)
+    with Interrupt.caught() as interrupt:
+        async with contextlib.AsyncExitStack() as stack:
+            target = await interrupt.unless_stopped(stack.enter_async_context(serving(config, target)))
+            await interrupt.unless_stopped(test_connection(config, target))
+            session = await stack.enter_async_context(open_session(config, target))
+            journal, before = paths.open_journal(journal_header(config, target, questions))
+            stack.enter_context(journal)
+            recorder = await stack.enter_async_context(
+                Recorder(journal, config, questions, before, quiet=options.quiet)
+            )
+            send = functools.partial(send_question, Wire(session, config, target, recorder.load.start_ns))
+            load = await process_questions(config, questions, send, recorder.add, interrupt, recorder.load)
+            await recorder.progress.stop()
+            await grading.grade(journal, interrupt)
+            journal.append("footer", recorder.footer(load))
+        results = JournalReader(journal.path)
+        aggregate = calculate_aggregates(results, config, None if load.itl_lost else load.itl_us)
+        meta = run_meta(config, target, load, aggregate, cast(dict[str, Any], results.header))
+        path = save_results(paths.file, meta, results, aggregate, overwrite=paths.may_replace(meta["run_id"]))
+        if not load.interrupted:  # else --resume can go on
+            journal.path.unlink()
+    if not options.quiet:
+        where = [_text(("results  ", "dim"), str(path)), _text(("log      ", "dim"), str(log_path))]
+        show([*summary(path.stem, meta, aggregate), "", *where])
+    return exit_code(meta, interrupt)
 
 
 def exit_code(meta: Mapping[str, Any], interrupt: Interrupt) -> int:

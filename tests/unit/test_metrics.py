@@ -210,7 +210,9 @@ def verdict(
     *results: st.Result, made: st.Load | None = None, interrupted: bool = False, **config: Any
 ) -> tuple[str, set[str]]:
     full = st.Config.model_validate({"server": "embedded", "model": "m", **config})
-    said = st.judge_validity(full, st.calculate_aggregates(results, full), made or load(), interrupted)
+    made = made or load()
+    made.interrupted = interrupted
+    said = st.judge_validity(full, st.calculate_aggregates(results, full), made)
     assert all(reason["message"] for reason in said["reasons"])
     return said["verdict"], {reason["code"] for reason in said["reasons"]}
 
@@ -235,7 +237,7 @@ def test_failures_are_suspect_and_many_are_invalid() -> None:
 
 def test_too_few_requests_is_suspect_and_says_how_many_more() -> None:
     full = st.calculate_aggregates(ENOUGH[:20], CONFIG)
-    said = st.judge_validity(CONFIG, full, load(), interrupted=False)
+    said = st.judge_validity(CONFIG, full, load())
     assert said["verdict"] == "SUSPECT"
     assert said["reasons"] == [{"code": "too_few_requests", "message": "20 answers do not support a p95: ask 52 more"}]
 
