@@ -88,6 +88,7 @@ SCHEMA_VERSION = 1
 MS = 1_000_000  # ns in a ms
 SECOND = 1_000_000_000  # ns in a s
 REDACTED = "[REDACTED]"
+SLICE = 1 << 18  # bytes of a body that are read at a time: a hostile one holds millions of events
 MOST_LOOKS = 8  # an answer may quote [DONE]; a hostile one in every chunk
 PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 CONFIDENCE = 0.95
@@ -883,7 +884,7 @@ async def test_connection(config: Config, target: Target) -> None:
         proxy=target.proxy,
         trust_env=False,
         follow_redirects=False,
-        event_hooks={"request": [without_made_up_key]},
+        event_hooks={"request": [without_made_up_key], "response": [_bound_to(config.max_answer_bytes)]},
     )
     client = openai.AsyncOpenAI(
         base_url=target.base,
@@ -895,11 +896,36 @@ async def test_connection(config: Config, target: Target) -> None:
     )
     try:
         async with client:
-            await _check_model(client, config, target)
-            await _check_answer(client, config, target)
-    except (openai.OpenAIError, ValueError) as error:
+            async with asyncio.timeout(config.timeout):  # the client's own starts anew with each byte
+                await _check_model(client, config, target)
+            async with asyncio.timeout(config.timeout):
+                await _check_answer(client, config, target)
+    except (openai.OpenAIError, ValueError, RecursionError, TimeoutError, _TooLargeError) as error:
         message = inert(target.redact(_explain(error, config)), 700)
         raise ServerUnreachableError(f"{inert(target.shown)}: {message}") from error
+
+
+def _bound_to(limit: int) -> Callable[[Any], Awaitable[None]]:
+    """Return what keeps a response of the official client to so many bytes, and from being unpacked."""
+    import httpx2  # what openai itself stands on  # noqa: PLC0415
+
+    class Bounded(httpx2.AsyncByteStream):
+        def __init__(self, stream: Any) -> None:
+            self.stream, self.aclose = stream, stream.aclose
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            size = 0
+            async for data in self.stream:
+                size += len(data)
+                if size > limit:
+                    raise _TooLargeError(f"{limit} bytes")
+                yield data
+
+    async def bound(response: Any) -> None:
+        response.headers.pop("Content-Encoding", None)  # identity was asked for; a gzip bomb stays small
+        response.stream = Bounded(response.stream)
+
+    return bound
 
 
 async def _check_model(client: openai.AsyncOpenAI, config: Config, target: Target) -> None:
@@ -908,7 +934,7 @@ async def _check_model(client: openai.AsyncOpenAI, config: Config, target: Targe
     try:
         page = await client.models.list()
         names = sorted(str(model.id) for model in page.data)
-    except (openai.NotFoundError, AttributeError, TypeError, ValueError) as error:
+    except (openai.NotFoundError, AttributeError, TypeError, ValueError, RecursionError) as error:
         logger.info("the server lists no models: %s", type(error).__name__)
         return
     if names and config.model not in names:
@@ -946,13 +972,13 @@ def _explain(error: Exception, config: Config) -> str:
         return f"has no such path (HTTP 404); does the URL end in /v1? {said}"
     if status is not None:
         return f"HTTP {status}: {said}"
-    if isinstance(error, ValueError):
+    if isinstance(error, ValueError | RecursionError):
         return f"answered, but not as the {config.api} API does: {error}"
     root: BaseException = error
     while root.__cause__ or root.__context__:
         root = cast(BaseException, root.__cause__ or root.__context__)
-    kind = _connection_kind(root)
-    if type(error).__name__ == "APITimeoutError":
+    kind = "too_large" if isinstance(root, _TooLargeError) else _connection_kind(root)
+    if isinstance(error, TimeoutError) or type(error).__name__ == "APITimeoutError":
         kind, root = "timeout", TimeoutError(f"{config.timeout:g} s")
     return f"{FAILURES[kind]}: {root or type(root).__name__}"
 
@@ -1000,7 +1026,7 @@ class SSEDecoder:
             end += len(block) + 2
             if block.startswith(b"data: ") and b"\n" not in block:  # as nearly every event is
                 events.append((end, block[6:]))
-            else:
+            elif block:
                 self._read_lines(block.split(b"\n"))
                 self._dispatch(end, events)
         if rest:
@@ -1288,6 +1314,7 @@ class Exchange:
         self.news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.done_seen = False  # [DONE] may have come; the bytes must say
         self.too_large = False
+        self.lost: BaseException | None = None  # what ended the connection
         self.error: BaseException | None = None
 
     def received(self, now_ns: int, data: bytes) -> None:
@@ -1358,16 +1385,19 @@ class Tap(asyncio.Protocol):
         self.resume_writing = handler.resume_writing  # type: ignore[method-assign]
 
     def data_received(self, data: bytes) -> None:
-        """Pass the bytes on, and their time to the exchange."""
+        """Pass the bytes on, and their time to the exchange. What nobody asked for must not answer the next question."""
         now_ns = clock()
-        self.handler.data_received(data)
         if self.exchange is not None:
+            self.handler.data_received(data)
             self.exchange.received(now_ns, data)
+        elif (transport := cast(Any, self.handler).transport) is not None:
+            transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Pass the end on, and wake the exchange that waits for more."""
+        """Pass the end on, and wake the exchange that waits for more; not every end reaches the body's reader."""
         self.handler.connection_lost(exc)
         if self.exchange is not None:
+            self.exchange.lost = cast(Any, self.handler).exception() or exc or aiohttp.ServerDisconnectedError()
             self.exchange.wake()
 
 
@@ -1549,7 +1579,7 @@ async def _wait_for_end(wire: Wire, exchange: Exchange) -> None:
     deadline_ns = clock() + idle_ns if wire.config.stream else sys.maxsize
     looks = 0
     while not content.is_eof():
-        if (error := content.exception()) is not None:
+        if (error := content.exception() or exchange.lost) is not None:
             raise error
         if exchange.too_large:
             raise _TooLargeError
@@ -1653,10 +1683,11 @@ def _timed_events(exchange: Exchange) -> Iterator[tuple[int, bytes]]:
             start = end
         return
     read = 0
-    for end, data in decoder.feed_raw(body):
-        while offsets[read] < end:
-            read += 1
-        yield reads_ns[read], data
+    for start in range(0, len(body), SLICE):
+        for end, data in decoder.feed_raw(body[start : start + SLICE]):
+            while offsets[read] < start + end:
+                read += 1
+            yield reads_ns[read], data
 
 
 def _odd_json(data: bytes) -> Any:
@@ -4052,7 +4083,8 @@ class Recorder:
         self.load = Load(clock() - already_ns, done)
         if before is not None and not config.record_chunk_times:
             self._restore_histograms(before.footer)
-        total = None if config.duration is not None else len(questions) * len(config.levels) - len(done)
+        turns = sum(len(question.texts) for question in questions) * len(config.levels)
+        total = None if config.duration is not None else max(turns - len(done), 0)
         self.progress = Progress(total, quiet=quiet)
 
     def _restore_histograms(self, footer: Mapping[str, Any] | None) -> None:

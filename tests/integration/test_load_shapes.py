@@ -78,7 +78,7 @@ async def test_a_stall_shows_in_full_in_the_latency_from_the_scheduled_send(serv
 async def test_duration_asks_until_the_time_is_over(server: ScriptedServer) -> None:
     server.behaviour = streams("a", pause_s=0.01)
     results, load = await ask_each(server.url, ["x", "y"], duration=0.5, concurrent=2)
-    assert len(results) > 10
+    assert len(results) >= 4, "it went on behind the end of the catalogue"
     assert max(result.sent_ns or 0 for result in results) < 0.6 * st.SECOND
     assert [result.question for result in results[:4]] == ["x", "y", "x", "y"]
     assert load.ended_ns - load.start_ns < 2 * st.SECOND
