@@ -911,7 +911,8 @@ def _bound_to(limit: int) -> Callable[[Any], Awaitable[None]]:
 
     class Bounded(httpx2.AsyncByteStream):
         def __init__(self, stream: Any) -> None:
-            self.stream, self.aclose = stream, stream.aclose
+            self.stream = stream
+            self.aclose = stream.aclose  # type: ignore[method-assign]
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
             size = 0
@@ -1385,7 +1386,7 @@ class Tap(asyncio.Protocol):
         self.resume_writing = handler.resume_writing  # type: ignore[method-assign]
 
     def data_received(self, data: bytes) -> None:
-        """Pass the bytes on, and their time to the exchange. What nobody asked for must not answer the next question."""
+        """Pass the bytes on, and their time; what nobody asked for must not answer the next question."""
         now_ns = clock()
         if self.exchange is not None:
             self.handler.data_received(data)
@@ -1950,6 +1951,14 @@ class StoppedError(Exception):
     """A signal came before the first question was asked; its number is the argument."""
 
 
+def waited_ns() -> int | None:
+    """Return how long this thread has been ready and waited for a processor (Linux: schedstat); None elsewhere."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_bytes().split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
 class LagMonitor:
     """Measures how long a callback that is ready waits for the event loop: what the client adds to every time it takes.
 
@@ -1965,14 +1974,19 @@ class LagMonitor:
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lag", daemon=True)
         self._cpu_start, self._start_ns, self._ticks = time.process_time(), clock(), 0
+        self._waited_start_ns = waited_ns()
         self.cpu_share: float | None = None
+        self.cpu_wait_share: float | None = None
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self.cpu_share = (time.process_time() - self._cpu_start) / max((clock() - self._start_ns) / SECOND, 1e-9)
+        elapsed_ns = max(clock() - self._start_ns, 1)
+        self.cpu_share = (time.process_time() - self._cpu_start) * SECOND / elapsed_ns
+        if (waited := waited_ns()) is not None and self._waited_start_ns is not None:
+            self.cpu_wait_share = (waited - self._waited_start_ns) / elapsed_ns
         self._end.set()
         self._thread.join()
 
@@ -1995,7 +2009,11 @@ class LagMonitor:
         """Return what `meta.client` says of the loop."""
         lags = Histogram({us / 1000: times for us, times in self.lags_us.items()})
         named = {name: percentile(lags, share) for name, share in PERCENTILES.items()}
-        return {"loop_lag_ms": {**named, "max": lags[-1] if lags else None}, "cpu_share": self.cpu_share}
+        return {
+            "loop_lag_ms": {**named, "max": lags[-1] if lags else None},
+            "cpu_share": self.cpu_share,
+            "cpu_wait_share": self.cpu_wait_share,
+        }
 
 
 def _bucket(us: int) -> int:
@@ -2098,6 +2116,7 @@ class Stage:
         self, config: Config, questions: Sequence[Question], number: int, level: int, *, warmup: bool = False
     ) -> None:
         self.config, self.questions, self.number, self.level = config, questions, number, level
+        self.warmup = warmup
         self.count = None if config.duration is not None else len(questions)
         if warmup:
             self.count = config.warmup
@@ -2158,7 +2177,7 @@ async def _run_stage(stage: Stage, send: Send, record: Callable[[Result], None],
     start_ns, started = clock(), 0
     try:
         for due_ns, ask in stage.asks(start_ns):
-            if ask.index in load.done:
+            if ask.index in load.done and not stage.warmup:
                 continue
             if (wait_ns := due_ns - clock()) > 0:
                 await asyncio.sleep(wait_ns / SECOND)
@@ -2819,12 +2838,14 @@ def _client_saturated(_config: Config, aggregate: Mapping[str, Any], load: Load)
     shortest = [value for value in (aggregate["ttft_ms"]["p50"], aggregate["e2e_ms"]["p50"]) if value]
     lag_ms, floor_ms = lag["p95"] or 0.0, 0.05 * min(shortest, default=math.inf)
     too_short = (aggregate["duration_ms"] or 0) < 2000  # a burst keeps any client busy, and a few ticks prove nothing
-    if too_short or (cpu < 0.9 and lag_ms <= max(5.0, floor_ms)):
+    waits = load.client.get("cpu_wait_share") or 0.0
+    starved = waits >= 0.1 and waits >= 0.4 * (waits + cpu)  # of the time in which it had work, it got no processor
+    if too_short or (cpu < 0.9 and lag_ms <= max(5.0, floor_ms) and not starved):
         return None
-    bad = lag_ms > max(20.0, 4 * floor_ms) or cpu >= 0.98
+    bad = lag_ms > max(20.0, 4 * floor_ms) or cpu >= 0.98 or starved
     message = (
         f"this client was the bottleneck: its event loop lagged {lag_ms:.1f} ms (p95), its process used {cpu:.0%} of a "
-        "core; lower the load, or give it a core of its own"
+        f"core and waited for one {waits:.0%} of the time; lower the load, or give it a core of its own"
     )
     return Reason("INVALID" if bad else "SUSPECT", "client_saturated", message)
 
@@ -3034,6 +3055,8 @@ def _lock(fd: int) -> bool:
 class JournalReader:
     """A journal up to its last good line; the results in the order of the run, and of each place the last one."""
 
+    PAGES_EACH = 20_000  # lines
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.header: dict[str, Any] | None = None
@@ -3060,7 +3083,15 @@ class JournalReader:
                 break
             self._take(entry)
             self.lines, self.good_bytes = self.lines + 1, end + 1
+            if self.lines % self.PAGES_EACH == 0:
+                self._forget_pages(data)
         return data
+
+    @staticmethod
+    def _forget_pages(data: mmap.mmap | bytes) -> None:
+        """Give read pages back: the kernel counts those of a map as this process's memory."""
+        if isinstance(data, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            data.madvise(mmap.MADV_DONTNEED)
 
     def _take(self, entry: dict[str, Any]) -> None:
         content = entry["content"]
@@ -3080,11 +3111,14 @@ class JournalReader:
         order: Sequence[int] = range(len(keys))
         if any(later <= earlier for earlier, later in itertools.pairwise(keys)):
             by_key = sorted(order, key=keys.__getitem__)
-            order = [
-                place
-                for place, after in itertools.zip_longest(by_key, by_key[1:])
-                if after is None or keys[place] != keys[after]
-            ]
+            order = array.array(
+                "q",
+                (
+                    place
+                    for place, after in itertools.zip_longest(by_key, itertools.islice(by_key, 1, None))
+                    if after is None or keys[place] != keys[after]
+                ),
+            )
         return order
 
     def __len__(self) -> int:
@@ -3095,7 +3129,9 @@ class JournalReader:
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Yield the results as they stand in the file, each with its grade."""
-        for place in self._order:
+        for read, place in enumerate(self._order):
+            if read % self.PAGES_EACH == 0:
+                self._forget_pages(self._map)
             record = self._content(self._offsets[place])
             if (offset := self._grades.get(self._keys[place])) is not None:
                 grade = self._content(offset)
@@ -3111,14 +3147,14 @@ class JournalReader:
         line = self._map[offset : self._map.find(b"\n", offset)]
         return cast(dict[str, Any], pydantic_core.from_json(line)["content"])
 
-    def finished(self) -> frozenset[int]:
-        """Return the places of the questions that need not be asked again: every turn has ended by itself."""
-        cancelled, ended = set[int](), set[int]()
+    def finished(self, questions: Sequence[Question]) -> frozenset[int]:
+        """Return the places of the questions that need not be asked again: each of their turns has ended by itself."""
+        ended = Counter[int]()
         for record in self.records():
-            (cancelled if record["status"] == "cancelled" and record["error"]["kind"] == "cancelled" else ended).add(
-                record["index"]
-            )
-        return frozenset(ended - cancelled)
+            if record["error"] is None or record["error"]["kind"] != "cancelled":
+                ended[record["index"]] += 1
+        turns = [len(question.texts) for question in questions]
+        return frozenset(place for place, times in ended.items() if times == turns[place % (1 << 40) % len(turns)])
 
 
 def read_journal_line(line: bytes, seq: int) -> dict[str, Any] | None:
@@ -3889,10 +3925,10 @@ class Paths:
     def may_replace(self, run_id: str) -> bool:
         """Whether a results file of this name may be replaced: it was allowed, or it is an earlier part of this run."""
         if self.overwrite or not self.resume:
-            return self.overwrite
+            return bool(self.overwrite)
         try:
             with self.file.open("rb") as file:
-                return bool(f'"run_id": "{run_id}"'.encode() in file.read(65536))
+                return f'"run_id": "{run_id}"'.encode() in file.read(65536)
         except OSError:
             return False
 
@@ -3911,10 +3947,11 @@ class Paths:
     def _new_journal(self, header: Mapping[str, Any]) -> Journal:
         wanted = self.name
         for candidate in _candidates(self.results / f"{self.name}.json"):
-            path = candidate.with_suffix(".journal") if candidate.suffix == ".json" else candidate
             path = self.results / f"{candidate.name.removesuffix('.json')}.journal"
+            self.overwrite = self.overwrite and candidate == self.file  # the name that was given, and no other
             if path.exists() and not (self.overwrite and _remove_unlocked(path)):
-                tell(f"{path} holds an unfinished run: go on with it by --resume, or delete it")
+                unfinished = "holds an unfinished run: go on with it by --resume, or delete it"
+                tell(f"{path} {'is of a run in progress' if _is_locked(path) else unfinished}")
                 continue
             if os.path.lexists(candidate) and not self.overwrite:
                 continue
@@ -3948,12 +3985,27 @@ class Paths:
 
 def _remove_unlocked(path: Path) -> bool:
     """Remove the journal of a run that is over; False while somebody writes it."""
-    fd = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+    try:
+        fd = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+    except FileNotFoundError:  # its run has just ended
+        return True
     try:
         if _lock(fd):
-            path.unlink()
+            path.unlink(missing_ok=True)
             return True
         return False
+    finally:
+        os.close(fd)
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether somebody writes this journal."""
+    try:
+        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    except FileNotFoundError:  # its run has just ended
+        return False
+    try:
+        return not _lock(fd)
     finally:
         os.close(fd)
 
@@ -4078,7 +4130,7 @@ class Recorder:
         quiet: bool,
     ) -> None:
         self.journal, self.before = journal, before
-        done = frozenset[int]() if before is None else before.finished()
+        done = frozenset[int]() if before is None else before.finished(questions)
         already_ns = max((result.end_ns or 0 for result in before or ()), default=0)
         self.load = Load(clock() - already_ns, done)
         if before is not None and not config.record_chunk_times:
