@@ -2417,6 +2417,7 @@ class Tally:
         self.finishes: Counter[str] = Counter()
         self.sums: Counter[str] = Counter()
         self.scores: Counter[tuple[str, str]] = Counter()  # (category, what) -> sum; see _add_score
+        self.scored: dict[str, set[str]] = {}  # category -> ids of the questions that count for its accuracy
 
     def add(self, result: Result) -> None:
         """Add one result."""
@@ -2464,7 +2465,10 @@ class Tally:
             sums = {}
         elif not result.ok:
             sums = {"failed": 1}
-        self.scores.update({(result.category or "", name): cast(int, value) for name, value in sums.items()})
+        category = result.category or ""
+        self.scores.update({(category, name): cast(int, value) for name, value in sums.items()})
+        if "graded" in sums or "failed" in sums:
+            self.scored.setdefault(category, set()).add(result.id)
 
     def _add_late(self, result: Result, waited_ms: float) -> None:
         self.late_e2e_ms.append(waited_ms)
@@ -2495,6 +2499,8 @@ class Tally:
                 mine.update(theirs)
         for name, column in self.columns.items():
             column.extend(other.columns[name])
+        for category, ids in other.scored.items():
+            self.scored.setdefault(category, set()).update(ids)
         self.itl_lost = self.itl_lost or other.itl_lost
 
     @property
@@ -2592,7 +2598,7 @@ def _quality(tally: Tally, window_s: float | None, config: Config) -> dict[str, 
     for (_, name), value in tally.scores.items():
         sums[name] += value
     correct, price = sums["correct"], config.hardware.price_per_hour
-    whole = _accuracy(sums)
+    whole = _accuracy(sums, sum(map(len, tally.scored.values())))
     return {
         "avg": whole["of_answers"]["avg"],
         **whole,
@@ -2601,31 +2607,37 @@ def _quality(tally: Tally, window_s: float | None, config: Config) -> dict[str, 
         "price_per_correct": price * window_s / 3600 / correct if price and window_s and correct else None,
         "wh_per_correct": None,
         "categories": {
-            category or "none": _accuracy({name: tally.scores[category, name] for name in sums})
+            category or "none": _accuracy(
+                {name: tally.scores[category, name] for name in sums}, len(tally.scored.get(category, ()))
+            )
             for category in categories
         },
         "stability": None,
     }
 
 
-def _accuracy(sums: Mapping[str, int]) -> dict[str, Any]:
+def _accuracy(sums: Mapping[str, int], questions: int) -> dict[str, Any]:
+    """Return the mean scores; `questions` is how many different ones they come from, which is what intervals count."""
     graded, failed, score = (sums.get(name, 0) for name in ("graded", "failed", "score"))
     return {
         "graded": graded,
         "ungraded": sums.get("ungraded", 0),
         "correct": sums.get("correct", 0),
-        "of_answers": _share(score, graded),
-        "under_load": _share(score, graded + failed),
+        "of_answers": _share(score, graded, questions),
+        "under_load": _share(score, graded + failed, questions),
     }
 
 
-def _share(score: float, n: int) -> dict[str, Any]:
-    """Return a mean score with its 95 % interval (Wilson 1927; for scores between 0 and 1 it is on the safe side)."""
+def _share(score: float, n: int, units: int | None = None) -> dict[str, Any]:
+    """Return a mean score with its 95 % interval (Wilson 1927; for scores between 0 and 1 it is on the safe side).
+
+    A question that is asked again brings no new question: the interval counts `units`, the different ones.
+    """
     if not n:
         return {"avg": None, "n": 0, "ci95": [None, None]}
-    share, z = score / n, 1.959964
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    share, z, m = score / n, 1.959964, min(n, n if units is None else units)
+    middle = (share + z * z / (2 * m)) / (1 + z * z / m)
+    half = z / (1 + z * z / m) * math.sqrt(share * (1 - share) / m + z * z / (4 * m * m))
     return {"avg": share, "n": n, "ci95": [max(0.0, middle - half), min(1.0, middle + half)]}
 
 
@@ -3001,6 +3013,11 @@ class Journal:
             os.fsync(self._fd)
         os.close(self._fd)
 
+    def discard(self) -> None:
+        """Close and remove a journal that was not begun."""
+        os.close(self._fd)
+        self.path.unlink(missing_ok=True)
+
     def append(self, kind: str, content: Mapping[str, Any]) -> None:
         """Write one line whole, or raise ResultsError and leave the journal as it was."""
         if self._fault is not None:
@@ -3018,8 +3035,9 @@ class Journal:
         self._dirty = True
 
     def _failed(self, error: OSError) -> ResultsError:
-        answers = max(self._seq - 1, 0)
-        kept = f"{answers} finished answers are kept in it; make room and go on with --resume"
+        kept = f"{self._seq - 1} finished answers are kept in it; make room and go on with --resume"
+        if self._seq == 0:
+            kept = "nothing was asked; make room"
         return ResultsError(f"{self.path}: cannot be written: {error.strerror}; {kept}")
 
     def _sync(self) -> None:
@@ -3399,7 +3417,8 @@ def early_log() -> Iterator[logging.handlers.MemoryHandler]:
     finally:
         for handler in logger.handlers[:]:
             logger.removeHandler(handler)
-            handler.close()
+            with contextlib.suppress(OSError):  # what a full disk kept it from writing
+                handler.close()
 
 
 def open_log(memory: logging.handlers.MemoryHandler, folder: Path, name: str, level: str, redact: Redactor) -> Path:
@@ -3598,6 +3617,10 @@ def _counts(aggregate: Mapping[str, Any]) -> list[Any]:
         lines.append(_text("speed    ", (speed, "bold cyan"), f"   ({tokens})"))
     if aggregate["quality"]["graded"]:
         lines.append(_quality_line(aggregate["quality"]))
+    elif aggregate["quality"]["ungraded"]:
+        lines.append(
+            _text(f"quality  {aggregate['quality']['ungraded']} answers could not be graded; see grade_reason")
+        )
     if aggregate["goodput_per_s"] is not None:
         met = f"{aggregate['good']} of {aggregate['requests']} requests met every SLO"
         lines.append(_text(f"goodput  {_number(aggregate['goodput_per_s'], 2)} requests/s   ({met})"))
@@ -3677,25 +3700,23 @@ def _needs_more(aggregate: Mapping[str, Any]) -> list[Any]:
 def _stage_table(stages: Sequence[Mapping[str, Any]]) -> Any:
     """Return the stages of a sweep side by side."""
     times = (("ttft_ms", "p50"), ("ttft_ms", "p95"), ("tpot_ms", "p50"), ("e2e_ms", "p50"), ("e2e_ms", "p95"))
-    table = _table("", "at once", "ok", "failed", "tokens/s", "requests/s", *(f"{_SHOWN[m]} {p}" for m, p in times))
+    table = _table("at once", "ok", "failed", "tokens/s", "requests/s", *(f"{_SHOWN[m]} {p}" for m, p in times))
     for stage in stages:
         counts = (str(stage[name]) for name in ("concurrent", "ok", "failed"))
         speed = (_number(stage["tokens_per_s"]), _number(stage["requests_per_s"], 2))
-        table.add_row("", *counts, *speed, *(_ms(stage[metric][name]) for metric, name in times))
+        table.add_row(*counts, *speed, *(_ms(stage[metric][name]) for metric, name in times))
     return table
 
 
 def _stage_quality_table(stages: Sequence[Mapping[str, Any]]) -> Any:
     """Return accuracy as a function of concurrency, and how many answers differ from those at the lowest one."""
     lowest = min(stage["concurrent"] for stage in stages)
-    table = _table(
-        "", "at once", "correct under load", "95 % interval", "of the answers", f"answered unlike at {lowest}"
-    )
+    table = _table("at once", "correct under load", "95 % interval", "of the answers", f"answered unlike at {lowest}")
     for stage in stages:
         quality, stability = stage["quality"], stage["quality"]["stability"]
         unlike = "" if stability is None else _percent(stability["avg"])
         under = (_percent(quality["under_load"]["avg"]), _range(quality["under_load"]["ci95"]))
-        table.add_row("", str(stage["concurrent"]), *under, _percent(quality["of_answers"]["avg"]), unlike)
+        table.add_row(str(stage["concurrent"]), *under, _percent(quality["of_answers"]["avg"]), unlike)
     return table
 
 
@@ -3741,13 +3762,13 @@ def show(parts: Iterable[Any], file: TextIO | None = None) -> None:
     """Print lines and tables; the one place that does. A reader that went away (`| head`) is no fault."""
     file = file or sys.stdout
     console = _console(file)
-    with console.capture() as captured:
-        for part in parts:
-            console.print(part, markup=False)
     try:
+        with console.capture() as captured:  # which flushes the file
+            for part in parts:
+                console.print(part, markup=False)
         file.write(captured.get())
         file.flush()
-    except BrokenPipeError:
+    except OSError:  # also a full disk that the summary is sent to
         os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
@@ -3960,7 +3981,11 @@ class Paths:
                 self.name = candidate.name.removesuffix(".json")
                 if self.name != wanted:
                     tell(f"{wanted} is taken; this run is {self.name}")
-                journal.append("header", header)
+                try:
+                    journal.append("header", header)
+                except ResultsError:
+                    journal.discard()
+                    raise
                 return journal
         raise AssertionError("unreachable")
 
@@ -4202,7 +4227,11 @@ async def main(options: argparse.Namespace, memory: logging.handlers.MemoryHandl
         results = JournalReader(journal.path)
         aggregate = calculate_aggregates(results, config, None if load.itl_lost else load.itl_us)
         meta = run_meta(config, target, load, aggregate, cast(dict[str, Any], results.header))
-        path = save_results(paths.file, meta, results, aggregate, overwrite=paths.may_replace(meta["run_id"]))
+        try:
+            path = save_results(paths.file, meta, results, aggregate, overwrite=paths.may_replace(meta["run_id"]))
+        except ResultsError as error:
+            kept = f"{len(results)} finished answers are kept in {journal.path}; make room and go on with --resume"
+            raise ResultsError(f"{error}; {kept}") from None
         if not load.interrupted:  # else --resume can go on
             journal.path.unlink()
     if not options.quiet:

@@ -286,3 +286,11 @@ async def test_semantic_scores_the_similarity_of_embeddings(server: ScriptedServ
 )
 def test_a_verdict_is_read_strictly(reply: str, verdict: str | None) -> None:
     assert quality.read_verdict(reply) == verdict
+
+
+def test_a_question_asked_again_does_not_narrow_the_interval(graded: Project) -> None:
+    graded.run("once")
+    graded.run("often", "--set", "questions=30")
+    once, often = (graded.results(name)["aggregate"]["quality"]["of_answers"] for name in ("once", "often"))
+    assert (once["n"], often["n"]) == (2, 20)
+    assert once["ci95"] == often["ci95"]

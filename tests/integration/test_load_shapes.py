@@ -79,7 +79,8 @@ async def test_duration_asks_until_the_time_is_over(server: ScriptedServer) -> N
     server.behaviour = streams("a", pause_s=0.01)
     results, load = await ask_each(server.url, ["x", "y"], duration=0.5, concurrent=2)
     assert len(results) >= 4, "it went on behind the end of the catalogue"
-    assert max(result.sent_ns or 0 for result in results) < 0.6 * st.SECOND
+    sent = [result.sent_ns or 0 for result in results]
+    assert max(sent) - min(sent) < 0.6 * st.SECOND
     assert [result.question for result in results[:4]] == ["x", "y", "x", "y"]
     assert load.ended_ns - load.start_ns < 2 * st.SECOND
 

@@ -1,0 +1,393 @@
+"""The key goes to the server and nowhere else; what the server says is inert wherever it is shown."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import functools
+import json
+import re
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+import llm_stresstest as st
+from tests.conftest import (
+    MODEL,
+    Behaviour,
+    Finished,
+    Project,
+    Request,
+    ScriptedServer,
+    chunk,
+    finish,
+    head,
+    sends,
+    sse,
+    streams,
+    whole,
+)
+
+CANARY = 'sk-canary/7f3a+"91c2\\d48e=0b5a6d7c8e9f'  # with what JSON and URLs write in other ways
+STEM = "canary"  # nothing that holds even this much of it may be found
+
+
+def everything(project: Project, *finished: Finished) -> dict[str, str]:
+    """Return all that a run wrote and printed, but the two files that a person wrote."""
+    texts = {name: (project.folder / name).read_text(errors="replace") for name in project.files}
+    for number, ended in enumerate(finished):
+        texts |= {f"stdout {number}": ended.out, f"stderr {number}": ended.err}
+    return texts
+
+
+def leaks(texts: dict[str, str], stem: str = STEM) -> list[str]:
+    return [f"{name}: …{found.group()}…" for name, text in texts.items() for found in re.finditer(f".{{0,60}}{stem}.{{0,40}}", text)]  # fmt: skip
+
+
+def long(start: int) -> str:
+    """Return a text in which the canary begins so many characters behind its own beginning."""
+    return "x" * start + CANARY
+
+
+def plain(text: str, status: str = "500 Oops") -> Behaviour:
+    return sends(whole(text.encode(), status, "text/plain"))
+
+
+def events(*parts: Any) -> Behaviour:
+    return sends(whole(sse(*parts)))
+
+
+ECHOES: dict[str, Behaviour] = {
+    "answer": streams("Your key is ", CANARY, "."),
+    "answer, a character a chunk": streams(*CANARY),
+    "answer, percent-encoded": streams(quote(CANARY, safe="")),
+    "answer that ends within it": streams(CANARY[:-5]),
+    "reasoning": events(chunk(reasoning_content=CANARY), chunk(content="ok"), finish(), "[DONE]"),
+    "finish reason": events(chunk(content="ok"), finish(CANARY), "[DONE]"),
+    "finish reason, cut": events(chunk(content="ok"), finish(long(170)), "[DONE]"),
+    "error object": events({"error": {"message": f"bad key {CANARY}"}}),
+    "error object, cut": events({"error": {"message": long(975)}}),
+    "error object of another shape": events({"error": {"detail": {CANARY: [CANARY]}}}),
+    "body of a 401": sends(whole(json.dumps({"error": {"message": CANARY}}).encode(), "401 No", "application/json")),
+    "body of a 500": plain(f"Authorization: Bearer {CANARY}"),
+    "body of a 500, cut": plain(long(480)),
+    "body of a 500, cut far away": plain(long(65_516)),
+    "body of a 500, shrunk by redaction": plain(CANARY * 4000),
+    "header": sends(whole(b"", "429 Slow", "text/plain", f"Retry-After: {CANARY}", f"X-Key: {CANARY}")),
+    "content type": sends(whole(b"", content_type=f'text/html; key="{CANARY}"')),
+    "status line": plain("", f"500 {CANARY}"),
+    "location": sends(whole(b"", "302 Found", "text/plain", f"Location: http://127.0.0.1:1/?key={CANARY}")),
+    "status line that is none": sends(f"HTTP/1.1 {CANARY}\r\n\r\n".encode(), close=True),
+    "header that is none": sends(f"HTTP/1.1 200 OK\r\n{CANARY}\r\n\r\n".encode(), close=True),
+    "chunk size that is none": sends(
+        head("200 OK", "text/event-stream", "Transfer-Encoding: chunked"), f"{CANARY}\r\n".encode(), pause_s=0.02
+    ),
+    "event that is not JSON": events("{" + CANARY),
+    "event that is not JSON, cut": events("{" + long(180)),
+    "event of another shape": events(json.dumps([CANARY])),
+    "event of another shape, cut": events(json.dumps([long(180)])),
+    "event of another API": events({"type": CANARY}),
+    "usage": events({**chunk(content="ok"), "usage": {CANARY: CANARY}}, finish(), "[DONE]"),
+    "cut": sends(head("200 OK", "text/event-stream", "Content-Length: 9999") + sse(chunk(content=CANARY)), close=True),
+}
+
+
+def echoes(request: Request, writer: asyncio.StreamWriter) -> Any:
+    return ECHOES[request.question](request, writer)
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to give the program its key, and what the server must get."""
+
+    config: dict[str, Any]
+    sent: dict[str, str]
+    url: str = ""  # the user part
+    environment: bool = True
+
+
+BASIC = base64.b64encode(f"user:{CANARY}".encode()).decode()
+WAYS = {
+    "environment": Way({"api_key_env": "KEY"}, {"authorization": f"Bearer {CANARY}"}),
+    "header": Way({"headers": {"X-Api-Key": "${KEY}"}}, {"x-api-key": CANARY}),
+    "part of a header": Way({"headers": {"Cookie": "a=1; token=${KEY}"}}, {"cookie": f"a=1; token={CANARY}"}),
+    "literal header": Way({"headers": {"Authorization": f"Bearer {CANARY}"}}, {"authorization": f"Bearer {CANARY}"}, environment=False),
+    "password in the URL": Way({}, {"authorization": f"Basic {BASIC}"}, f"user:{quote(CANARY, safe='')}@", environment=False),
+    "user in the URL": Way({}, {"authorization": "Basic " + base64.b64encode(f"{CANARY}:".encode()).decode()}, f"{quote(CANARY, safe='')}@", environment=False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_key_that_the_server_echoes_is_found_nowhere(project: Project, server: ScriptedServer, way: Way) -> None:
+    server.behaviour = echoes
+    url = server.url.replace("http://", f"http://{way.url}")
+    project.configure(server=url, questions=len(ECHOES), timeout=5, **way.config)
+    project.write("questions.json", json.dumps(list(ECHOES)))
+    finished = project.run("run", "--log-level", "DEBUG", env={"KEY": CANARY} if way.environment else None)
+    assert finished.code in (0, 1), finished.err
+    assert len(server.requests) == len(ECHOES)
+    for request in server.requests:
+        assert {name: request.headers.get(name) for name in way.sent} == way.sent, "the server got it"
+    records = project.results()["results"]
+    assert [record["answer"] for record in records[:2]] == ["Your key is [REDACTED].", "[REDACTED]"]
+    assert leaks(everything(project, finished)) == []
+    if way.url:
+        assert leaks(everything(project, finished), re.escape(BASIC[8:24])) == []
+    shown = project.run("verify", "run")
+    assert leaks({"out": shown.out, "err": shown.err}) == []
+
+
+@pytest.mark.parametrize("where", ["send_question", "calculate_aggregates", "test_connection", "load_questions"])
+def test_a_fault_of_this_program_does_not_show_the_key_either(
+    project: Project, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def faulty(*_args: Any, **_options: Any) -> Any:
+        raise RuntimeError(f"with {CANARY} in {json.dumps({'key': CANARY})}")
+
+    monkeypatch.setattr(st, where, faulty)
+    project.configure(server=server.url, api_key_env="KEY")
+    finished = project.run("run", "--log-level", "DEBUG", env={"KEY": CANARY})
+    assert finished.code not in (0, 3, 4)
+    assert "Traceback" not in finished.err and finished.err.count("\n") == (0 if where == "send_question" else 1)
+    if where != "load_questions":  # before the key is known; and it cannot be in a message there
+        assert "traceback=" in project.log() and "RuntimeError" in project.log()
+        assert leaks(everything(project, finished)) == []
+
+
+def test_a_killed_run_leaves_no_key_behind_and_none_in_the_process_list(
+    project: Project, server: ScriptedServer
+) -> None:
+    async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
+        if request.number < len(ECHOES):
+            await echoes(request, writer)
+        else:
+            await asyncio.sleep(30)
+
+    server.behaviour = behave
+    project.configure(server=server.url, api_key_env="KEY", questions=len(ECHOES) + 2, timeout=30)
+    project.write("questions.json", json.dumps(list(ECHOES)))
+    process = project.start("run", "--log-level", "DEBUG", env={"KEY": CANARY})
+    while len(server.requests) < len(ECHOES) + 2:
+        time.sleep(0.01)
+    command = Path(f"/proc/{process.pid}/cmdline").read_text()
+    time.sleep(0.2)
+    process.kill()
+    out, err = process.communicate()
+    assert "llm_stresstest.py" in command and STEM not in command
+    assert any(name.endswith(".journal") for name in project.files)
+    assert len(st.JournalReader(project.folder / "results" / "run.journal")) == len(ECHOES)
+    assert leaks(everything(project, Finished(-9, out, err))) == []
+
+
+def test_a_server_that_echoes_the_key_in_the_connection_test_shows_it_to_nobody(
+    project: Project, server: ScriptedServer
+) -> None:
+    def models(*names: str) -> bytes:
+        data = [{"id": name, "object": "model", "created": 1, "owned_by": "t"} for name in names]
+        return whole(json.dumps({"object": "list", "data": data}).encode(), content_type="application/json")
+
+    lists = models(MODEL)
+    refusal = json.dumps({"error": {"message": f"bad key {CANARY}", "code": CANARY}}).encode()
+    answers = {
+        "model names": (models("a", CANARY, f"org/{CANARY}"), b""),
+        "401 for the list": (whole(refusal, "401 No", "application/json"), b""),
+        "401 for the answer": (lists, whole(refusal, "401 No", "application/json")),
+        "404 for the answer": (lists, whole(refusal, "404 No", "application/json")),
+        "500 with a page": (lists, whole(long(650).encode(), "500 No", "text/html")),
+        "an error object": (lists, whole(refusal, content_type="application/json")),
+        "another shape": (lists, whole(json.dumps([long(250)]).encode(), content_type="application/json")),
+        "not JSON": (lists, whole(b"{" + CANARY.encode(), content_type="application/json")),
+        "not HTTP": (lists, CANARY.encode() + b"\r\n\r\n"),
+        "a redirect": (lists, whole(b"", "302 Found", "text/html", f"Location: http://127.0.0.1:1/{CANARY}")),
+    }
+    server.passes_test = False
+    project.configure(server=server.url, api_key_env="KEY", timeout=3)
+    for name, (to_get, to_post) in answers.items():
+
+        async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
+            writer.write(to_get if request.method == "GET" else to_post)  # noqa: B023  run at once
+            await writer.drain()
+            if request.method == "POST":
+                writer.close()
+
+        server.behaviour = behave
+        finished = project.run("run", "--log-level", "DEBUG", env={"KEY": CANARY})
+        assert (finished.code, finished.err.count("\n")) == (3, 1), (name, finished)
+        assert leaks(everything(project, finished)) == [], name
+    assert {request.headers["authorization"] for request in server.requests} == {f"Bearer {CANARY}"}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"http://user:{STEM}-secret@",
+        f"http://user:p@{STEM}-secret@",
+        f"http://user:p/{STEM}-secret@",
+        f"http://user:p?{STEM}-secret@",
+        f"http://user:p#{STEM}-secret@",
+        f"http://{STEM}-secret@",
+        f"ftp://user:{STEM}-secret@",
+    ],
+)
+@pytest.mark.parametrize("key", ["server", "proxy", "judge.server", "hardware.metrics_url"])
+def test_a_password_in_a_url_is_shown_nowhere_whether_the_url_is_good_or_bad(
+    project: Project, server: ScriptedServer, url: str, key: str
+) -> None:
+    value: Any = url + server.url.removeprefix("http://")
+    outer, _, inner = key.partition(".")
+    extra = {"model": "m"} if outer == "judge" else {}
+    project.configure(**{"server": server.url, outer: {inner: value, **extra} if inner else value, "timeout": 1})
+    for option in ([], ["--dry-run"]):
+        finished = project.run("run", "--log-level", "DEBUG", *option)
+        assert leaks(everything(project, finished)) == []
+    project.configure(**{"server": server.url, outer: [value]})
+    finished = project.run("run")
+    assert finished.code == 2 and leaks(everything(project, finished)) == []
+
+
+def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(project: Project, server: ScriptedServer) -> None:
+    project.configure(server=server.url, api_key_env="KEY")
+    for key in [f"{CANARY}\r\nX-Evil: 1", f"{CANARY}\n", f" {CANARY}", f"{CANARY}ü", f"{CANARY}\x1b[31m"]:
+        finished = project.run("run", env={"KEY": key})
+        assert finished.code == 2 and finished.err.count("\n") == 1
+        assert leaks(everything(project, finished)) == []
+    assert server.requests == []
+
+
+NAUGHTY = "\x1b[2J\x1b]0;owned\x07\x1b]8;;http://evil\x1b\\\x9b31m\x00\x08\x7f\r\u202egnp\u200b\u2028\ufeff\u061c[bold red]x[/]\n"
+
+
+def is_inert(text: str) -> bool:
+    """Whether a terminal that shows this text does nothing but show it."""
+    return not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]", text)
+
+
+def test_what_the_server_says_is_inert_on_terminal_and_log_and_exact_in_the_file(
+    project: Project, server: ScriptedServer
+) -> None:
+    said: dict[str, Behaviour] = {
+        "answer": events(chunk(content=NAUGHTY), finish(NAUGHTY), "[DONE]"),
+        "reasoning": events(chunk(reasoning=NAUGHTY), chunk(content="ok"), finish(), "[DONE]"),
+        "error": events({"error": {"message": NAUGHTY}}),
+        "500": sends(whole(NAUGHTY.encode(), "500 \x1b[31mOops", "text/plain")),
+        "content type": sends(whole(b"", content_type="text/\x1b[31mhtml")),
+        "not JSON": events("{" + NAUGHTY.replace("\n", "").replace("\r", "")),
+        "not HTTP": sends(NAUGHTY.encode() + b"\r\n\r\n", close=True),
+        f"question {NAUGHTY}": streams("ok"),
+    }
+
+    async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
+        await said[request.question](request, writer)
+
+    server.behaviour = behave
+    project.configure(server=server.url, questions=len(said), concurrent=1)
+    project.write("questions.json", json.dumps([{"question": text, "id": f"{place}{NAUGHTY}"} for place, text in enumerate(said)]))  # fmt: skip
+    finished = project.run("run", "--log-level", "DEBUG")
+    assert finished.code in (0, 1), finished.err
+    records = project.results()["results"]
+    assert records[0]["answer"] == NAUGHTY and records[0]["finish_reason"] == NAUGHTY
+    assert records[1]["reasoning"] == NAUGHTY
+    assert [records[place]["error"]["message"] for place in (2, 3)] == [NAUGHTY] * 2
+    assert records[7]["question"] == f"question {NAUGHTY}" and records[7]["id"] == f"7{NAUGHTY}"
+    assert is_inert(finished.out) and is_inert(finished.err)
+    assert is_inert(project.log())
+    assert all(re.match(r"\d{4}-\d\d-\d\d ", line) for line in project.log().splitlines()), "one record a line"
+
+
+def test_what_the_server_says_in_the_connection_test_is_inert(project: Project, server: ScriptedServer) -> None:
+    server.passes_test, server.behaviour = False, sends(whole(NAUGHTY.encode(), "500 Oops", "text/plain"))
+    finished = project.run("run", "--log-level", "DEBUG")
+    assert finished.code == 3 and finished.err.count("\n") == 1
+    assert is_inert(finished.err) and is_inert(project.log())
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A certificate that nobody vouches for."""
+
+    file: Path
+    context: ssl.SSLContext
+
+
+def make_certificate(folder: Path, names: str) -> Certificate:
+    file, key = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-keyout", str(key), "-out", str(file), "-subj", "/CN=test", "-addext", f"subjectAltName={names}"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file, key)
+    return Certificate(file, context)
+
+
+@contextlib.contextmanager
+def serving_tls(certificate: Certificate) -> Iterator[ScriptedServer]:
+    """Run a scripted server that speaks TLS."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncio, "start_server", functools.partial(asyncio.start_server, ssl=certificate.context))
+        running = ScriptedServer()
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return make_certificate(tmp_path_factory.mktemp("tls"), "IP:127.0.0.1")
+
+
+@pytest.fixture
+def tls_server(certificate: Certificate) -> Iterator[ScriptedServer]:
+    with serving_tls(certificate) as running:
+        yield running
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(project: Project, tls_server: ScriptedServer) -> None:
+    project.configure(server=tls_server.url.replace("http:", "https:"), api_key_env="KEY")
+    finished = project.run("run", env={"KEY": CANARY})
+    assert (finished.code, finished.err.count("\n")) == (3, 1)
+    assert st.FAILURES["tls"] in finished.err
+    assert tls_server.requests == [], "the key stayed here"
+
+
+def test_a_certificate_of_another_host_is_refused(project: Project, tmp_path: Path) -> None:
+    other = make_certificate(tmp_path, "DNS:elsewhere.example")
+    with serving_tls(other) as running:
+        project.configure(server=running.url.replace("http:", "https:"), ca_file=str(other.file))
+        finished = project.run("run")
+        assert (finished.code, finished.err.count("\n")) == (3, 1)
+        assert st.FAILURES["tls"] in finished.err
+        assert running.requests == []
+
+
+def test_a_certificate_that_ca_file_vouches_for_is_trusted(
+    project: Project, tls_server: ScriptedServer, certificate: Certificate
+) -> None:
+    project.configure(server=tls_server.url.replace("http:", "https:"), ca_file=str(certificate.file))
+    finished = project.run("run")
+    assert finished.code == 0, finished.err
+    assert project.results()["meta"]["tls_verified"] is True
+    assert "not verified" not in finished.out
+
+
+def test_tls_that_is_not_verified_is_said_in_summary_and_file(project: Project, tls_server: ScriptedServer) -> None:
+    project.configure(server=tls_server.url.replace("http:", "https:"), verify_tls=False)
+    finished = project.run("run")
+    assert finished.code == 0, finished.err
+    assert "TLS not verified" in finished.out
+    meta = project.results()["meta"]
+    assert meta["tls_verified"] is False and meta["config"]["verify_tls"] is False
+
+
+def test_without_tls_nothing_is_said_of_it(project: Project) -> None:
+    finished = project.run("run")
+    assert project.results()["meta"]["tls_verified"] is None
+    assert "TLS" not in finished.out
