@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import math
 import random
 import statistics
@@ -287,7 +288,7 @@ def offsets(count: int | None = 5000, **config: Any) -> list[float]:
 
 
 def gaps(times: list[float]) -> list[float]:
-    return [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    return [later - earlier for earlier, later in itertools.pairwise(times)]
 
 
 @pytest.mark.parametrize(
@@ -319,5 +320,5 @@ def test_ramp_up_grows_the_rate_evenly() -> None:
 
 
 def test_dates_come_from_one_reading_of_the_clock() -> None:
-    moment = dt.datetime(2026, 11, 23, 13, 15, 0, 123_900)
+    moment = dt.datetime(2026, 11, 23, 13, 15, 0, 123_900, tzinfo=dt.UTC)
     assert st._dates("start", moment) == {"start_date": "2026-11-23", "start_time": "13:15:00.123"}
