@@ -30,6 +30,7 @@ import difflib
 import functools
 import gc
 import hashlib
+import html
 import importlib
 import importlib.util
 import itertools
@@ -48,6 +49,7 @@ import statistics
 import sys
 import threading
 import time
+import urllib.parse
 import uuid
 import zlib
 from collections import Counter, deque
@@ -89,6 +91,7 @@ MS = 1_000_000  # ns in a ms
 SECOND = 1_000_000_000  # ns in a s
 REDACTED = "[REDACTED]"
 SLICE = 1 << 18  # bytes of a body that are read at a time: a hostile one holds millions of events
+QUOTED = 1 << 16  # bytes of a faulty answer that an error quotes; it is cut to its length when secrets are out of it
 MOST_LOOKS = 8  # an answer may quote [DONE]; a hostile one in every chunk
 PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 CONFIDENCE = 0.95
@@ -483,23 +486,26 @@ def _answer_start(answer: str) -> int:
 
 
 class Redactor:
-    """Takes secrets out of texts, by value, whatever form an echo gave them."""
+    """Takes secrets out of texts, by value, whatever form an echo gave them: escaped, encoded, cut at its end."""
 
     SHORTEST = 6  # a shorter value is no secret, and would eat ordinary words
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        forms = set()
-        for secret in secrets:
-            if len(secret) >= self.SHORTEST:
-                escaped = json.dumps(secret)[1:-1]
-                forms |= {secret, escaped, escaped.replace("/", "\\/"), yarl.URL.build(path="/" + secret).raw_path[1:]}
-        self._forms = sorted(forms, key=len, reverse=True)
+        long_first = sorted({secret for secret in secrets if len(secret) >= self.SHORTEST}, key=len, reverse=True)
+        self._secrets = [
+            (secret, secret[: _plain_start(secret)], re.compile("".join(map(_any_form, secret))))
+            for secret in long_first
+        ]
 
     def __call__(self, text: str) -> str:
         """Return the text with each secret replaced."""
-        for form in self._forms:
-            if form in text:
-                text = text.replace(form, REDACTED)
+        for secret, start, pattern in self._secrets:
+            if start in text:
+                text = pattern.sub(REDACTED, text)
+                tail = text[1 - len(secret) :]
+                place = tail.find(secret[: max(self.SHORTEST, len(secret) // 2)])
+                if place >= 0 and secret.startswith(tail[place:]):
+                    text = text[: len(text) - len(tail) + place] + REDACTED
         return text
 
     def tree(self, value: Any) -> Any:
@@ -511,6 +517,20 @@ class Redactor:
         if isinstance(value, list | tuple):
             return [self.tree(item) for item in value]
         return value
+
+
+def _plain_start(secret: str) -> int:
+    """Return how many characters stand before the first that an echo might write in another way."""
+    return len(cast(re.Match[str], re.match(r"[\w.-]*", secret, re.ASCII)).group())
+
+
+def _any_form(character: str) -> str:
+    """Return a pattern of what JSON, Python, URLs and HTML make of a character."""
+    if _plain_start(character):
+        return re.escape(character)
+    encoded = urllib.parse.quote(character, safe="")
+    itself = r"\\{1,9}" if character == "\\" else r"\\{0,9}" + re.escape(character)
+    return rf"(?:{itself}|(?i:{encoded}|\\{{1,9}}u{ord(character):04x}|{re.escape(html.escape(character))}))"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -536,7 +556,7 @@ class Ask:
     scheduled_ns: int | None = None
 
 
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 
 
 def inert(text: object, limit: int = 500) -> str:
@@ -687,7 +707,8 @@ def _first_error(error: pydantic.ValidationError, model: type[Strict], data: Map
         return f"{inert('.'.join([*keys, unknown]), 80)}: unknown key; {hint}"
     distinct = {other["loc"][:1] for other in others} - {first["loc"][:1]}
     more = f" ({len(distinct)} more such)" if distinct else ""
-    return f"{key}: {inert(json.dumps(value, ensure_ascii=False), 80)} is not allowed; it must be {description}{more}"
+    shown = inert(_without_any_password(json.dumps(value, ensure_ascii=False)), 80)
+    return f"{key}: {shown} is not allowed; it must be {description}{more}"
 
 
 def _nested_fields(annotation: Any) -> dict[str, Any]:
@@ -700,12 +721,10 @@ def _nested_fields(annotation: Any) -> dict[str, Any]:
 
 def _check_config(path: Path, config: Config) -> None:
     """Refuse what single keys cannot show. Raises ConfigError."""
-    wrong = None
-    if config.server != "embedded" and (problem := _url_problem(config.server, ("http", "https"))):
-        wrong = f"server: {problem}; it must be {Config.model_fields['server'].description}"
-    elif config.proxy is not None and (problem := _url_problem(config.proxy, ("http", "https"))):
-        wrong = f"proxy: {problem}; it must be {Config.model_fields['proxy'].description}"
-    elif reserved := {"model", "messages", "prompt", "input", "stream"} & config.extra_body.keys():
+    wrong = _wrong_url(config)
+    if wrong is not None:
+        raise ConfigError(f"{path}: {wrong}")
+    if reserved := {"model", "messages", "prompt", "input", "stream"} & config.extra_body.keys():
         wrong = f"extra_body: {min(reserved)} is set by the test itself; take it out"
     elif config.slo.quality is not None and not (HERE / "extensions" / "quality.py").is_file():
         wrong = "slo.quality: needs extensions/quality.py, which is not there"
@@ -722,6 +741,18 @@ def _check_config(path: Path, config: Config) -> None:
         raise ConfigError(f"{path}: {wrong}")
 
 
+def _wrong_url(config: Config) -> str | None:
+    """Say which of the config's URLs is none."""
+    servers = {"server": config.server, "judge.server": config.judge and config.judge.server}
+    links = {key: url for key, url in servers.items() if url != "embedded"}
+    for key, url in {**links, "proxy": config.proxy, "hardware.metrics_url": config.hardware.metrics_url}.items():
+        if isinstance(url, str) and (problem := _url_problem(url, query=key.endswith("metrics_url"))):
+            field = Config.model_fields.get(key)
+            description = 'a URL such as "http://host:8000/v1"' if field is None else field.description
+            return f"{key}: {problem}; it must be {description}"
+    return None
+
+
 _NEEDS_EXTENSION = {
     "judge": "quality",
     "hardware.sample_s": "hardware",
@@ -731,18 +762,24 @@ _NEEDS_EXTENSION = {
 }
 
 
-def _url_problem(text: str, schemes: tuple[str, ...]) -> str | None:
+def _url_problem(text: str, *, query: bool = False) -> str | None:
     try:
         url = yarl.URL(text)
-        if url.scheme in schemes and url.host and url.port and not _UNPRINTABLE.search(text) and " " not in text:
-            return "a URL takes no query or fragment" if url.query_string or url.fragment else None
+        is_http = url.scheme in ("http", "https") and url.host and url.port
+        if is_http and not _UNPRINTABLE.search(text) and " " not in text:
+            return "a URL takes no query or fragment" if (url.query_string and not query) or url.fragment else None
     except ValueError:
         pass
-    return f"{json.dumps(inert(_without_password(text), 80), ensure_ascii=False)} is not allowed"
+    return f"{json.dumps(inert(_without_any_password(text), 80), ensure_ascii=False)} is not allowed"
 
 
-def _without_password(text: str) -> str:
-    return re.sub(r"//[^/@]*@", f"//{REDACTED}@", text)
+def _without_password(url: str) -> str:
+    return re.sub(r"//[^/?#]*@", f"//{REDACTED}@", url)
+
+
+def _without_any_password(text: str) -> str:
+    """Take user parts out of a text that is no good URL, so that nobody knows where one ends."""
+    return re.sub(r"//[^\s\"]*@", f"//{REDACTED}@", text)
 
 
 def _read_question(path: Path, place: int, entry: Any) -> Question:
@@ -791,6 +828,9 @@ def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
     for name, text in config.headers.items():
         filled = re.sub(r"\$\{([^}]*)\}", lambda found: _secret(environment, found.group(1), secrets), text)
         headers[name] = _header_value(f"headers.{name}", filled)
+        if filled == text and re.search(r"(?i)auth|cookie|key|secret|token", name):  # it should not stand there
+            words = re.split(r"[\s;,]+", text)
+            secrets.extend((text, *words, *(word.partition("=")[2] for word in words)))
     if config.api_key_env is not None:
         key = _secret(environment, config.api_key_env, secrets)
         headers["Authorization"] = "Bearer " + _header_value(f"the key in {config.api_key_env}", key)
@@ -802,10 +842,20 @@ def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
         if config.api_key_env is not None:
             raise ConfigError("server: has a user part, and api_key_env is set as well; keep one of them")
         basic = base64.b64encode(f"{url.user or ''}:{url.password or ''}".encode()).decode()
-        secrets += [text for text in (url.raw_password, url.password, basic) if text]
+        secrets.append(basic)
         headers["Authorization"] = f"Basic {basic}"
         base, shown = str(url.with_user(None)), _without_password(config.server)
+    secrets.extend(_user_parts(config))
     return Target(base, shown, headers, Redactor(secrets), _tls_context(config), config.proxy)
+
+
+def _user_parts(config: Config) -> Iterator[str]:
+    """Yield what is secret in the config's URLs."""
+    judge = config.judge.server if config.judge is not None else None
+    for link in filter(None, (config.server, config.proxy, judge, config.hardware.metrics_url)):
+        url = yarl.URL(link)
+        parts = (url.raw_password, url.password) if url.password else (url.raw_user, url.user)  # a key may be the user
+        yield from filter(None, parts)
 
 
 def _secret(environment: Mapping[str, str], name: str, secrets: list[str]) -> str:
@@ -1635,9 +1685,9 @@ def read_stream(api: Api, exchange: Exchange) -> Draft:
     except _WrongApiError as error:
         draft.failure = Failure("wrong_api", f"an event of another API: {error}")
     except json.JSONDecodeError as error:
-        draft.failure = Failure("bad_json", f"an event is not JSON: {error.msg}: {error.doc[:200]}")
+        draft.failure = Failure("bad_json", f"an event is not JSON: {error.msg}: {error.doc[:QUOTED]}")
     except (AttributeError, KeyError, TypeError, IndexError):
-        draft.failure = Failure("wrong_type", f"an event of another shape: {data[:200].decode('utf-8', 'replace')}")
+        draft.failure = Failure("wrong_type", f"an event of another shape: {data[:QUOTED].decode('utf-8', 'replace')}")
     return draft
 
 
@@ -1720,9 +1770,9 @@ def _read_body(api: Api, exchange: Exchange) -> Draft:
     except _WrongApiError as error:
         draft.failure = Failure("wrong_api", f"a body of another API: {error}")
     except json.JSONDecodeError as error:
-        draft.failure = Failure("bad_json", f"the body is not JSON: {error.msg}: {text[:200]}")
+        draft.failure = Failure("bad_json", f"the body is not JSON: {error.msg}: {text[:QUOTED]}")
     except (AttributeError, KeyError, TypeError, IndexError):
-        draft.failure = Failure("wrong_type", f"a body of another shape: {text[:200]}")
+        draft.failure = Failure("wrong_type", f"a body of another shape: {text[:QUOTED]}")
     return draft
 
 
@@ -1738,8 +1788,10 @@ def _finish(wire: Wire, exchange: Exchange, result: Result) -> Result:
     _fill_tokens(draft, result)
     if failure is not None:
         result.status = _STATUS_OF_KIND.get(failure.kind, "error")
-        message = _whole_text(wire.target.redact(failure.message))[:1000]
-        result.error = dataclasses.replace(failure, message=message, retry_after=exchange.retry_after)
+        redact = wire.target.redact
+        message = redact(_whole_text(failure.message))[:500]
+        wait = None if exchange.retry_after is None else redact(_whole_text(exchange.retry_after))[:100]
+        result.error = dataclasses.replace(failure, message=message, retry_after=wait)
         result.end_ns = _whole_us(exchange.ended_ns, wire.start_ns)
     return result
 
@@ -1808,12 +1860,12 @@ def _failure_of(error: BaseException, config: Config, status: int | None) -> Fai
 
 def _error_text(exchange: Exchange) -> str:
     """Return what the server said in an error's body."""
-    text = exchange.body[:65536].decode("utf-8", "replace")
+    text = exchange.body[:QUOTED].decode("utf-8", "replace")
     with contextlib.suppress(ValueError, RecursionError):
         body = json.loads(text)
         if isinstance(body, dict) and body.get("error"):
             return _message_of(body["error"])
-    return text[:500]
+    return text
 
 
 def _message_of(error: Any) -> str:
@@ -2263,7 +2315,7 @@ async def _send_safely(ask: Ask, send: Send, messages: list[dict[str, str]], rel
         return _without_send(ask, messages, Failure("cancelled", FAILURES["cancelled"]))
     except Exception as error:
         logger.exception("question %s met a fault of this program", ask.question.id)
-        return _without_send(ask, messages, Failure("internal", f"{type(error).__name__}: {error}"))
+        return _without_send(ask, messages, Failure("internal", f"{type(error).__name__}: {FAILURES['internal']}"))
 
 
 def _without_send(ask: Ask, messages: list[dict[str, str]], failure: Failure) -> Result:
@@ -3358,6 +3410,16 @@ def _dates(prefix: str, moment: dt.datetime) -> dict[str, str]:
     }
 
 
+def _without_passwords(config: Config) -> dict[str, Any]:
+    """Return the config with no URL's user part."""
+    shown = config.model_dump()
+    links = ((shown, "server"), (shown, "proxy"), (shown["judge"], "server"), (shown["hardware"], "metrics_url"))
+    for part, key in links:
+        if part is not None and part[key] is not None:
+            part[key] = _without_password(part[key])
+    return shown
+
+
 def journal_header(config: Config, target: Target, questions: Sequence[Question]) -> dict[str, Any]:
     """Return the journal's first line: what was to be run, without secrets."""
     return {
@@ -3366,7 +3428,7 @@ def journal_header(config: Config, target: Target, questions: Sequence[Question]
         "started": dt.datetime.now().astimezone().isoformat(timespec="milliseconds"),
         "server": target.redact(target.shown),
         "questions": len(questions),
-        "config": target.redact.tree({**config.model_dump(), "server": target.shown}),
+        "config": target.redact.tree(_without_passwords(config)),
         "questions_sha256": questions_hash(questions),
         "client": {
             "version": __version__,
@@ -4130,7 +4192,7 @@ class Grading:
                 )
         return cls(quality, catalogue, config, allow_code)
 
-    async def grade(self, journal: Journal, interrupt: Interrupt) -> None:
+    async def grade(self, journal: Journal, interrupt: Interrupt, redact: Redactor) -> None:
         """Grade the answers that the journal holds, and write each grade to it. Raises ResultsError."""
         if self.quality is None:
             return
@@ -4138,6 +4200,7 @@ class Grading:
         ungraded = (result for result in JournalReader(journal.path) if result.grade_reason is None)
         async with graders:
             async for result, score, reason in graders.grade_results(self.questions, ungraded):
+                reason = redact(reason) if isinstance(reason, str) else reason
                 grade = {"index": result.index, "turn": result.turn, "score": score, "reason": reason}
                 journal.append("grade", grade)
 
@@ -4222,7 +4285,7 @@ async def main(options: argparse.Namespace, memory: logging.handlers.MemoryHandl
             send = functools.partial(send_question, Wire(session, config, target, recorder.load.start_ns))
             load = await process_questions(config, questions, send, recorder.add, interrupt, recorder.load)
             await recorder.progress.stop()
-            await grading.grade(journal, interrupt)
+            await grading.grade(journal, interrupt, target.redact)
             journal.append("footer", recorder.footer(load))
         results = JournalReader(journal.path)
         aggregate = calculate_aggregates(results, config, None if load.itl_lost else load.itl_us)
@@ -4276,6 +4339,9 @@ def cli(argv: Sequence[str] | None = None) -> int:
 
 def fail(message: str, code: int) -> int:
     """Show an error as one line on stderr and return the exit code."""
+    for handler in logger.handlers:
+        if isinstance(handler.formatter, _LineFormatter):  # since the secrets are known
+            message = handler.formatter.redact(message)
     with contextlib.suppress(OSError):
         sys.stderr.write(f"llm_stresstest: {inert(message, 1500)}\n")
     return code

@@ -247,6 +247,7 @@ def test_a_password_in_a_url_is_shown_nowhere_whether_the_url_is_good_or_bad(
     project.configure(**{"server": server.url, outer: {inner: value, **extra} if inner else value, "timeout": 1})
     for option in ([], ["--dry-run"]):
         finished = project.run("run", "--log-level", "DEBUG", *option)
+        assert finished.code != 70, finished.err
         assert leaks(everything(project, finished)) == []
     project.configure(**{"server": server.url, outer: [value]})
     finished = project.run("run")
