@@ -57,10 +57,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NoReturn, Self, TextIO, TypeVar, cast, get_args
 
-import aiohttp
-import pydantic
-import pydantic_core
-import yarl
+try:
+    import aiohttp
+    import pydantic
+    import pydantic_core
+    import yarl
+except ModuleNotFoundError as error:
+    if __name__ != "__main__":
+        raise
+    remedy = "uv run llm_stresstest.py …, or pip install aiohttp openai pydantic rich"
+    sys.stderr.write(f"llm_stresstest: needs the package {error.name}: {remedy}\n")
+    sys.exit(2)
 
 try:
     import fcntl
@@ -284,6 +291,10 @@ class Question(Strict):
     )
     threshold: Share | None = pydantic.Field(None, description="a number from 0 to 1")
 
+    def system(self, config: Config) -> str | None:
+        """Return the system prompt that goes with it."""
+        return config.system_prompt if self.system_prompt is None else self.system_prompt
+
     @property
     def texts(self) -> list[str]:
         """What is asked, in order; one text unless it is a conversation."""
@@ -361,11 +372,16 @@ class Result:
 
     @property
     def tpot_ms(self) -> float | None:
-        """Time per output token after the first; None below two tokens."""
+        """Time per output token after the first; None below two tokens, and when all came at once."""
         generating_ms = _between(self.first_ns, self.end_ns)
-        if generating_ms is None or self.token is None or self.token < 2:
+        if not generating_ms or self.token is None or self.token < 2:
             return None
         return generating_ms / (self.token - 1)
+
+    @property
+    def came_at_once(self) -> bool:
+        """Whether several tokens came in one piece: then something held the stream back, and TPOT is not to be had."""
+        return self.first_ns is not None and self.first_ns == self.end_ns and (self.token or 0) > 1
 
     @property
     def chunk_gaps_us(self) -> list[int] | None:
@@ -586,7 +602,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     _check_config(path, config)
     for key in ("concurrent", "questions", "timeout"):
         if key not in data:
-            logger.warning("%s: %s is not set; using %s", path.name, key, json.dumps(getattr(config, key)))
+            tell(f"WARNING {path.name}: {key} is not set; using {json.dumps(getattr(config, key))}")
     return config
 
 
@@ -678,12 +694,13 @@ def _set_key(data: dict[str, Any], override: str) -> None:
     except (ValueError, RecursionError) as cause:
         raise ConfigError(f"--set {inert(override)}: {cause}") from None
     outer, _, inner = key.partition(".")
-    if not inner:
-        data[key] = value
-    elif isinstance(data.setdefault(outer, {}), dict):
-        data[outer][inner] = value
-    else:
-        raise ConfigError(f"--set {inert(override)}: {outer} is not an object")
+    # A threshold's and a header's name may hold dots itself.
+    *path, last = [outer, inner] if inner and outer in ("thresholds", "headers") else key.split(".")
+    for part in path:
+        data = data.setdefault(part, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"--set {inert(override)}: {part} is not an object")
+    data[last] = value
 
 
 def _first_error(error: pydantic.ValidationError, model: type[Strict], data: Mapping[str, Any]) -> str:
@@ -829,7 +846,7 @@ def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
         filled = re.sub(r"\$\{([^}]*)\}", lambda found: _secret(environment, found.group(1), secrets), text)
         headers[name] = _header_value(f"headers.{name}", filled)
         if filled == text and re.search(r"(?i)auth|cookie|key|secret|token", name):  # it should not stand there
-            words = re.split(r"[\s;,]+", text)
+            words = [word for word in re.split(r"[\s;,]+", text) if word.lower() not in ("bearer", "basic", "token")]
             secrets.extend((text, *words, *(word.partition("=")[2] for word in words)))
     if config.api_key_env is not None:
         key = _secret(environment, config.api_key_env, secrets)
@@ -988,7 +1005,7 @@ async def _check_model(client: openai.AsyncOpenAI, config: Config, target: Targe
     except (openai.NotFoundError, AttributeError, TypeError, ValueError, RecursionError) as error:
         logger.info("the server lists no models: %s", type(error).__name__)
         return
-    if names and config.model not in names:
+    if names and not {config.model, f"{config.model}:latest"} & set(names):
         listed = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
         message = f"no such model {json.dumps(config.model)}; the server has: {listed}"
         raise ServerUnreachableError(f"{inert(target.shown)}: {inert(target.redact(message), 700)}")
@@ -996,7 +1013,8 @@ async def _check_model(client: openai.AsyncOpenAI, config: Config, target: Targe
 
 async def _check_answer(client: openai.AsyncOpenAI, config: Config, target: Target) -> None:
     api = APIS[config.api]
-    question = Question(question="Say: ok", max_tokens=16 if config.api == "responses" else 1)
+    few = None if config.max_tokens is None else 16 if config.api == "responses" else 1  # null: some refuse the key
+    question = Question(question="Say: ok", max_tokens=few)
     body = api.body(config.model_copy(update={"stream": False}), question, [{"role": "user", "content": "Say: ok"}])
     answer = await client.post("/" + api.path, body=body, cast_to=cast(Any, object))
     draft = Draft()
@@ -1150,20 +1168,20 @@ NOTHING, ANSWER, OTHER = 0, 1, 2
 
 
 def _chat_body(config: Config, question: Question, messages: list[dict[str, str]]) -> dict[str, Any]:
-    system = question.system_prompt if question.system_prompt is not None else config.system_prompt
+    system = question.system(config)
     said = messages if system is None else [{"role": "system", "content": system}, *messages]
     return {"messages": said, **_sampling(config, question, "max_tokens"), **_usage_option(config)}
 
 
 def _completions_body(config: Config, question: Question, messages: list[dict[str, str]]) -> dict[str, Any]:
-    system = question.system_prompt if question.system_prompt is not None else config.system_prompt
+    system = question.system(config)
     texts = [] if system is None else [system]
     prompt = "\n\n".join([*texts, *(message["content"] for message in messages)])
     return {"prompt": prompt, **_sampling(config, question, "max_tokens"), **_usage_option(config)}
 
 
 def _responses_body(config: Config, question: Question, messages: list[dict[str, str]]) -> dict[str, Any]:
-    system = question.system_prompt if question.system_prompt is not None else config.system_prompt
+    system = question.system(config)
     sampling = _sampling(config, question, "max_output_tokens")
     instructions = {} if system is None else {"instructions": system}
     stream = {"stream": True} if config.stream else {}
@@ -1181,25 +1199,31 @@ def _usage_option(config: Config) -> dict[str, Any]:
 
 
 def _read_chat_event(event: dict[str, Any], draft: Draft) -> int:
-    if usage := event.get("usage"):
-        draft.usage = usage
-    if error := event.get("error"):
-        draft.error = error
+    choice = _first_choice(event, draft)
+    if choice is None:
         return NOTHING
-    choices = event["choices"] if "choices" in event else _no_choices(event)
-    if not choices:
-        return NOTHING
-    choice = choices[0]
-    if choice.get("index"):
-        return NOTHING  # a second alternative, which nobody asked for
-    if finish := choice.get("finish_reason"):
-        draft.finish = finish
     delta = choice.get("delta")
     if delta is None:
         if "message" not in choice and "text" in choice:
             raise _WrongApiError("completions")
         delta = choice.get("message") or {}
     return _read_message(delta, draft)
+
+
+def _first_choice(event: dict[str, Any], draft: Draft) -> dict[str, Any] | None:
+    """Read what stands around the text of a chat or completions event, and return the choice that holds it."""
+    if usage := event.get("usage"):
+        draft.usage = usage
+    if error := event.get("error"):
+        draft.error = error
+        return None
+    choices = event["choices"] if "choices" in event else _no_choices(event)
+    if not choices or choices[0].get("index"):
+        return None  # a second alternative, which nobody asked for
+    choice: dict[str, Any] = choices[0]
+    if finish := choice.get("finish_reason"):
+        draft.finish = finish
+    return choice
 
 
 def _no_choices(event: dict[str, Any]) -> list[Any]:
@@ -1245,17 +1269,9 @@ def _read_parts(parts: list[Any], draft: Draft) -> int:
 
 
 def _read_completions_event(event: dict[str, Any], draft: Draft) -> int:
-    if usage := event.get("usage"):
-        draft.usage = usage
-    if error := event.get("error"):
-        draft.error = error
+    choice = _first_choice(event, draft)
+    if choice is None:
         return NOTHING
-    choices = event["choices"] if "choices" in event else _no_choices(event)
-    if not choices or choices[0].get("index"):
-        return NOTHING
-    choice = choices[0]
-    if finish := choice.get("finish_reason"):
-        draft.finish = finish
     if "text" not in choice:
         raise _WrongApiError("chat")
     if not choice["text"]:
@@ -1400,9 +1416,14 @@ class Exchange:
 
     async def wait_for_news(self, timeout_s: float) -> None:
         """Wait until something other than more bytes happens, at most so long."""
-        self.news = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self.news = loop.create_future()
         if not (self.content and self.content.is_eof()):
-            await asyncio.wait((self.news,), timeout=max(timeout_s, 0))
+            timer = loop.call_later(timeout_s, self.wake)
+            try:
+                await self.news
+            finally:
+                timer.cancel()
 
     @property
     def body(self) -> bytes:
@@ -1563,7 +1584,7 @@ async def send_question(
     said = messages or [{"role": "user", "content": ask.question.texts[0]}]
     result = _new_result(ask, said)
     result.scheduled_ns = _whole_us(ask.scheduled_ns, wire.start_ns)
-    body = pydantic_core.to_json(wire.api.body(wire.config, ask.question, _marked(wire.config, said)))
+    body = pydantic_core.to_json(wire.api.body(wire.config, *_marked(wire.config, ask.question, said)))
     while True:
         exchange = await _exchange(wire, body)
         if not _died_unused(exchange):
@@ -1587,12 +1608,17 @@ def _new_result(ask: Ask, messages: Sequence[Mapping[str, str]]) -> Result:
     )
 
 
-def _marked(config: Config, messages: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Put a unique mark before the first prompt, so that no prefix cache can have seen it."""
+def _marked(
+    config: Config, question: Question, messages: list[dict[str, str]]
+) -> tuple[Question, list[dict[str, str]]]:
+    """Put a unique mark where the prompt begins, so that no prefix cache can have seen it."""
     if not config.cache_bust:
-        return messages
+        return question, messages
+    mark, system = f"[{uuid.uuid4().hex}] ", question.system(config)
+    if system is not None:
+        return question.model_copy(update={"system_prompt": mark + system}), messages
     first, *others = messages
-    return [{**first, "content": f"[{uuid.uuid4().hex}] {first['content']}"}, *others]
+    return question, [{**first, "content": mark + first["content"]}, *others]
 
 
 def _died_unused(exchange: Exchange) -> bool:
@@ -1672,9 +1698,9 @@ def read_stream(api: Api, exchange: Exchange) -> Draft:
                     event = from_json(data)
                 except ValueError:
                     event = _odd_json(data)
-                thoughts = len(draft.reasoning)
+                texts, thoughts = len(draft.text), len(draft.reasoning)
                 brought = read_event(event, draft)
-                if brought == ANSWER and len(draft.reasoning) == thoughts:
+                if len(draft.text) == texts + 1 and len(draft.reasoning) == thoughts:
                     last.learn(data, draft.text[-1])
             else:
                 continue
@@ -1892,12 +1918,12 @@ def _whole_us(ns: int | None, start_ns: int) -> int | None:
 
 def _first_answer_ns(draft: Draft) -> int | None:
     """Return when the first answer text came that is not white space and does not stand in a leading <think> block."""
-    if draft.text and not draft.text[0].lstrip().startswith("<"):
-        return draft.answer_ns[0]
-    start, position = _answer_start("".join(draft.text)), 0
+    whole, position = "".join(draft.text), 0
+    begin = _answer_start(whole)
+    begin += len(whole) - begin - len(whole[begin:].lstrip())
     for text, now_ns in zip(draft.text, draft.answer_ns, strict=False):
         position += len(text)
-        if position > start and (start == 0 or "".join(draft.text)[start:position].strip()):
+        if position > begin:
             return now_ns
     return None
 
@@ -2172,7 +2198,7 @@ class Stage:
         self.count = None if config.duration is not None else len(questions)
         if warmup:
             self.count = config.warmup
-        self.first_index = number * len(questions) if config.duration is None else number << 40
+        self.first_index = number * len(questions) if config.duration is None else number << 32
         closed = config.rate is None or warmup
         self.offsets_ns = None if closed else arrival_offsets(config, self.count, number)
         self.ramp_ns = 0 if warmup else round(config.ramp_up * SECOND)
@@ -2513,7 +2539,7 @@ class Tally:
         if result.graded:
             correct = int(result.quality >= CORRECT)
             sums = {"graded": 1, "score": result.quality, "correct": correct, "tokens": result.token or 0}
-        elif result.status == "cancelled":
+        elif result.status == "cancelled" and result.error is not None and result.error.kind == "cancelled":
             sums = {}
         elif not result.ok:
             sums = {"failed": 1}
@@ -3166,6 +3192,7 @@ class JournalReader:
     def _take(self, entry: dict[str, Any]) -> None:
         content = entry["content"]
         if entry["kind"] == "result":
+            self.footer = None  # that of an earlier part of the run
             self._keys.append(content["index"] << 16 | content["turn"])
             self._offsets.append(self.good_bytes)
         elif entry["kind"] == "grade":
@@ -3224,7 +3251,7 @@ class JournalReader:
             if record["error"] is None or record["error"]["kind"] != "cancelled":
                 ended[record["index"]] += 1
         turns = [len(question.texts) for question in questions]
-        return frozenset(place for place, times in ended.items() if times == turns[place % (1 << 40) % len(turns)])
+        return frozenset(place for place, times in ended.items() if times == turns[place % (1 << 32) % len(turns)])
 
 
 def read_journal_line(line: bytes, seq: int) -> dict[str, Any] | None:
@@ -4286,6 +4313,7 @@ async def main(options: argparse.Namespace, memory: logging.handlers.MemoryHandl
             load = await process_questions(config, questions, send, recorder.add, interrupt, recorder.load)
             await recorder.progress.stop()
             await grading.grade(journal, interrupt, target.redact)
+            load.interrupted = interrupt.signum is not None
             journal.append("footer", recorder.footer(load))
         results = JournalReader(journal.path)
         aggregate = calculate_aggregates(results, config, None if load.itl_lost else load.itl_us)

@@ -154,7 +154,7 @@ def test_a_write_that_takes_only_a_part_is_completed(lengthy: Project, monkeypat
     write = os.write
     sizes = iter([1, 7, 100, 3] * 100_000)
     monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[: next(sizes)]))
-    whole = []
+    whole = list[bool]()
     append = st.Journal.append
 
     def watched(journal: st.Journal, kind: str, content: Any) -> None:

@@ -54,12 +54,18 @@ class Row:
 
     name: str
     behave: Behaviour
-    status: str = "ok"
-    kind: str | None = None  # of the error
+    kind: str | None = None  # of the error; None: the answer counts
     answer: str | None = "Hello"  # what must have been kept of the answer; None: not the point
     reasoning: str = ""
     token: int | None = None  # None: not the point
     config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def status(self) -> str:
+        return STATUS.get(self.kind, "error")
+
+
+STATUS = {None: "ok", "truncated": "truncated", "timeout": "timeout", "idle": "timeout"}  # the others: "error"
 
 
 def answers(*events: Any) -> Behaviour:
@@ -165,7 +171,7 @@ STREAMS = [
             DONE,
         ),
         token=9,
-    ),  # fmt: skip
+    ),
     Row("usage null", answers({**HELLO, "usage": None}, finish(), DONE), token=1),
     Row("no usage at all", answers(chunk(content="Hel"), chunk(content="lo"), finish(), DONE), token=2),
     Row("keep-alive comments", sends(whole(b": PROCESSING\n\n" * 17 + sse(HELLO) + b":\n\n" + sse(finish(), DONE)))),
@@ -178,21 +184,19 @@ STREAMS = [
         sends(whole(sse(HELLO).replace(b"Hello", b"Hel\xff\xfelo") + sse(finish(), DONE))),
         answer="Hel\ufffd\ufffdlo",
     ),
-    Row("event: error", sends(whole(b"event: error\n" + sse(ERROR))), "error", "server_error", ""),
-    Row("event: error with plain text", sends(whole(b"event: error\n" + sse("overloaded"))), "error", "bad_json", ""),
-    Row("error object before text", answers(ERROR, DONE), "error", "server_error", ""),
-    Row("error object after text", answers(HELLO, ERROR, DONE), "error", "server_error"),
-    Row("error object beside choices", answers(HELLO, {**finish(), **ERROR}, DONE), "error", "server_error"),
-    Row("error that is a text", answers(HELLO, {"error": "overloaded"}, DONE), "error", "server_error"),
+    Row("event: error", sends(whole(b"event: error\n" + sse(ERROR))), "server_error", ""),
+    Row("event: error with plain text", sends(whole(b"event: error\n" + sse("overloaded"))), "bad_json", ""),
+    Row("error object before text", answers(ERROR, DONE), "server_error", ""),
+    Row("error object after text", answers(HELLO, ERROR, DONE), "server_error"),
+    Row("error object beside choices", answers(HELLO, {**finish(), **ERROR}, DONE), "server_error"),
+    Row("error that is a text", answers(HELLO, {"error": "overloaded"}, DONE), "server_error"),
     Row("no finish reason but [DONE]", answers(HELLO, DONE)),
     Row("no [DONE] but a finish reason", answers(HELLO, finish())),
-    Row("neither [DONE] nor a finish reason", answers(HELLO), "truncated", "truncated"),
-    Row("[DONE] and nothing else", answers(DONE), "error", "empty", ""),
-    Row("a finish reason and nothing else", answers(finish(), usage(completion=0), DONE), "error", "empty", ""),
-    Row("no event at all", answers(), "truncated", "truncated", ""),
-    Row(
-        "no body at all", sends(head("200 OK", "text/event-stream", "Content-Length: 0")), "truncated", "truncated", ""
-    ),
+    Row("neither [DONE] nor a finish reason", answers(HELLO), "truncated"),
+    Row("[DONE] and nothing else", answers(DONE), "empty", ""),
+    Row("a finish reason and nothing else", answers(finish(), usage(completion=0), DONE), "empty", ""),
+    Row("no event at all", answers(), "truncated", ""),
+    Row("no body at all", sends(head("200 OK", "text/event-stream", "Content-Length: 0")), "truncated", ""),
     Row(
         "[DONE] as a part of the answer", answers(chunk(content="[DONE]"), HELLO, finish(), DONE), answer="[DONE]Hello"
     ),
@@ -210,10 +214,9 @@ STREAMS = [
                 + sse({"type": "message_stop"})
             )
         ),
-        "error",
         "wrong_api",
         "",
-    ),  # fmt: skip
+    ),
     Row(
         "a Responses stream",
         answers(
@@ -221,137 +224,245 @@ STREAMS = [
             {"type": "response.output_text.delta", "delta": "Hello"},
             {"type": "response.completed", "response": {"usage": {"output_tokens": 1}}},
         ),
-        "error",
         "wrong_api",
         "",
-    ),  # fmt: skip
-    Row("a completions stream", answers({"choices": [{"text": "Hello"}]}, DONE), "error", "wrong_api", ""),
+    ),
+    Row("a completions stream", answers({"choices": [{"text": "Hello"}]}, DONE), "wrong_api", ""),
     Row(
         "JSON where a stream was asked for",
         answers_json({"choices": [{"message": {"content": "Hello"}, "finish_reason": "stop"}]}),
-        "error",
         "wrong_type",
         "",
-    ),  # fmt: skip
-    Row("an error object as JSON in a 200", answers_json(ERROR), "error", "server_error", ""),
-    Row("JSON called a stream", sends(whole(json.dumps(HELLO).encode())), "truncated", "truncated", ""),
-    Row("a web page in a 200", sends(whole(b"<html>", content_type="text/html")), "error", "wrong_type", ""),
-    Row("events that are not JSON", answers(HELLO, "{oops", DONE), "error", "bad_json"),
-    Row("events of another shape", answers(HELLO, {"choices": {"0": 1}}, DONE), "error", "wrong_type"),
-    Row("a stream where JSON was asked for", HEALTHY, "error", "wrong_type", "", config={"stream": False}),
+    ),
+    Row("an error object as JSON in a 200", answers_json(ERROR), "server_error", ""),
+    Row("JSON called a stream", sends(whole(json.dumps(HELLO).encode())), "truncated", ""),
+    Row("a web page in a 200", sends(whole(b"<html>", content_type="text/html")), "wrong_type", ""),
+    Row("events that are not JSON", answers(HELLO, "{oops", DONE), "bad_json"),
+    Row("events of another shape", answers(HELLO, {"choices": {"0": 1}}, DONE), "wrong_type"),
+    Row("a stream where JSON was asked for", HEALTHY, "wrong_type", "", config={"stream": False}),
     Row(
         "JSON cut in the middle",
         sends(whole(b'{"choices": [', content_type="application/json")),
-        "error",
         "bad_json",
         "",
         config={"stream": False},
-    ),  # fmt: skip
-    Row("JSON of another shape", answers_json({"choices": [5]}), "error", "wrong_type", "", config={"stream": False}),
-    Row("JSON without choices", answers_json({"choices": []}), "error", "wrong_api", "", config={"stream": False}),
+    ),
+    Row("JSON of another shape", answers_json({"choices": [5]}), "wrong_type", "", config={"stream": False}),
+    Row("JSON without choices", answers_json({"choices": []}), "wrong_api", "", config={"stream": False}),
     Row(
         "JSON with an empty answer",
         answers_json({"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]}),
-        "error",
         "empty",
         "",
         config={"stream": False},
-    ),  # fmt: skip
+    ),
 ]
 
 HOSTILE = [
-    Row("a chunked body that ends early", sends(CHUNKED + http_chunk(sse(HELLO)), close=True), "truncated", "truncated"),
+    Row("a chunked body that ends early", sends(CHUNKED + http_chunk(sse(HELLO)), close=True), "truncated"),
+    Row("a chunk shorter than it says", sends(CHUNKED + b"ffff\r\n" + sse(HELLO), close=True), "truncated"),
     Row(
-        "a chunk shorter than it says",
-        sends(CHUNKED + b"ffff\r\n" + sse(HELLO), close=True),
-        "truncated", "truncated",
-    ),  # fmt: skip
-    Row("a chunk size that is no number", sends(CHUNKED + http_chunk(sse(HELLO)), b"ZZZ\r\n", pause_s=0.05), "error", "bad_http"),
-    Row("a negative chunk size", sends(CHUNKED + http_chunk(sse(HELLO)), b"-5\r\nHello", pause_s=0.05), "error", "bad_http"),
-    Row("a huge chunk size", then_silent(CHUNKED + b"F" * 40 + b"\r\n" + sse(HELLO)), "error", "bad_http", ""),
-    Row("a chunk longer than it says", sends(CHUNKED + b"5\r\n" + sse(HELLO) + b"0\r\n\r\n"), "error", "bad_http", ""),
+        "a chunk size that is no number", sends(CHUNKED + http_chunk(sse(HELLO)), b"ZZZ\r\n", pause_s=0.05), "bad_http"
+    ),
+    Row("a negative chunk size", sends(CHUNKED + http_chunk(sse(HELLO)), b"-5\r\nHello", pause_s=0.05), "bad_http"),
+    Row("a huge chunk size", then_silent(CHUNKED + b"F" * 40 + b"\r\n" + sse(HELLO)), "bad_http", ""),
+    Row("a chunk longer than it says", sends(CHUNKED + b"5\r\n" + sse(HELLO) + b"0\r\n\r\n"), "bad_http", ""),
     Row(
         "a Content-Length that is too long",
         sends(head("200 OK", "text/event-stream", "Content-Length: 9999") + sse(HELLO), close=True),
-        "truncated", "truncated",
-    ),  # fmt: skip
+        "truncated",
+    ),
     Row(
         "a Content-Length that is too short",
         sends(head("200 OK", "text/event-stream", f"Content-Length: {len(sse(HELLO))}") + sse(HELLO, finish(), DONE)),
-        "error", "bad_http", None,
-    ),  # fmt: skip
+        "bad_http",
+        None,
+    ),
     Row("two answers to one question", sends(whole(sse(HELLO, finish(), DONE)) * 2)),
-    Row("a JSON body and silence", then_silent(head("200 OK", "application/json", "Content-Length: 99") + b'{"choices": ['), "timeout", "timeout", "", config={"stream": False, "timeout": 0.4}),  # fmt: skip
-    Row("a JSON body that ends early", sends(head("200 OK", "application/json", "Content-Length: 99") + b'{"choices": [', close=True), "truncated", "truncated", "", config={"stream": False}),  # fmt: skip
-    Row("a Content-Length that is no number", sends(head("200 OK", "text/event-stream", "Content-Length: x") + sse(HELLO, DONE)), "error", "bad_http", ""),  # fmt: skip
-    Row("two Content-Lengths", sends(head("200 OK", "text/event-stream", "Content-Length: 5", "Content-Length: 9") + sse(HELLO, DONE)), "error", "bad_http", ""),  # fmt: skip
-    Row("cut at the end of an event, until-close", sends(UNTIL_CLOSE + sse(HELLO), close=True), "truncated", "truncated"),
+    Row(
+        "a JSON body and silence",
+        then_silent(head("200 OK", "application/json", "Content-Length: 99") + b'{"choices": ['),
+        "timeout",
+        "",
+        config={"stream": False, "timeout": 0.4},
+    ),
+    Row(
+        "a JSON body that ends early",
+        sends(head("200 OK", "application/json", "Content-Length: 99") + b'{"choices": [', close=True),
+        "truncated",
+        "",
+        config={"stream": False},
+    ),
+    Row(
+        "a Content-Length that is no number",
+        sends(head("200 OK", "text/event-stream", "Content-Length: x") + sse(HELLO, DONE)),
+        "bad_http",
+        "",
+    ),
+    Row(
+        "two Content-Lengths",
+        sends(head("200 OK", "text/event-stream", "Content-Length: 5", "Content-Length: 9") + sse(HELLO, DONE)),
+        "bad_http",
+        "",
+    ),
+    Row("cut at the end of an event, until-close", sends(UNTIL_CLOSE + sse(HELLO), close=True), "truncated"),
     Row("a whole answer, until-close", sends(UNTIL_CLOSE + sse(HELLO, finish(), DONE), close=True)),
     Row(
         "a gzip bomb though identity was asked for",
         sends(whole(BOMB, "200 OK", "text/event-stream", "Content-Encoding: gzip")),
-        "truncated", "truncated", "",
-    ),  # fmt: skip
+        "truncated",
+        "",
+    ),
     Row(
         "a gzip bomb as JSON",
         sends(whole(BOMB, "200 OK", "application/json", "Content-Encoding: gzip")),
-        "error", "bad_json", "", config={"stream": False},
-    ),  # fmt: skip
-    Row("an endless line", endless(CHUNKED + http_chunk(b"data: "), http_chunk(b"x" * 65536)), "error", "too_large", "", config=SMALL),  # fmt: skip
-    Row("an endless comment", endless(UNTIL_CLOSE + sse(HELLO) + b": ", b"x" * 65536), "error", "too_large", config=SMALL),
-    Row("an endless answer", endless(CHUNKED, http_chunk(sse(HELLO) * 400)), "error", "too_large", None, config=SMALL),
-    Row("an endless body of new lines", endless(UNTIL_CLOSE, b"\n" * 65536), "error", "too_large", "", config=SMALL),
-    Row("an endless JSON body", endless(head("200 OK", "application/json", "Connection: close"), b"[" * 65536), "error", "too_large", "", config={**SMALL, "stream": False}),  # fmt: skip
-    Row("an endless body of an error", endless(head("500 Internal Server Error", "text/plain", "Connection: close"), b"x" * 65536), "error", "http_status", "", config=SMALL),  # fmt: skip
-    Row("a body longer than allowed, announced", sends(head("200 OK", "text/event-stream", f"Content-Length: {1 << 40}") + sse(HELLO) + b":" * (2 << 20)), "error", "too_large", config=SMALL),  # fmt: skip
-    Row("endless headers", endless(b"HTTP/1.1 200 OK\r\n", b"X-More: and more\r\n" * 1000), "error", "bad_http", ""),
-    Row("an endless header", endless(b"HTTP/1.1 200 OK\r\nX: ", b"x" * 65536), "error", "bad_http", ""),
-    Row("an endless status line", endless(b"HTTP/1.1 200 ", b"x" * 65536), "error", "bad_http", ""),
-    Row("an endless trailer", endless(CHUNKED + http_chunk(sse(HELLO)) + b"0\r\nX: ", b"x" * 65536), "error", "bad_http", None),
-    Row("endless interim responses", endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.01), "timeout", "timeout", "", config={"timeout": 0.5}),  # fmt: skip
-    Row("one byte at a time, slowly", drips(CHUNKED + http_chunk(sse(HELLO)), 0.1), "timeout", "timeout", "", config={"timeout": 0.6}),  # fmt: skip
+        "bad_json",
+        "",
+        config={"stream": False},
+    ),
+    Row(
+        "an endless line",
+        endless(CHUNKED + http_chunk(b"data: "), http_chunk(b"x" * 65536)),
+        "too_large",
+        "",
+        config=SMALL,
+    ),
+    Row("an endless comment", endless(UNTIL_CLOSE + sse(HELLO) + b": ", b"x" * 65536), "too_large", config=SMALL),
+    Row("an endless answer", endless(CHUNKED, http_chunk(sse(HELLO) * 400)), "too_large", None, config=SMALL),
+    Row("an endless body of new lines", endless(UNTIL_CLOSE, b"\n" * 65536), "too_large", "", config=SMALL),
+    Row(
+        "an endless JSON body",
+        endless(head("200 OK", "application/json", "Connection: close"), b"[" * 65536),
+        "too_large",
+        "",
+        config={**SMALL, "stream": False},
+    ),
+    Row(
+        "an endless body of an error",
+        endless(head("500 Internal Server Error", "text/plain", "Connection: close"), b"x" * 65536),
+        "http_status",
+        "",
+        config=SMALL,
+    ),
+    Row(
+        "a body longer than allowed, announced",
+        sends(head("200 OK", "text/event-stream", f"Content-Length: {1 << 40}") + sse(HELLO) + b":" * (2 << 20)),
+        "too_large",
+        config=SMALL,
+    ),
+    Row("endless headers", endless(b"HTTP/1.1 200 OK\r\n", b"X-More: and more\r\n" * 1000), "bad_http", ""),
+    Row("an endless header", endless(b"HTTP/1.1 200 OK\r\nX: ", b"x" * 65536), "bad_http", ""),
+    Row("an endless status line", endless(b"HTTP/1.1 200 ", b"x" * 65536), "bad_http", ""),
+    Row("an endless trailer", endless(CHUNKED + http_chunk(sse(HELLO)) + b"0\r\nX: ", b"x" * 65536), "bad_http", None),
+    Row(
+        "endless interim responses",
+        endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.01),
+        "timeout",
+        "",
+        config={"timeout": 0.5},
+    ),
+    Row(
+        "one byte at a time, slowly",
+        drips(CHUNKED + http_chunk(sse(HELLO)), 0.1),
+        "timeout",
+        "",
+        config={"timeout": 0.6},
+    ),
     Row(
         "a body of one byte at a time, slowly",
         sends(CHUNKED, *(http_chunk(bytes([byte])) for byte in sse(HELLO)), pause_s=0.05),
-        "timeout", "idle", "", config={"idle_timeout": 0.4},
-    ),  # fmt: skip
-    Row("accept and silence", then_silent(), "timeout", "timeout", "", config={"timeout": 0.4}),
-    Row("headers and silence", then_silent(CHUNKED), "timeout", "idle", "", config={"idle_timeout": 0.3}),
-    Row("half an answer and silence", then_silent(CHUNKED + http_chunk(sse(HELLO))), "timeout", "idle", config={"idle_timeout": 0.3}),  # fmt: skip
-    Row("half an answer and silence, `timeout` first", then_silent(CHUNKED + http_chunk(sse(HELLO))), "timeout", "timeout", config={"timeout": 0.4}),  # fmt: skip
-    Row("comments for ever", endless(CHUNKED, http_chunk(b": ping\n\n"), 0.02), "timeout", "idle", "", config={"idle_timeout": 0.3}),  # fmt: skip
-    Row("an answer and then comments for ever", endless(CHUNKED + http_chunk(sse(HELLO)), http_chunk(b": ping\n\n"), 0.02), "timeout", "idle", config={"idle_timeout": 0.3}),  # fmt: skip
-    Row("empty chunks for ever", endless(CHUNKED, http_chunk(sse(chunk(content=""))), 0.02), "timeout", "idle", "", config={"idle_timeout": 0.3}),  # fmt: skip
+        "idle",
+        "",
+        config={"idle_timeout": 0.4},
+    ),
+    Row("accept and silence", then_silent(), "timeout", "", config={"timeout": 0.4}),
+    Row("headers and silence", then_silent(CHUNKED), "idle", "", config={"idle_timeout": 0.3}),
+    Row(
+        "half an answer and silence",
+        then_silent(CHUNKED + http_chunk(sse(HELLO))),
+        "idle",
+        config={"idle_timeout": 0.3},
+    ),
+    Row(
+        "half an answer and silence, `timeout` first",
+        then_silent(CHUNKED + http_chunk(sse(HELLO))),
+        "timeout",
+        config={"timeout": 0.4},
+    ),
+    Row(
+        "comments for ever", endless(CHUNKED, http_chunk(b": ping\n\n"), 0.02), "idle", "", config={"idle_timeout": 0.3}
+    ),
+    Row(
+        "an answer and then comments for ever",
+        endless(CHUNKED + http_chunk(sse(HELLO)), http_chunk(b": ping\n\n"), 0.02),
+        "idle",
+        config={"idle_timeout": 0.3},
+    ),
+    Row(
+        "empty chunks for ever",
+        endless(CHUNKED, http_chunk(sse(chunk(content=""))), 0.02),
+        "idle",
+        "",
+        config={"idle_timeout": 0.3},
+    ),
     Row("[DONE] and the body kept open", then_silent(CHUNKED + http_chunk(sse(HELLO, finish(), DONE)))),
     Row("[DONE] and then a cut", sends(CHUNKED + http_chunk(sse(HELLO, finish(), DONE)), close=True)),
-    Row("[DONE] and then an endless body", endless(CHUNKED + http_chunk(sse(HELLO, finish(), DONE)), http_chunk(b"x" * 65536)), config=SMALL),  # fmt: skip
-    Row("redirect to another path", sends(whole(b"", "302 Found", "text/html", "Location: /v2")), "error", "redirect", ""),
-    Row("redirect to itself for ever", sends(whole(b"", "307 Temporary Redirect", "text/html", "Location: /v1/chat/completions")), "error", "redirect", ""),  # fmt: skip
-    Row("redirect to nowhere", sends(whole(b"", "301 Moved Permanently", "text/html")), "error", "redirect", ""),
-    Row("binary instead of HTTP", sends(bytes(range(128, 256)) * 8, close=True), "error", "bad_http", ""),
-    Row("a TLS alert instead of HTTP", sends(b"\x15\x03\x01\x00\x02\x02\x46", close=True), "error", "bad_http", ""),
-    Row("another protocol", sends(b"SSH-2.0-OpenSSH_9.9\r\n", close=True), "error", "bad_http", ""),
-    Row("HTTP/2 without asking", sends(b"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x04\x00\x00\xff\xff", close=True), "error", "bad_http", ""),  # fmt: skip
-    Row("a NUL in a header", sends(b"HTTP/1.1 200 OK\r\nX: a\x00b\r\nContent-Length: 0\r\n\r\n", close=True), "error", "bad_http", ""),  # fmt: skip
-    Row("a head that ends in the middle", sends(b"HTTP/1.1 200 OK\r\nContent-Ty", close=True), "error", "reset", ""),
-    Row("closed without a word", sends(close=True), "error", "reset", ""),
+    Row(
+        "[DONE] and then an endless body",
+        endless(CHUNKED + http_chunk(sse(HELLO, finish(), DONE)), http_chunk(b"x" * 65536)),
+        config=SMALL,
+    ),
+    Row("redirect to another path", sends(whole(b"", "302 Found", "text/html", "Location: /v2")), "redirect", ""),
+    Row(
+        "redirect to itself for ever",
+        sends(whole(b"", "307 Temporary Redirect", "text/html", "Location: /v1/chat/completions")),
+        "redirect",
+        "",
+    ),
+    Row("redirect to nowhere", sends(whole(b"", "301 Moved Permanently", "text/html")), "redirect", ""),
+    Row("binary instead of HTTP", sends(bytes(range(128, 256)) * 8, close=True), "bad_http", ""),
+    Row("a TLS alert instead of HTTP", sends(b"\x15\x03\x01\x00\x02\x02\x46", close=True), "bad_http", ""),
+    Row("another protocol", sends(b"SSH-2.0-OpenSSH_9.9\r\n", close=True), "bad_http", ""),
+    Row(
+        "HTTP/2 without asking",
+        sends(b"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x04\x00\x00\xff\xff", close=True),
+        "bad_http",
+        "",
+    ),
+    Row(
+        "a NUL in a header",
+        sends(b"HTTP/1.1 200 OK\r\nX: a\x00b\r\nContent-Length: 0\r\n\r\n", close=True),
+        "bad_http",
+        "",
+    ),
+    Row("a head that ends in the middle", sends(b"HTTP/1.1 200 OK\r\nContent-Ty", close=True), "reset", ""),
+    Row("closed without a word", sends(close=True), "reset", ""),
     Row("100 before 200", sends(b"HTTP/1.1 100 Continue\r\n\r\n" + whole(sse(HELLO, finish(), DONE)))),
-    Row("103 before 200", sends(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", whole(sse(HELLO, finish(), DONE)), pause_s=0.02)),  # fmt: skip
-    Row("101 and another protocol", then_silent(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"), "error", "http_status", "", config={"timeout": 1}),  # fmt: skip
-    Row("204", sends(b"HTTP/1.1 204 No Content\r\n\r\n"), "error", "http_status", ""),
-    Row("206", sends(whole(sse(HELLO, finish(), DONE), "206 Partial Content")), "error", "http_status", ""),
-    Row("304", sends(b"HTTP/1.1 304 Not Modified\r\n\r\n"), "error", "http_status", ""),
-    Row("an answer in a 500", sends(whole(sse(HELLO, finish(), DONE), "500 Oops")), "error", "http_status", ""),
-    Row("a status that is no number", sends(b"HTTP/1.1 OK\r\n\r\n", close=True), "error", "bad_http", ""),
-    Row("a status of 999", sends(whole(b"", "999 What")), "error", "http_status", ""),
-    Row("401", answers_json(ERROR, status="401 Unauthorized"), "error", "http_status", ""),
-    Row("429 with Retry-After", answers_json(ERROR, "Retry-After: 7", status="429 Too Many"), "error", "http_status", ""),
-    Row("503 with Retry-After", answers_json(ERROR, "Retry-After: 0", status="503 Down"), "error", "http_status", ""),
-    Row("a reset in the middle", resets(CHUNKED + http_chunk(sse(HELLO))), "error", "reset"),
-    Row("a reset in the middle, until-close", resets(UNTIL_CLOSE + sse(HELLO)), "truncated", "truncated"),
-    Row("a reset before the head", resets(), "error", "reset", ""),
-    Row("a reset in the head", resets(b"HTTP/1.1 200 OK\r\nContent-"), "error", "reset", ""),
-]  # fmt: skip
+    Row(
+        "103 before 200",
+        sends(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", whole(sse(HELLO, finish(), DONE)), pause_s=0.02),
+    ),
+    Row(
+        "101 and another protocol",
+        then_silent(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"),
+        "http_status",
+        "",
+        config={"timeout": 1},
+    ),
+    Row("204", sends(b"HTTP/1.1 204 No Content\r\n\r\n"), "http_status", ""),
+    Row("206", sends(whole(sse(HELLO, finish(), DONE), "206 Partial Content")), "http_status", ""),
+    Row("304", sends(b"HTTP/1.1 304 Not Modified\r\n\r\n"), "http_status", ""),
+    Row("an answer in a 500", sends(whole(sse(HELLO, finish(), DONE), "500 Oops")), "http_status", ""),
+    Row("a status that is no number", sends(b"HTTP/1.1 OK\r\n\r\n", close=True), "bad_http", ""),
+    Row("a status of 999", sends(whole(b"", "999 What")), "http_status", ""),
+    Row("401", answers_json(ERROR, status="401 Unauthorized"), "http_status", ""),
+    Row("429 with Retry-After", answers_json(ERROR, "Retry-After: 7", status="429 Too Many"), "http_status", ""),
+    Row("503 with Retry-After", answers_json(ERROR, "Retry-After: 0", status="503 Down"), "http_status", ""),
+    Row("a reset in the middle", resets(CHUNKED + http_chunk(sse(HELLO))), "reset"),
+    Row("a reset in the middle, until-close", resets(UNTIL_CLOSE + sse(HELLO)), "truncated"),
+    Row("a reset before the head", resets(), "reset", ""),
+    Row("a reset in the head", resets(b"HTTP/1.1 200 OK\r\nContent-"), "reset", ""),
+]
 
 
 def first_then_healthy(behave: Behaviour) -> Behaviour:
@@ -502,7 +613,9 @@ async def test_a_connection_that_dies_within_an_answer_is_not_tried_again(server
         sends(bytes(range(128, 256)) * 8, close=True),
         then_silent(),
         sends(head("200 OK", "application/json", "Content-Length: 99") + b'{"object": "list"', close=True),
-        sends(head("200 OK", "application/json", "Transfer-Encoding: chunked") + http_chunk(b"{"), b"ZZ\r\n", pause_s=0.02),
+        sends(
+            head("200 OK", "application/json", "Transfer-Encoding: chunked") + http_chunk(b"{"), b"ZZ\r\n", pause_s=0.02
+        ),
         resets(head("200 OK", "application/json", "Content-Length: 99") + b"{"),
         answers_json(json.loads("[" * 900 + "]" * 900)),
         sends(whole(b"[" * 100_000, content_type="application/json")),
@@ -511,8 +624,20 @@ async def test_a_connection_that_dies_within_an_answer_is_not_tried_again(server
         sends(whole(b"", "101 Switching Protocols")),
     ],
     ids=[
-        "endless body", "one byte at a time", "endless headers", "gzip bomb", "binary", "silence", "cut", "bad chunk",
-        "reset", "deep", "too deep", "not UTF-8", "number", "101",
+        "endless body",
+        "one byte at a time",
+        "endless headers",
+        "gzip bomb",
+        "binary",
+        "silence",
+        "cut",
+        "bad chunk",
+        "reset",
+        "deep",
+        "too deep",
+        "not UTF-8",
+        "number",
+        "101",
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])

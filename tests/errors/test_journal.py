@@ -27,7 +27,11 @@ def result(index: int, answer: str = "Hello", turn: int = 0, **values: object) -
 def lines(count: int, text: str = "Hello") -> list[bytes]:
     """Return the lines of a whole journal of so many results."""
     results = (st.journal_line(place + 1, "result", result(place, text).to_record()) for place in range(count))
-    return [st.journal_line(0, "header", HEADER), *results, st.journal_line(count + 1, "footer", {"status": "complete"})]
+    return [
+        st.journal_line(0, "header", HEADER),
+        *results,
+        st.journal_line(count + 1, "footer", {"status": "complete"}),
+    ]
 
 
 def read(data: bytes) -> st.JournalReader:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -210,7 +211,7 @@ def by_event(stream: bytes) -> list[bytes]:
     return [piece for piece in stream.replace(end, end + b"\x00").split(b"\x00") if piece]
 
 
-FRAMINGS = {
+FRAMINGS: dict[str, Callable[[bytes], list[bytes]]] = {
     "whole": lambda stream: [stream],
     "event by event": by_event,
     "byte by byte": lambda stream: [bytes([byte]) for byte in stream],

@@ -254,7 +254,9 @@ def test_a_password_in_a_url_is_shown_nowhere_whether_the_url_is_good_or_bad(
     assert finished.code == 2 and leaks(everything(project, finished)) == []
 
 
-def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(project: Project, server: ScriptedServer) -> None:
+def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(
+    project: Project, server: ScriptedServer
+) -> None:
     project.configure(server=server.url, api_key_env="KEY")
     for key in [f"{CANARY}\r\nX-Evil: 1", f"{CANARY}\n", f" {CANARY}", f"{CANARY}ü", f"{CANARY}\x1b[31m"]:
         finished = project.run("run", env={"KEY": key})
