@@ -2117,7 +2117,9 @@ class Load:
     """What became of the load, beside its results."""
 
     start_ns: int = dataclasses.field(default_factory=clock)  # what results count their times from
-    done: frozenset[int] = frozenset()  # the places that an earlier run has finished
+    done: frozenset[int] = frozenset()  # the places that an earlier part of the run has finished
+    seed: int = 0  # of the schedules
+    resumed: str | None = None  # whether it goes on with an earlier part: what ended that one
     begun_ns: int = dataclasses.field(default_factory=clock)
     begun: dt.datetime = dataclasses.field(default_factory=lambda: dt.datetime.now().astimezone())
     ended_ns: int = 0
@@ -2152,7 +2154,7 @@ async def process_questions(
         work.cancel()
         await asyncio.wait((work,))
         load.ended_ns = clock()
-        load.interrupted = interrupt.signum is not None
+        load.interrupted = load.interrupted or interrupt.signum is not None
     load.client = lag.to_record()
     elapsed_s = (load.ended_ns - load.begun_ns) / SECOND
     load.clock_jump_s = (dt.datetime.now().astimezone() - load.begun).total_seconds() - elapsed_s
@@ -2181,38 +2183,44 @@ async def _run_stages(
     def discard(result: Result) -> None:
         load.warmup[result.status] += 1
 
+    if config.duration is not None and load.done:
+        load.interrupted = True  # how much of the time was left when it was killed, nobody knows: it is only saved
+        return
     if config.warmup:
-        await _run_stage(Stage(config, questions, 0, config.levels[0], warmup=True), send, discard, load)
-    for number, level in enumerate(config.levels):
-        await _run_stage(Stage(config, questions, number, level), send, keep, load)
+        await _run_stage(Stage(config, questions, 0, load, warmup=True), send, discard, load)
+    for number in range(len(config.levels)):
+        await _run_stage(Stage(config, questions, number, load, warmup=False), send, keep, load)
 
 
 class Stage:
     """One level of concurrency: which questions it asks, and when each is due."""
 
-    def __init__(
-        self, config: Config, questions: Sequence[Question], number: int, level: int, *, warmup: bool = False
-    ) -> None:
-        self.config, self.questions, self.number, self.level = config, questions, number, level
-        self.warmup = warmup
+    def __init__(self, config: Config, questions: Sequence[Question], number: int, load: Load, *, warmup: bool) -> None:
+        self.questions, self.number, self.level = questions, number, config.levels[number]
+        self.done = frozenset[int]() if warmup else load.done
         self.count = None if config.duration is not None else len(questions)
         if warmup:
             self.count = config.warmup
         self.first_index = number * len(questions) if config.duration is None else number << 32
         closed = config.rate is None or warmup
-        self.offsets_ns = None if closed else arrival_offsets(config, self.count, number)
+        self.offsets_ns = None if closed else arrival_offsets(config, self.count, f"{load.seed}/{number}")
         self.ramp_ns = 0 if warmup else round(config.ramp_up * SECOND)
         self.duration_ns = None if config.duration is None or warmup else round(config.duration * SECOND)
 
     def asks(self, start_ns: int) -> Iterator[tuple[int, Ask]]:
-        """Yield each question with the moment when it is due (0: as soon as a slot is free)."""
-        places = itertools.count() if self.count is None else range(self.count)
-        for place in places:
+        """Yield each question with the moment when it is due (0: as soon as a slot is free).
+
+        What an earlier part of the run has finished is left out, and so is the time that its schedule took.
+        """
+        places = (place for place in itertools.count() if self.first_index + place not in self.done)
+        begin_ns = None
+        for place in itertools.takewhile(lambda place: self.count is None or place < self.count, places):
             due_ns, scheduled_ns = 0, None
             if self.offsets_ns is not None:
-                if place == len(self.offsets_ns):
+                if place >= len(self.offsets_ns):
                     return
-                due_ns = scheduled_ns = start_ns + self.offsets_ns[place]
+                begin_ns = self.offsets_ns[place] if self.done and begin_ns is None else begin_ns or 0
+                due_ns = scheduled_ns = start_ns + self.offsets_ns[place] - begin_ns
             elif self.ramp_ns and place < self.level:
                 due_ns = start_ns + self.ramp_ns * place // self.level
             question = self.questions[place % len(self.questions)]
@@ -2223,13 +2231,13 @@ class Stage:
         return self.duration_ns is not None and self.offsets_ns is None and clock() - start_ns >= self.duration_ns
 
 
-def arrival_offsets(config: Config, count: int | None, stage: int = 0) -> array.array[int]:
+def arrival_offsets(config: Config, count: int | None, seed: str) -> array.array[int]:
     """Return the send times of an open loop, ns from its start, made before it starts so that lateness never adds up.
 
     `rate` is the mean; the gaps are exponential (poisson), equal (constant) or gamma distributed (shape `burstiness`).
     During `ramp_up` the rate grows evenly from 0. `seed` makes the times repeatable.
     """
-    rng = random.Random(None if config.seed is None else f"{config.seed}/{stage}")  # noqa: S311  no secret
+    rng = random.Random(seed)  # noqa: S311  no secret
     mean_s, ramp_s = 1 / cast(float, config.rate), config.ramp_up
     end_s = math.inf if config.duration is None or count is not None else config.duration
     draw: Callable[[], float] = {
@@ -2255,8 +2263,6 @@ async def _run_stage(stage: Stage, send: Send, record: Callable[[Result], None],
     start_ns, started = clock(), 0
     try:
         for due_ns, ask in stage.asks(start_ns):
-            if ask.index in load.done and not stage.warmup:
-                continue
             if (wait_ns := due_ns - clock()) > 0:
                 await asyncio.sleep(wait_ns / SECOND)
             slot = await slots.take()
@@ -2478,8 +2484,9 @@ class Tally:
 
     def __init__(self, slo: Slo | None = None) -> None:
         self.slo = slo or Slo()
-        self.e2e_ms = array.array("d")  # these three of ok requests, in one order
+        self.e2e_ms = array.array("d")  # these of ok requests, in one order
         self.ok_sent_ns = array.array("q")
+        self.ok_tpot_ms = array.array("d")  # NaN where not measured
         self.tokens = array.array("q")
         self.columns = {name: array.array("d") for name in self.LATENCIES}  # of ok requests, where measured
         self.itl_us: Counter[int] = Counter()
@@ -2516,6 +2523,7 @@ class Tally:
     def _add_ok(self, result: Result) -> None:
         self.e2e_ms.append(cast(float, result.time_ms))
         self.ok_sent_ns.append(cast(int, result.sent_ns))
+        self.ok_tpot_ms.append(math.nan if result.tpot_ms is None else result.tpot_ms)
         for name, column in self.columns.items():
             if (value := getattr(result, name)) is not None:
                 column.append(value)
@@ -2530,6 +2538,7 @@ class Tally:
             if (count := getattr(result, name)) is not None:
                 self.sums[name] += count
                 self.sums[f"{name}_known"] += 1
+        self.sums["came_at_once"] += result.came_at_once
         self.sums["good"] += self._is_good(result)
         self.sums["reasoning_only"] += not result.answer_text.strip() and bool(result.reasoning or result.answer)
 
@@ -2665,6 +2674,7 @@ def _aggregate(tally: Tally, window_ns: int | None, config: Config) -> dict[str,
         "cached_tokens_sum": _known(tally, "cached_tokens"),
         "reasoning_tokens_sum": _known(tally, "reasoning_tokens"),
         "reasoning_only": tally.sums["reasoning_only"],
+        "came_at_once": tally.sums["came_at_once"],
         "reconnects": tally.sums["reconnects"],
     }
 
@@ -2774,8 +2784,10 @@ def _censored(values: Iterable[float], bounds: Sequence[float]) -> dict[str, Any
     """
     ordered = sorted([*values, *bounds])
     named = {name: percentile(ordered, share) for name, share in PERCENTILES.items()}
-    lowest = min(bounds, default=math.inf)
-    at_least = [name for name, value in named.items() if value is not None and value >= lowest]
+    lowest, last = min(bounds, default=math.inf), len(ordered) - 1
+    at_least = [
+        name for name, share in PERCENTILES.items() if ordered and ordered[min(math.ceil(share * last), last)] >= lowest
+    ]
     return {**named, "n": len(ordered), "timeouts": len(bounds), "lower_bounds": at_least}
 
 
@@ -2788,20 +2800,22 @@ def _drain_ms(tally: Tally) -> float | None:
 
 
 def _drift(tally: Tally) -> dict[str, Any] | None:
-    """Compare the median latency of the first half of the requests with the second half's."""
-    n = len(tally.e2e_ms)
-    if n < 2 * needed(0.5):
+    """Compare the median of the first half of the requests with the second half's.
+
+    Of TPOT, because it does not depend on which questions stand in which half; without streaming of E2E.
+    """
+    metric = "e2e_ms" if all(map(math.isnan, tally.ok_tpot_ms)) else "tpot_ms"
+    values = tally.e2e_ms if metric == "e2e_ms" else tally.ok_tpot_ms
+    order = [place for place in range(len(values)) if not math.isnan(values[place])]
+    if len(order) < 2 * needed(0.5):
         return None
-    order = sorted(range(n), key=tally.ok_sent_ns.__getitem__)
-    halves = [describe(tally.e2e_ms[place] for place in part) for part in (order[: n // 2], order[n // 2 :])]
+    order.sort(key=tally.ok_sent_ns.__getitem__)
+    middle = len(order) // 2
+    halves = [describe(values[place] for place in part) for part in (order[:middle], order[middle:])]
     (first, second), (first_ci, second_ci) = [half["p50"] for half in halves], [half["ci95"]["p50"] for half in halves]
     apart = first_ci[1] < second_ci[0] or second_ci[1] < first_ci[0]
-    return {
-        "first_half_ms": first,
-        "second_half_ms": second,
-        "ratio": second / first if first else None,
-        "apart": apart,
-    }
+    ratio = second / first if first else None
+    return {"metric": metric, "first_half_ms": first, "second_half_ms": second, "ratio": ratio, "apart": apart}
 
 
 def _rounded(value: Any) -> Any:
@@ -2870,6 +2884,7 @@ def check_thresholds(config: Config, aggregate: Mapping[str, Any]) -> list[Gate]
 # Validity: each rule looks at a finished run and returns a reason or None. The README's table lists them.
 
 VERDICTS = ("VALID", "SUSPECT", "INVALID")
+JUDGED_FROM_MS = 2000
 
 
 class Reason(NamedTuple):
@@ -2893,6 +2908,13 @@ def _interrupted(_config: Config, _aggregate: Mapping[str, Any], load: Load) -> 
         if load.interrupted
         else None
     )
+
+
+def _resumed(_config: Config, _aggregate: Mapping[str, Any], load: Load) -> Reason | None:
+    if load.resumed is None:
+        return None
+    message = f"an earlier part of it was {load.resumed}; how busy this client was then is not in the verdict"
+    return Reason("SUSPECT", "resumed", message)
 
 
 def _no_answers(_config: Config, aggregate: Mapping[str, Any], _load: Load) -> Reason | None:
@@ -2927,10 +2949,11 @@ def _client_saturated(_config: Config, aggregate: Mapping[str, Any], load: Load)
     lag, cpu = load.client["loop_lag_ms"], load.client["cpu_share"]
     shortest = [value for value in (aggregate["ttft_ms"]["p50"], aggregate["e2e_ms"]["p50"]) if value]
     lag_ms, floor_ms = lag["p95"] or 0.0, 0.05 * min(shortest, default=math.inf)
-    too_short = (aggregate["duration_ms"] or 0) < 2000  # a burst keeps any client busy, and a few ticks prove nothing
+    if (aggregate["duration_ms"] or 0) < JUDGED_FROM_MS:
+        return None
     waits = load.client.get("cpu_wait_share") or 0.0
     starved = waits >= 0.1 and waits >= 0.4 * (waits + cpu)  # of the time in which it had work, it got no processor
-    if too_short or (cpu < 0.9 and lag_ms <= max(5.0, floor_ms) and not starved):
+    if cpu < 0.9 and lag_ms <= max(5.0, floor_ms) and not starved:
         return None
     bad = lag_ms > max(20.0, 4 * floor_ms) or cpu >= 0.98 or starved
     message = (
@@ -2940,12 +2963,52 @@ def _client_saturated(_config: Config, aggregate: Mapping[str, Any], load: Load)
     return Reason("INVALID" if bad else "SUSPECT", "client_saturated", message)
 
 
-def _cached(config: Config, aggregate: Mapping[str, Any], _load: Load) -> Reason | None:
-    cached, prompt = aggregate["cached_tokens_sum"], aggregate["prompt_tokens_sum"]
-    if not cached or not prompt or cached / prompt < 0.5 or config.cache_bust:
+def _too_short(_config: Config, aggregate: Mapping[str, Any], _load: Load) -> Reason | None:
+    # A burst keeps any client busy, and a few ticks of the lag monitor prove nothing.
+    if not aggregate["ok"] or (aggregate["duration_ms"] or 0) >= JUDGED_FROM_MS:
         return None
-    message = f"{cached / prompt:.0%} of the prompt tokens came from a cache, so TTFT is flattered; set cache_bust"
-    return Reason("SUSPECT", "prompt_cache", message)
+    message = (
+        f"it ran for {_ms(aggregate['duration_ms'])}, too short to tell how busy this client was: ask more questions"
+    )
+    return Reason("SUSPECT", "too_short", message)
+
+
+def _buffered(_config: Config, aggregate: Mapping[str, Any], _load: Load) -> Reason | None:
+    at_once = aggregate["came_at_once"]
+    if not at_once or at_once / aggregate["ok"] < 0.5:
+        return None
+    message = f"{at_once} streamed answers came in one piece: TTFT is their E2E; look for a proxy that buffers"
+    return Reason("SUSPECT", "stream_buffered", message)
+
+
+def _rate_missed(config: Config, aggregate: Mapping[str, Any], _load: Load) -> Reason | None:
+    late_ms, duration_ms = aggregate["queue_ms"]["p95"], aggregate["duration_ms"]
+    if config.rate is None or not late_ms or late_ms <= max(0.05 * (duration_ms or 0), 50):
+        return None
+    message = (
+        f"requests were sent up to {_ms(late_ms)} (p95) behind the schedule, because `concurrent` were in flight: the "
+        "server does not keep up with the rate, or the cap is too low; judge by the latencies from the schedule"
+    )
+    return Reason("SUSPECT", "rate_missed", message)
+
+
+def _cached(config: Config, aggregate: Mapping[str, Any], _load: Load) -> Reason | None:
+    parts = aggregate["stages"] or [aggregate]
+    shares = [
+        (part["cached_tokens_sum"] or 0) / part["prompt_tokens_sum"] for part in parts if part["prompt_tokens_sum"]
+    ]
+    worst, advice = max(shares, default=0.0), "look into it" if config.cache_bust else "set cache_bust"
+    if worst >= 0.5:
+        where = " of a stage" if len(parts) > 1 else ""
+        message = f"{worst:.0%} of the prompt tokens{where} came from a cache, so TTFT is flattered; {advice}"
+        return Reason("SUSPECT", "prompt_cache", message)
+    known = all(part["cached_tokens_sum"] is not None for part in parts if part["ok"])
+    if len(parts) > 1 and not known and not config.cache_bust and aggregate["ok"]:
+        message = (
+            "each stage asks the same prompts, and the server does not say what came from its cache; set cache_bust"
+        )
+        return Reason("SUSPECT", "prompt_cache", message)
+    return None
 
 
 def _estimated_tokens(_config: Config, aggregate: Mapping[str, Any], _load: Load) -> Reason | None:
@@ -2981,8 +3044,8 @@ def _drifting(_config: Config, aggregate: Mapping[str, Any], _load: Load) -> Rea
     if worst is None or 1 / 1.2 < worst["ratio"] < 1.2:
         return None
     message = (
-        f"the median latency went from {worst['first_half_ms']:.0f} ms in the first half to "
-        f"{worst['second_half_ms']:.0f} ms in the second; use warmup, or run longer"
+        f"the median {_SHOWN[worst['metric']]} went from {_ms(worst['first_half_ms'])} in the first half to "
+        f"{_ms(worst['second_half_ms'])} in the second; use warmup, or run longer"
     )
     return Reason("SUSPECT", "drift", message)
 
@@ -2997,10 +3060,14 @@ def _clock_jump(_config: Config, _aggregate: Mapping[str, Any], load: Load) -> R
 
 VALIDITY_RULES: tuple[Callable[[Config, Mapping[str, Any], Load], Reason | None], ...] = (
     _interrupted,
+    _resumed,
     _no_answers,
     _failures,
     _client_saturated,
+    _too_short,
     _too_few,
+    _rate_missed,
+    _buffered,
     _cut_answers,
     _reasoning_only,
     _cached,
@@ -3045,6 +3112,7 @@ class Journal:
 
     def __init__(self, path: Path, fd: int, seq: int = 0) -> None:
         self.path = path
+        self.header: dict[str, Any] = {}
         self._fd, self._seq, self._dirty = fd, seq, False
         self._end = threading.Event()
         self._fault: OSError | None = None
@@ -3065,20 +3133,22 @@ class Journal:
 
     @classmethod
     def reopen(cls, path: Path) -> tuple[Self, JournalReader]:
-        """Go on with a journal; what a crash left unfinished at its end is cut off. Raises ResultsError."""
+        """Go on with a journal; what a crash left unfinished at its end is cut off. Raises ConfigError."""
         try:
             fd = os.open(path, os.O_RDWR | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0))
         except OSError as error:
-            raise ResultsError(f"{path}: no run to go on with: {error.strerror}") from None
+            raise ConfigError(f"{path}: no run to go on with: {error.strerror}") from None
         if not _lock(fd):
             os.close(fd)
             raise ConfigError(f"{path}: its run is still in progress; wait, or choose another name")
         reader = JournalReader(path)
         if reader.header is None:
             os.close(fd)
-            raise ResultsError(f"{path}: is not a journal, or was lost from its first line on; choose another name")
+            raise ConfigError(f"{path}: is not a journal, or was lost from its first line on; choose another name")
         os.ftruncate(fd, reader.good_bytes)
-        return cls(path, fd, reader.lines), reader
+        journal = cls(path, fd, reader.lines)
+        journal.header = reader.header
+        return journal, reader
 
     def __enter__(self) -> Self:
         self._syncer.start()
@@ -3090,6 +3160,15 @@ class Journal:
         with contextlib.suppress(OSError):
             os.fsync(self._fd)
         os.close(self._fd)
+
+    @contextlib.contextmanager
+    def kept_when_saving_fails(self, answers: int) -> Iterator[None]:
+        """Say where the answers still are, when the block raises ResultsError."""
+        try:
+            yield
+        except ResultsError as error:
+            kept = f"{answers} finished answers are kept in {self.path}; make room and go on with --resume"
+            raise ResultsError(f"{error}; {kept}") from None
 
     def discard(self) -> None:
         """Close and remove a journal that was not begun."""
@@ -3282,6 +3361,9 @@ def save_results(
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        for left in path.parent.iterdir():
+            if left.name.startswith(f".{path.name}.") and left.suffix == ".tmp":  # by a run that was killed here
+                left.unlink()
         with temporary.open("xb") as file:
             size = _write_results(file, meta, results, aggregate)
             file.flush()
@@ -3372,17 +3454,17 @@ class Run:
 
 
 def load_results(path: Path) -> Run:
-    """Read a results file. Raises ResultsError, one line, also for a format that this version does not know."""
-    data = read_json(path, ResultsError)
+    """Read a results file. Raises ConfigError, one line, also for a format that this version does not know."""
+    data = read_json(path, ConfigError)
     if not isinstance(data, dict) or not {"meta", "results", "aggregate"} <= data.keys():
-        raise ResultsError(f"{path}: is not a results file: it has no meta, results and aggregate")
+        raise ConfigError(f"{path}: is not a results file: it has no meta, results and aggregate")
     version = data["meta"].get("schema_version") if isinstance(data["meta"], dict) else None
     if version != SCHEMA_VERSION:
-        raise ResultsError(f"{path}: has schema_version {inert(version, 20)}; this version reads {SCHEMA_VERSION}")
+        raise ConfigError(f"{path}: has schema_version {inert(version, 20)}; this version reads {SCHEMA_VERSION}")
     try:
         results = [Result.from_record(record) for record in data["results"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ResultsError(f"{path}: results: an entry is damaged: {type(error).__name__}: {error}") from None
+        raise ConfigError(f"{path}: results: an entry is damaged: {type(error).__name__}: {error}") from None
     return Run(path, data["meta"], results, data["aggregate"], data["results"])
 
 
@@ -3404,7 +3486,7 @@ def run_meta(
     """Return the `meta` of a results file. The wall clock was read once, at the start; the rest is monotonic."""
     started = dt.datetime.fromisoformat(header["started"])
     total_ms = (load.ended_ns - load.start_ns) / MS
-    ended = started + dt.timedelta(milliseconds=total_ms)
+    ended = load.begun + dt.timedelta(microseconds=(load.ended_ns - load.begun_ns) // 1000)
     return {
         **_dates("start", started),
         **_dates("end", ended),
@@ -3424,6 +3506,7 @@ def run_meta(
         "hardware": None,
         "utc_offset": started.strftime("%z"),
         "warmup": dict(load.warmup),
+        "resumed": load.resumed,
         "tls_verified": target.tls is not False if config.server.startswith("https") else None,
         "embedded": target.embedded,
         "thresholds": [gate._asdict() for gate in check_thresholds(config, aggregate)],
@@ -3457,6 +3540,7 @@ def journal_header(config: Config, target: Target, questions: Sequence[Question]
         "questions": len(questions),
         "config": target.redact.tree(_without_passwords(config)),
         "questions_sha256": questions_hash(questions),
+        "seed": random.getrandbits(32) if config.seed is None else config.seed,
         "client": {
             "version": __version__,
             "python": platform.python_version(),
@@ -3556,11 +3640,10 @@ class Progress:
     PLAIN_S = 10.0
     TERMINAL_S = 0.25
 
-    def __init__(self, total: int | None, *, quiet: bool) -> None:
-        self.total, self.quiet = total, quiet
+    def __init__(self, total: int | None) -> None:
+        self.total = total
         self.ok = self.failed = self.tokens = 0
         self.start_ns = clock()
-        self._ticker: asyncio.Task[None] | None = None
 
     def add(self, result: Result) -> None:
         """Count a result."""
@@ -3570,22 +3653,22 @@ class Progress:
         elif result.status != "cancelled":
             self.failed += 1
 
-    async def __aenter__(self) -> Self:
-        if not self.quiet:
-            import rich.progress  # noqa: F401, PLC0415  here, because it takes a while: not in the measured window
+    @contextlib.asynccontextmanager
+    async def shown(self, *, quiet: bool) -> AsyncIterator[None]:
+        """Show it while the block runs."""
+        if quiet:
+            yield
+            return
+        import rich.progress  # noqa: F401, PLC0415  here, because it takes a while: not in the measured window
 
-            terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-            self._ticker = asyncio.create_task(self._show_bar() if terminal else self._show_lines())
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self.stop()
-
-    async def stop(self) -> None:
-        """Show no more."""
-        if self._ticker is not None:
-            self._ticker.cancel()
-            await asyncio.wait((self._ticker,))
+        self.start_ns = clock()
+        terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        ticker = asyncio.create_task(self._show_bar() if terminal else self._show_lines())
+        try:
+            yield
+        finally:
+            ticker.cancel()
+            await asyncio.wait((ticker,))
 
     @property
     def speed(self) -> float:
@@ -3651,7 +3734,7 @@ def summary(name: str, meta: Mapping[str, Any], aggregate: Mapping[str, Any]) ->
         parts += ["", _stage_table(aggregate["stages"])]
         if aggregate["quality"]["graded"]:
             parts += ["", _stage_quality_table(aggregate["stages"])]
-    if aggregate["ok"]:
+    if aggregate["ok"] and not aggregate["stages"]:  # over several stages they would mix
         parts += ["", _latency_table(aggregate), *_needs_more(aggregate)]
     categories = aggregate["quality"]["categories"]
     if aggregate["quality"]["graded"] and 1 < len(categories) <= 20:
@@ -3704,6 +3787,9 @@ def _counts(aggregate: Mapping[str, Any]) -> list[Any]:
         tokens = f"{_number(aggregate['token_sum'], 0)} tokens, {_number(aggregate['token_avg'], 0)} an answer"
         speed = f"{_number(aggregate['tokens_per_s'])} tokens/s   {_number(aggregate['requests_per_s'], 2)} requests/s"
         lines.append(_text("speed    ", (speed, "bold cyan"), f"   ({tokens})"))
+    drain_ms, duration_ms = aggregate["drain_ms"], aggregate["duration_ms"]
+    if drain_ms and duration_ms and drain_ms > 0.2 * duration_ms and not aggregate["stages"]:
+        lines.append(_text((f"         of this {_ms(drain_ms)} with slots empty, while the last answers ended", "dim")))
     if aggregate["quality"]["graded"]:
         lines.append(_quality_line(aggregate["quality"]))
     elif aggregate["quality"]["ungraded"]:
@@ -3767,10 +3853,12 @@ def _latency_table(aggregate: Mapping[str, Any]) -> Any:
         same = name == "answer_ttft_ms" and row["p50"] == aggregate["ttft_ms"]["p50"]
         if row["n"] and not same:
             cells = [_ms(row["avg"]), _ms(row["p50"]), _interval_text(row["ci95"]["p50"])]
-            supported = [
-                _ms(row[p]) if row["n"] >= needed(PERCENTILES[p]) else f"({_ms(row[p])})" for p in ("p90", "p95", "p99")
-            ]
-            table.add_row(label, *cells, *supported, _ms(row["max"]))
+            high = [_ms(row[p]) if None not in row["ci95"][p] else f"({_ms(row[p])})" for p in ("p90", "p95", "p99")]
+            table.add_row(label, *cells, *high, _ms(row["max"]))
+    late = aggregate["e2e_with_timeouts_ms"]
+    if late["timeouts"]:
+        p50, *high = [("≥ " if p in late["lower_bounds"] else "") + _ms(late[p]) for p in PERCENTILES]
+        table.add_row("E2E, with timeouts", "", p50, "", *high, "")
     return table
 
 
@@ -4026,6 +4114,8 @@ class Paths:
         self.overwrite, self.resume = options.overwrite, options.resume
         if (self.results / f"{self.name}.json").is_symlink() or (self.results / f"{self.name}.journal").is_symlink():
             raise ConfigError(f"{self.results / self.name}.json: a symbolic link is in the way; remove it")
+        if self.resume and not (self.results / f"{self.name}.journal").exists():
+            raise ConfigError(f"{self.results / self.name}.journal: no run to go on with: there is no such file")
 
     @property
     def file(self) -> Path:
@@ -4075,6 +4165,7 @@ class Paths:
                 except ResultsError:
                     journal.discard()
                     raise
+                journal.header = dict(header)
                 return journal
         raise AssertionError("unreachable")
 
@@ -4236,36 +4327,24 @@ class Recorder:
     """What happens to a result when its request ends: journal, log, progress."""
 
     def __init__(
-        self,
-        journal: Journal,
-        config: Config,
-        questions: Sequence[Question],
-        before: JournalReader | None,
-        *,
-        quiet: bool,
+        self, journal: Journal, config: Config, questions: Sequence[Question], before: JournalReader | None
     ) -> None:
-        self.journal, self.before = journal, before
+        self.journal = journal
         done = frozenset[int]() if before is None else before.finished(questions)
         already_ns = max((result.end_ns or 0 for result in before or ()), default=0)
-        self.load = Load(clock() - already_ns, done)
-        if before is not None and not config.record_chunk_times:
-            self._restore_histograms(before.footer)
+        self.load = Load(clock() - already_ns, done, journal.header["seed"])
+        if before is not None:
+            self._go_on_with(before, config)
         turns = sum(len(question.texts) for question in questions) * len(config.levels)
-        total = None if config.duration is not None else max(turns - len(done), 0)
-        self.progress = Progress(total, quiet=quiet)
+        self.progress = Progress(None if config.duration is not None else max(turns - len(done), 0))
 
-    def _restore_histograms(self, footer: Mapping[str, Any] | None) -> None:
-        """Go on counting the gaps between chunks, which the results themselves do not hold."""
-        self.load.itl_lost = footer is None
+    def _go_on_with(self, before: JournalReader, config: Config) -> None:
+        """Take over what the earlier part of the run has left beside its results."""
+        footer = before.footer
+        self.load.resumed = "killed" if footer is None else "stopped"
+        self.load.itl_lost = footer is None and not config.record_chunk_times
         for stage, pairs in (footer or {}).get("itl_us", {}).items():
             self.load.itl_us[int(stage)] = Counter(dict(pairs))
-
-    async def __aenter__(self) -> Self:
-        await self.progress.__aenter__()
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self.progress.__aexit__(*exc_info)
 
     def add(self, result: Result) -> None:
         """Write a result down. Raises ResultsError."""
@@ -4299,30 +4378,26 @@ async def main(options: argparse.Namespace, memory: logging.handlers.MemoryHandl
         show(plan_lines(config, questions, paths))
         return 0
     log_path = open_log(memory, paths.logs, paths.name, options.log_level, target.redact)
-    with Interrupt.caught() as interrupt:
+    with Interrupt.caught() as interrupt, contextlib.ExitStack() as until_saved:
         async with contextlib.AsyncExitStack() as stack:
             target = await interrupt.unless_stopped(stack.enter_async_context(serving(config, target)))
             await interrupt.unless_stopped(test_connection(config, target))
             session = await stack.enter_async_context(open_session(config, target))
             journal, before = paths.open_journal(journal_header(config, target, questions))
-            stack.enter_context(journal)
-            recorder = await stack.enter_async_context(
-                Recorder(journal, config, questions, before, quiet=options.quiet)
-            )
+            until_saved.enter_context(journal)  # its lock keeps others from the answers that are only there
+            recorder = Recorder(journal, config, questions, before)
             send = functools.partial(send_question, Wire(session, config, target, recorder.load.start_ns))
-            load = await process_questions(config, questions, send, recorder.add, interrupt, recorder.load)
-            await recorder.progress.stop()
+            async with recorder.progress.shown(quiet=options.quiet):
+                load = await process_questions(config, questions, send, recorder.add, interrupt, recorder.load)
             await grading.grade(journal, interrupt, target.redact)
-            load.interrupted = interrupt.signum is not None
+            load.interrupted = load.interrupted or interrupt.signum is not None
             journal.append("footer", recorder.footer(load))
         results = JournalReader(journal.path)
         aggregate = calculate_aggregates(results, config, None if load.itl_lost else load.itl_us)
-        meta = run_meta(config, target, load, aggregate, cast(dict[str, Any], results.header))
-        try:
+        meta = run_meta(config, target, load, aggregate, journal.header)
+        with journal.kept_when_saving_fails(len(results)):
             path = save_results(paths.file, meta, results, aggregate, overwrite=paths.may_replace(meta["run_id"]))
-        except ResultsError as error:
-            kept = f"{len(results)} finished answers are kept in {journal.path}; make room and go on with --resume"
-            raise ResultsError(f"{error}; {kept}") from None
+        until_saved.close()
         if not load.interrupted:  # else --resume can go on
             journal.path.unlink()
     if not options.quiet:

@@ -243,6 +243,31 @@ def test_a_run_that_ends_between_its_file_and_its_journal_leaves_one_result(
     assert timeless(project.results()["results"]) == timeless(first["results"])
 
 
+def test_what_a_kill_left_of_the_results_file_is_removed_by_the_run_that_goes_on(
+    project: Project, echoing: ScriptedServer
+) -> None:
+    leave_journal(project, 4)
+    for name in (".run.json.123.tmp", ".run.json.4567890.tmp", ".other.json.123.tmp"):
+        (project.folder / "results" / name).write_text("half")
+    assert project.run("run", "--resume").code == 0
+    assert project.files[-2:] == ["results/.other.json.123.tmp", "results/run.json"]
+
+
+def test_the_journal_stays_locked_until_the_results_are_saved(
+    project: Project, echoing: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = list[bool]()
+    original = st.save_results
+
+    def save(*args: Any, **options: Any) -> Path:
+        seen.append(st._is_locked(project.folder / "results" / "run.journal"))
+        return original(*args, **options)
+
+    monkeypatch.setattr(st, "save_results", save)
+    assert project.run("run").code == 0
+    assert seen == [True]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

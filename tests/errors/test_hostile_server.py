@@ -458,6 +458,18 @@ HOSTILE = [
     Row("401", answers_json(ERROR, status="401 Unauthorized"), "http_status", ""),
     Row("429 with Retry-After", answers_json(ERROR, "Retry-After: 7", status="429 Too Many"), "http_status", ""),
     Row("503 with Retry-After", answers_json(ERROR, "Retry-After: 0", status="503 Down"), "http_status", ""),
+    Row(
+        "429 with a Retry-After that is not UTF-8",
+        sends(b"HTTP/1.1 429 Slow\r\nRetry-After: \xff\xfe\r\nContent-Length: 0\r\n\r\n"),
+        "http_status",
+        "",
+    ),
+    Row(
+        "a Content-Type that is not UTF-8",
+        sends(b"HTTP/1.1 200 OK\r\nContent-Type: \xff\xfe\r\nContent-Length: 0\r\n\r\n"),
+        "wrong_type",
+        "",
+    ),
     Row("a reset in the middle", resets(CHUNKED + http_chunk(sse(HELLO))), "reset"),
     Row("a reset in the middle, until-close", resets(UNTIL_CLOSE + sse(HELLO)), "truncated"),
     Row("a reset before the head", resets(), "reset", ""),
@@ -495,6 +507,7 @@ async def test_a_behaviour_has_its_one_outcome_and_the_next_request_is_unharmed(
     assert met.reasoning == row.reasoning
     assert row.token is None or met.token == row.token
     assert is_healthy(following, row), following
+    assert all(json.dumps(result.to_record(), ensure_ascii=False).encode() for result in results), "fit for a file"
     assert [request.question for request in server.requests] == ["First?", "Next?"], "each asked once"
 
 

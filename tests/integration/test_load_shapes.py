@@ -163,7 +163,7 @@ def test_verify_refuses_an_unknown_version(project: Project) -> None:
     data["meta"]["schema_version"] = 99
     (project.folder / "results" / "run.json").write_text(json.dumps(data))
     finished = project.run("verify", "run")
-    assert finished.code == 4
+    assert finished.code == 2
     assert "schema_version 99" in finished.err
 
 
