@@ -191,6 +191,12 @@ class ScriptedServer:
                 self._at_once -= 1
 
 
+@pytest.fixture(autouse=True)
+def no_full_collections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the collection before each run, which takes long in a process as large as pytest's."""
+    monkeypatch.setattr(st, "still_collector", contextlib.nullcontext)
+
+
 @pytest.fixture
 def server() -> Iterator[ScriptedServer]:
     running = ScriptedServer()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import tempfile
 from collections.abc import Iterator
@@ -63,6 +64,7 @@ def good_lines(data: bytes) -> list[dict[str, object]]:
     return entries
 
 
+@functools.cache
 def crc32(data: bytes) -> int:
     """Return the CRC-32 of IEEE 802.3, bit by bit."""
     crc = 0xFFFFFFFF

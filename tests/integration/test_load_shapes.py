@@ -111,7 +111,7 @@ async def test_cache_bust_makes_every_prompt_unique_but_records_the_question(ser
 
 
 async def test_without_chunk_times_the_gaps_are_kept_as_a_histogram(server: ScriptedServer) -> None:
-    server.behaviour = streams("a", "b", "c")
+    server.behaviour = streams("a", "b", "c", pause_s=0.005)
     results, load = await ask_each(server.url, ["x"] * 5, record_chunk_times=False)
     assert {result.chunk_ns for result in results} == {None}
     assert load.itl_us[0].total() == 10

@@ -148,7 +148,7 @@ def test_a_folder_and_a_missing_file_are_told_apart(tmp_path: Path) -> None:
 json_values = hs.recursive(
     hs.none() | hs.booleans() | hs.integers() | hs.floats() | hs.text(),
     lambda inner: hs.lists(inner) | hs.dictionaries(hs.sampled_from([*st.Config.model_fields, "x"]) | hs.text(), inner),
-    max_leaves=20,
+    max_leaves=6,
 )
 
 
