@@ -1394,7 +1394,7 @@ class Exchange:
             return
         self.offsets.append(content.total_bytes)
         self.too_large = content.total_bytes > self.limit
-        if self.done_seen or self.too_large or content.is_eof() or content.exception() is not None:
+        if self.done_seen or self.too_large or content.is_eof():
             self.wake()
 
     def attach(self, response: aiohttp.ClientResponse) -> None:
@@ -1717,6 +1717,9 @@ def read_stream(api: Api, exchange: Exchange) -> Draft:
     return draft
 
 
+_PLAIN_TEXT = re.compile(rb"[ !#-\[\]-~]+").fullmatch  # printable ASCII that JSON writes as it is
+
+
 class _LikeBefore:
     """Knows an event that differs from an earlier one in its text alone, as most of a stream's events do.
 
@@ -1731,13 +1734,11 @@ class _LikeBefore:
 
     def text_of(self, data: bytes) -> str | None:
         """Return the event's text; None when the event must be parsed."""
-        if not (data.startswith(self._head) and data.endswith(self._tail)):
-            return None
-        text = data[len(self._head) : -len(self._tail)]
-        if b'"' in text or b"\\" in text or not text.isascii() or len(data) < len(self._head) + len(self._tail):
-            return None
-        decoded = text.decode()
-        return decoded if decoded.isprintable() else None
+        if data.startswith(self._head) and data.endswith(self._tail):
+            text = data[len(self._head) : -len(self._tail)]
+            if _PLAIN_TEXT(text):
+                return text.decode()
+        return None
 
     def learn(self, data: bytes, text: str) -> None:
         """Take an event with its text, which must stand in it once and as it is."""
