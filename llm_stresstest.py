@@ -974,12 +974,12 @@ async def test_connection(config: Config, target: Target) -> None:
 
 def _bound_to(limit: int) -> Callable[[Any], Awaitable[None]]:
     """Return what keeps a response of the official client to so many bytes, and from being unpacked."""
-    import httpx2  # what openai itself stands on  # noqa: PLC0415
+    http: Any = sys.modules.get("httpx2") or sys.modules["httpx"]  # what openai itself stands on
 
-    class Bounded(httpx2.AsyncByteStream):
+    class Bounded(http.AsyncByteStream):  # type: ignore[misc]
         def __init__(self, stream: Any) -> None:
             self.stream = stream
-            self.aclose = stream.aclose  # type: ignore[method-assign]
+            self.aclose = stream.aclose
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
             size = 0
