@@ -1202,12 +1202,10 @@ def _read_chat_event(event: dict[str, Any], draft: Draft) -> int:
     choice = _first_choice(event, draft)
     if choice is None:
         return NOTHING
-    delta = choice.get("delta")
-    if delta is None:
-        if "message" not in choice and "text" in choice:
-            raise _WrongApiError("completions")
-        delta = choice.get("message") or {}
-    return _read_message(delta, draft)
+    message = choice.get("delta") or choice.get("message")
+    if message is None and choice.get("text"):  # some servers answer a chat in the older API's shape
+        message = {"content": choice["text"]}
+    return _read_message(message or {}, draft)
 
 
 def _first_choice(event: dict[str, Any], draft: Draft) -> dict[str, Any] | None:

@@ -184,7 +184,6 @@ def test_nothing_is_read_after_done() -> None:
         ('{"choices": [{"delta": {"content": 5}}]}', "wrong_type"),
         ('{"type": "message_start", "message": {}}', "wrong_api"),
         ('{"type": "response.created"}', "wrong_api"),
-        ('{"choices": [{"text": "hi"}]}', "wrong_api"),
         ("[" * 100_000, "bad_json"),
         ("1" * 5000, "bad_json"),
     ],
@@ -192,6 +191,12 @@ def test_nothing_is_read_after_done() -> None:
 def test_an_event_of_another_kind_is_a_failure_with_a_name(event: str, kind: str) -> None:
     draft = read(sse(event, "[DONE]"))
     assert draft.failure is not None and draft.failure.kind == kind
+
+
+def test_a_chat_answered_in_the_shape_of_completions_is_read_for_what_it_is() -> None:
+    events = [{"choices": [{"index": 0, "text": text, "finish_reason": None}]} for text in ("Hi", "!")]
+    draft = read(sse(*events, {"choices": [{"text": "", "finish_reason": "length"}]}, "[DONE]"))
+    assert ("".join(draft.text), draft.finish, len(draft.chunk_ns)) == ("Hi!", "length", 2)
 
 
 def test_an_error_object_is_kept() -> None:
