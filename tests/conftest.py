@@ -249,7 +249,9 @@ class Project:
         return Finished(code, out.getvalue(), err.getvalue())
 
     def results(self, name: str = "run") -> dict[str, Any]:
-        data = json.loads((self.folder / "results" / f"{name}.json").read_bytes())
+        path = self.folder / "results" / f"{name}.json"
+        assert st.verify_run(st.load_results(path)) == [], "every results file that a test makes can be recomputed"
+        data = json.loads(path.read_bytes())
         assert isinstance(data, dict)
         return data
 

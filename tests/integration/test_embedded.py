@@ -51,18 +51,18 @@ def test_the_shipped_files_ask_a_real_model(tmp_path: Path) -> None:
 
 async def test_a_stale_connection_is_replaced_and_no_failure_of_the_server(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
-        *command(tmp_path, "--set", "questions=24", "--set", "concurrent=4", "-q", str(short_questions(tmp_path))),
+        *command(tmp_path, "--set", "questions=16", "--set", "concurrent=4", "-q", str(short_questions(tmp_path))),
         cwd=ROOT, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     _, err = await asyncio.wait_for(process.communicate(), 120)
     assert process.returncode == 0, err
     numbers = json.loads((tmp_path / "results" / "run.json").read_bytes())["aggregate"]
-    assert (numbers["ok"], numbers["failures"]) == (24, {})
+    assert (numbers["ok"], numbers["failures"]) == (16, {})
 
 
 def short_questions(tmp_path: Path) -> Path:
     path = tmp_path / "questions.json"
-    path.write_text(json.dumps([{"question": f"Say {number}", "max_tokens": 3} for number in range(24)]))
+    path.write_text(json.dumps([{"question": f"Say {number}", "max_tokens": 3} for number in range(16)]))
     return path
 
 

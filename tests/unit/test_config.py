@@ -146,8 +146,11 @@ def test_a_folder_and_a_missing_file_are_told_apart(tmp_path: Path) -> None:
 
 
 json_values = hs.recursive(
-    hs.none() | hs.booleans() | hs.integers() | hs.floats() | hs.text(),
-    lambda inner: hs.lists(inner) | hs.dictionaries(hs.sampled_from([*st.Config.model_fields, "x"]) | hs.text(), inner),
+    hs.none() | hs.booleans() | hs.integers() | hs.floats() | hs.text(max_size=8),
+    lambda inner: (
+        hs.lists(inner, max_size=3)
+        | hs.dictionaries(hs.sampled_from([*st.Config.model_fields, "x"]) | hs.text(max_size=4), inner, max_size=4)
+    ),
     max_leaves=6,
 )
 
