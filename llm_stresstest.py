@@ -32,7 +32,6 @@ import gc
 import hashlib
 import html
 import importlib
-import importlib.util
 import itertools
 import json
 import logging
@@ -2051,7 +2050,7 @@ class LagMonitor:
         self._loop = asyncio.get_running_loop()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lag", daemon=True)
-        self._cpu_start, self._start_ns, self._ticks = time.process_time(), clock(), 0
+        self._cpu_start, self._start_ns = time.process_time(), clock()
         self._waited_start_ns = waited_ns()
         self.cpu_share: float | None = None
         self.cpu_wait_share: float | None = None
@@ -2325,7 +2324,7 @@ async def _converse(
             else:
                 last = turn + 1 == len(ask.question.texts)
                 this_turn = ask if turn == 0 else dataclasses.replace(ask, scheduled_ns=None)
-                result = await _send_safely(this_turn, send, list(messages), release if last else _nothing)
+                result = await _send_safely(this_turn, send, list(messages), release if last else lambda: None)
             record(result)
             failed = not result.ok
             messages.append({"role": "assistant", "content": result.answer_text})
@@ -2333,10 +2332,6 @@ async def _converse(
         load.fault = load.fault or error
     finally:
         release()
-
-
-def _nothing() -> None:
-    """Do nothing."""
 
 
 async def _send_safely(ask: Ask, send: Send, messages: list[dict[str, str]], release: Callable[[], None]) -> Result:
