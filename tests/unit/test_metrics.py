@@ -293,14 +293,22 @@ def test_failures_are_suspect_and_many_are_invalid() -> None:
     assert verdict(*ENOUGH[:72], *some * 2) == ("INVALID", {"failures"})
 
 
-def test_too_few_requests_is_suspect_and_says_how_many_more() -> None:
-    full = st.calculate_aggregates(
-        [ok(place, place * 200.0, 50, [10] * 5) for place in range(20)], CONFIG
-    )
-    said = st.judge_validity(CONFIG, full, load())
-    assert said["verdict"] == "SUSPECT"
-    assert said["reasons"] == [
-        {"code": "too_few_requests", "message": "20 answers do not support a p95: ask 52 more"}
+def test_too_few_requests_is_suspect_where_a_threshold_or_an_slo_stands_on_them() -> None:
+    def reasons(**keys: Any) -> list[dict[str, str]]:
+        config = st.Config(server="http://x:1", model="m", **keys)
+        full = st.calculate_aggregates(
+            [ok(place, place * 200.0, 50, [10] * 5) for place in range(20)], config
+        )
+        return list(st.judge_validity(config, full, load())["reasons"])
+
+    assert reasons() == [], "the brackets of the summary say it"
+    assert reasons(thresholds={"ttft_ms.p50": "< 100", "ttft_ms.avg": "< 100"}) == []
+    for keys in ({"thresholds": {"ttft_ms.p95": "< 100"}}, {"slo": {"ttft_ms": 100}}):
+        what = "the SLO" if "slo" in keys else "the threshold on ttft_ms.p95"
+        message = f"{what} stands on 20 answers, too few for its interval: ask 52 more"
+        assert reasons(**keys) == [{"code": "too_few_requests", "message": message}]
+    assert [reason["code"] for reason in reasons(thresholds={"e2e_ms.p99": "< 9"})] == [
+        "too_few_requests"
     ]
 
 
