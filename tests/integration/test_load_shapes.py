@@ -96,7 +96,7 @@ async def test_duration_asks_until_the_time_is_over(server: ScriptedServer) -> N
     sent = [result.sent_ns or 0 for result in results]
     assert max(sent) - min(sent) < 0.6 * st.NS_PER_S
     assert [result.question for result in results[:4]] == ["x", "y", "x", "y"]
-    assert load.ended_ns - load.start_ns < 2 * st.NS_PER_S
+    assert load.ended_ns - load.begun_ns < 2 * st.NS_PER_S
 
 
 async def test_an_open_loop_by_duration_asks_what_was_scheduled(server: ScriptedServer) -> None:
@@ -111,6 +111,29 @@ async def test_warm_up_is_asked_first_and_left_out_of_every_number(server: Scrip
     assert len(server.requests) == 7
     assert len(results) == 4
     assert load.warmup == {"ok": 3}
+
+
+@pytest.mark.parametrize("config", [{"concurrent": [3, 5]}, {"concurrent": 3, "rate": 200}])
+async def test_shares_of_a_load_are_together_the_whole_load(
+    server: ScriptedServer, config: dict[str, Any]
+) -> None:
+    questions = [f"x{place}" for place in range(7)]
+    whole, _ = await ask_each(server.url, questions, **config)
+    parts: list[st.Result] = []
+    for part in range(3):
+        server.most_at_once = 0
+        results, _ = await ask_each(server.url, questions, share=(part, 3), **config)
+        assert server.most_at_once <= 2
+        parts += results
+    parts.sort(key=lambda result: result.index)
+    assert [(r.index, r.question, r.stage) for r in parts] == [
+        (r.index, r.question, r.stage) for r in whole
+    ]
+
+
+async def test_a_share_without_a_slot_is_refused(server: ScriptedServer) -> None:
+    with pytest.raises(ValueError, match="share"):
+        await ask_each(server.url, concurrent=2, share=(0, 3))
 
 
 async def test_ramp_up_opens_the_slots_one_after_the_other(server: ScriptedServer) -> None:
