@@ -2427,7 +2427,7 @@ class Stage:
         level = config.levels[number]
         self.level = level // parts + (part < level % parts)
         self.done = start.done
-        self.ramp_ns = round(config.ramp_up * NS_PER_S)
+        self.ramp_s = config.ramp_up
         self.count: int | None = len(questions)
         self.first_index = number * len(questions)
         self.duration_ns: int | None = None
@@ -2437,6 +2437,7 @@ class Stage:
             self.first_index = number << 32
             self.duration_ns = round(config.duration * NS_PER_S)
         if config.rate is not None:
+            self.ramp_s = 0  # it is in the schedule
             self.offsets_ns = arrival_offsets(config, self.count, f"{start.seed}/{number}")
 
     @classmethod
@@ -2450,24 +2451,24 @@ class Stage:
     def planned_requests(self, begun_ns: int) -> Iterator[tuple[int, PlannedRequest]]:
         """Yield each request with the moment when it is due (0: as soon as a slot is free).
 
-        What an earlier part of the run has finished is left out, and so is the time until the first
-        request that is left.
+        What an earlier part of the run has finished is left out, and so are the gaps before it: the
+        rest has the asked rate too.
         """
         part, parts = self.share
         places = itertools.count() if self.count is None else range(self.count)
-        offsets = itertools.repeat(None) if self.offsets_ns is None else self.offsets_ns
-        before_ns = None if self.done else 0
+        offsets = itertools.repeat(0) if self.offsets_ns is None else self.offsets_ns
+        left_out_ns = before_ns = 0
         for place, offset_ns in zip(places, offsets, strict=False):
+            gap_ns, before_ns = offset_ns - before_ns, offset_ns
             index = self.first_index + place
-            if place % parts != part or index in self.done:
+            if index in self.done:
+                left_out_ns += gap_ns
+                continue
+            if place % parts != part:
                 continue
             due_ns, scheduled_ns = 0, None
-            if offset_ns is not None:
-                if before_ns is None:
-                    before_ns = offset_ns
-                due_ns = scheduled_ns = begun_ns + offset_ns - before_ns
-            elif self.ramp_ns and place // parts < self.level:
-                due_ns = begun_ns + self.ramp_ns * (place // parts) // self.level
+            if self.offsets_ns is not None:
+                due_ns = scheduled_ns = begun_ns + offset_ns - left_out_ns
             question = self.questions[place % len(self.questions)]
             yield due_ns, PlannedRequest(index, question, self.number, scheduled_ns)
 
@@ -2486,23 +2487,30 @@ def arrival_offsets(config: Config, count: int | None, seed: str) -> Iterator[in
     repeatable. They are made one by one: a day at 10,000 requests/s has 864 million.
     """
     rng = random.Random(seed)  # noqa: S311  no secret
-    mean_s, ramp_s = 1 / cast(float, config.rate), config.ramp_up
-    end_s = math.inf if config.duration is None or count is not None else config.duration
-    draw: Callable[[], float] = {
-        "poisson": lambda: rng.expovariate(1 / mean_s),
-        "constant": lambda: mean_s,
-        "gamma": lambda: rng.gammavariate(config.burstiness, mean_s / config.burstiness),
-    }[config.arrival]
+    rate, ramp_s, shape = cast(float, config.rate), config.ramp_up, config.burstiness
+    end_ns = math.inf
+    if config.duration is not None and count is None:
+        end_ns = round(config.duration * NS_PER_S)
+    if config.arrival == "poisson":
+        shape = 1.0
+    # The first gap is what is left of one that had begun before: then `duration` holds its share of
+    # requests, and not one more.
     even_s = 0.0  # the time at which the request would be due without a ramp
-    for _ in itertools.count() if count is None else range(count):
+    if config.arrival != "constant":
+        even_s = rng.random() * rng.gammavariate(shape + 1, 1 / (shape * rate))
+    for place in itertools.count(1) if count is None else range(1, count + 1):
         # While the rate grows, its integral has to reach the value that it has at full rate.
         time_s = even_s + ramp_s / 2
         if even_s < ramp_s / 2:
             time_s = math.sqrt(2 * ramp_s * even_s)
-        if time_s >= end_s:
+        time_ns = round(time_s * NS_PER_S)
+        if time_ns >= end_ns:
             return
-        yield round(time_s * NS_PER_S)
-        even_s += draw()
+        yield time_ns
+        if config.arrival == "constant":
+            even_s = place / rate  # a sum of gaps would be off by its rounding
+        else:
+            even_s += rng.gammavariate(shape, 1 / (shape * rate))
 
 
 # --- Generator ---
@@ -2555,7 +2563,7 @@ class LoadGenerator:
 
     async def _run_stage(self, stage: Stage, record: Callable[[Result], None]) -> None:
         """Ask the stage's questions with at most `level` in flight."""
-        limit, tasks = ConcurrencyLimit(stage.level), set[asyncio.Task[None]]()
+        limit, tasks = ConcurrencyLimit(stage.level, stage.ramp_s), set[asyncio.Task[None]]()
         begun_ns, started = clock(), 0
         try:
             for due_ns, planned in stage.planned_requests(begun_ns):
@@ -2575,6 +2583,7 @@ class LoadGenerator:
             if self.report.fault is None and tasks:
                 await asyncio.wait(tasks)
         finally:
+            limit.close()
             for task in tasks:
                 task.cancel()
             if tasks:
@@ -2629,11 +2638,35 @@ class LoadGenerator:
 
 
 class ConcurrencyLimit:
-    """The slots of a stage: a semaphore that can say how many are free."""
+    """The slots of a stage: a semaphore that can say how many are free.
 
-    def __init__(self, level: int) -> None:
-        self.free = level
-        self._semaphore = asyncio.Semaphore(level)
+    With a ramp they open one after the other, evenly over its time; the first one at once.
+    """
+
+    def __init__(self, level: int, ramp_s: float = 0) -> None:
+        self.free = 0
+        self._level, self._ramp_s, self._opened = level, ramp_s, 0
+        self._semaphore = asyncio.Semaphore(0)
+        self._begun_ns = clock()
+        self._timer: asyncio.TimerHandle | None = None
+        self._open()
+
+    def _open(self) -> None:
+        """Open the slots whose time has come, and come back for the next one."""
+        due = self._level
+        if self._ramp_s:
+            elapsed_s = (clock() - self._begun_ns) / NS_PER_S
+            due = min(due, 1 + int(elapsed_s * self._level / self._ramp_s))
+        for _ in range(due - self._opened):
+            self._add()
+        self._opened = due
+        if due < self._level:
+            wait_s = self._ramp_s / self._level
+            self._timer = asyncio.get_running_loop().call_later(wait_s, self._open)
+
+    def _add(self) -> None:
+        self.free += 1
+        self._semaphore.release()
 
     async def take(self) -> Callable[[], None]:
         """Wait for a slot; return what gives it back, once however often it is called."""
@@ -2645,10 +2678,14 @@ class ConcurrencyLimit:
             nonlocal taken
             if taken:
                 taken = False
-                self.free += 1
-                self._semaphore.release()
+                self._add()
 
         return give_back
+
+    def close(self) -> None:
+        """Open no more slots."""
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 # --- Self-check ---

@@ -143,6 +143,23 @@ async def test_ramp_up_opens_the_slots_one_after_the_other(server: ScriptedServe
     assert all(gap > 80 for gap in (later - earlier for earlier, later in itertools.pairwise(sent)))
 
 
+async def test_ramp_up_raises_the_number_in_flight_evenly_however_short_the_answers_are(
+    server: ScriptedServer,
+) -> None:
+    server.behaviour = streams(*"abcdefghij", pause_s=0.005)
+    results, _ = await ask_each(server.url, ["x"], concurrent=8, ramp_up=1.6, duration=2)
+    begun_ns = min(result.sent_ns or 0 for result in results)
+    edges = [
+        (((at_ns or 0) - begun_ns) / st.NS_PER_S, step)
+        for result in results
+        for at_ns, step in ((result.sent_ns, 1), (result.end_ns, -1))
+    ]
+    for number in range(1, 8):  # slot n opens at 0.2 × n seconds
+        begin_s, end_s = 0.2 * number - 0.2, 0.2 * number
+        busy_s = sum(-step * min(max(at_s, begin_s), end_s) for at_s, step in edges)
+        assert busy_s / 0.2 == pytest.approx(number, rel=0.3)
+
+
 async def test_cache_bust_makes_every_prompt_unique_but_records_the_question(
     server: ScriptedServer,
 ) -> None:
