@@ -2264,6 +2264,10 @@ def _count(usage: Mapping[str, Any], *keys: str) -> int | None:
 Send = Callable[[PlannedRequest, list[dict[str, str]], Callable[[], None]], Awaitable[Result]]
 
 
+class StoppedError(Exception):
+    """A signal came before the first question was asked; its number is the argument."""
+
+
 class StopSignal:
     """SIGINT, SIGTERM and SIGHUP: the first one stops the run in order, the second one at once."""
 
@@ -2276,17 +2280,17 @@ class StopSignal:
     @classmethod
     @contextlib.contextmanager
     def caught(cls) -> Iterator[StopSignal]:
-        """Catch the signals while the block runs."""
+        """Catch the signals while the block runs; under nohup SIGHUP stays ignored."""
         stop_signal, loop, caught = cls(), asyncio.get_running_loop(), []
         for name in cls.SIGNALS:
-            signum = getattr(signal, name, None)
-            ignored_by_nohup = (
-                name == "SIGHUP" and signum and signal.getsignal(signum) == signal.SIG_IGN
-            )
-            if signum is not None and not ignored_by_nohup:
-                with contextlib.suppress(NotImplementedError, RuntimeError):
-                    loop.add_signal_handler(signum, stop_signal.on_signal, signum)
-                    caught.append(signum)
+            signum = getattr(signal, name, None)  # Windows has no SIGHUP
+            if signum is None:
+                continue
+            if name == "SIGHUP" and signal.getsignal(signum) == signal.SIG_IGN:
+                continue
+            with contextlib.suppress(NotImplementedError, RuntimeError):
+                loop.add_signal_handler(signum, stop_signal.on_signal, signum)
+                caught.append(signum)
         try:
             yield stop_signal
         finally:
@@ -2304,7 +2308,7 @@ class StopSignal:
         self.event.set()
 
     async def unless_stopped(self, work: Awaitable[T]) -> T:
-        """Return what `work` returns; when a signal comes first, cancel it and raise StoppedError."""
+        """Return what `work` returns; cancel it and raise StoppedError if a signal comes first."""
         task, stop = asyncio.ensure_future(work), asyncio.create_task(self.event.wait())
         try:
             await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
@@ -2318,30 +2322,48 @@ class StopSignal:
         return await task
 
 
-class StoppedError(Exception):
-    """A signal came before the first question was asked; its number is the argument."""
+@dataclasses.dataclass(frozen=True)
+class LoadStart:
+    """What a load starts with; a resumed one goes on where an earlier part of the run ended."""
+
+    start_ns: int = dataclasses.field(default_factory=clock)  # what results count their times from
+    seed: int = 0  # of the schedules
+    done: frozenset[int] = frozenset()  # the places that need not be asked again
+    resumed: str | None = None  # what ended the earlier part: "stopped", "killed"
+    itl_us: Mapping[int, Mapping[int, int]] = dataclasses.field(default_factory=dict)
+    itl_lost: bool = False  # the earlier part took its histogram along
+    share: tuple[int, int] = (0, 1)  # (k, n): run the k-th of n parts that together are the load
 
 
 @dataclasses.dataclass
-class Load:
-    """What became of the load, beside its results."""
+class LoadReport:
+    """What became of a load, beside its results."""
 
-    start_ns: int = dataclasses.field(default_factory=clock)  # what results count their times from
-    done: frozenset[int] = frozenset()  # the places that an earlier part of the run has finished
-    seed: int = 0  # of the schedules
-    resumed: str | None = None  # whether it goes on with an earlier part: what ended that one
+    start: LoadStart
     begun_ns: int = dataclasses.field(default_factory=clock)
     begun: dt.datetime = dataclasses.field(default_factory=lambda: dt.datetime.now().astimezone())
     ended_ns: int = 0
-    clock_jump_s: float = (
-        0.0  # wall clock minus monotonic clock: the machine slept, or somebody set the clock
-    )
+    clock_jump_s: float = 0.0  # the wall clock moved so much more than the monotonic one
     client: dict[str, Any] = dataclasses.field(default_factory=dict)
     warmup: Counter[str] = dataclasses.field(default_factory=Counter)  # requests by status
-    itl_us: dict[int, Counter[int]] = dataclasses.field(default_factory=dict)  # a histogram a stage
-    itl_lost: bool = False  # a killed run had one, and took it along
-    fault: BaseException | None = None
+    itl_us: dict[int, Counter[int]] = dataclasses.field(default_factory=dict)  # histogram, by stage
+    itl_lost: bool = False
+    fault: BaseException | None = None  # what `record` raised
     interrupted: bool = False
+
+    def __post_init__(self) -> None:
+        self.itl_lost = self.itl_lost or self.start.itl_lost
+        for stage, counts in self.start.itl_us.items():
+            self.itl_us[stage] = Counter(counts)
+
+    def end(self, client: dict[str, Any], *, stopped: bool) -> None:
+        """Take the time at which the load ended, and what the self-check found."""
+        self.ended_ns = clock()
+        self.client = client
+        self.interrupted = self.interrupted or stopped
+        elapsed_s = (self.ended_ns - self.begun_ns) / NS_PER_S
+        wall_s = (dt.datetime.now().astimezone() - self.begun).total_seconds()
+        self.clock_jump_s = wall_s - elapsed_s  # the machine slept, or somebody set the clock
 
 
 async def process_questions(
@@ -2350,30 +2372,28 @@ async def process_questions(
     send: Send,
     record: Callable[[Result], None],
     stop_signal: StopSignal,
-    load: Load | None = None,
-) -> Load:
-    """Ask the questions stage by stage, as many at once as the stage says, and hand each result to `record`.
+    start: LoadStart | None = None,
+) -> LoadReport:
+    """Ask the questions stage by stage, as many at once as the stage says; record each result.
 
-    `load` says what results count their times from, and what an earlier run has finished already. Failed requests are
-    results; what `record` raises ends the run and is raised here, after the other requests were cancelled.
+    Failed requests are results; what `record` raises ends the run and is raised here, after the
+    other requests were cancelled.
     """
-    load = load or Load()
+    report = LoadReport(start or LoadStart())
+    generator = LoadGenerator(config, questions, send, record, report)
     with gc_paused(), LagMonitor() as lag:
-        work = asyncio.create_task(_run_stages(config, questions, send, record, load))
+        work = asyncio.create_task(generator.run())
         stop = asyncio.create_task(stop_signal.event.wait())
         await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
         work.cancel()
         await asyncio.wait((work,))
-        load.ended_ns = clock()
-        load.interrupted = load.interrupted or stop_signal.signum is not None
-    load.client = lag.to_record()
-    elapsed_s = (load.ended_ns - load.begun_ns) / NS_PER_S
-    load.clock_jump_s = (dt.datetime.now().astimezone() - load.begun).total_seconds() - elapsed_s
-    fault = load.fault or (None if work.cancelled() else work.exception())
-    if fault is not None:
-        raise fault
-    return load
+    report.end(lag.to_record(), stopped=stop_signal.signum is not None)
+    if report.fault is not None:
+        raise report.fault
+    if not work.cancelled():
+        work.result()
+    return report
 
 
 # --- Schedule ---
@@ -2387,162 +2407,257 @@ class Stage:
         config: Config,
         questions: Sequence[Question],
         number: int,
-        load: Load,
-        *,
-        warmup: bool,
+        start: LoadStart,
     ) -> None:
-        self.questions, self.number, self.level = questions, number, config.levels[number]
-        self.done = frozenset[int]() if warmup else load.done
-        self.count = None if config.duration is not None else len(questions)
-        if warmup:
-            self.count = config.warmup
-        self.first_index = number * len(questions) if config.duration is None else number << 32
-        closed = config.rate is None or warmup
-        self.offsets_ns = (
-            None if closed else arrival_offsets(config, self.count, f"{load.seed}/{number}")
-        )
-        self.ramp_ns = 0 if warmup else round(config.ramp_up * NS_PER_S)
-        self.duration_ns = (
-            None if config.duration is None or warmup else round(config.duration * NS_PER_S)
-        )
+        self.questions, self.number, self.share = questions, number, start.share
+        part, parts = start.share
+        level = config.levels[number]
+        self.level = level // parts + (part < level % parts)
+        self.done = start.done
+        self.ramp_s = config.ramp_up
+        self.count: int | None = len(questions)
+        self.first_index = number * len(questions)
+        self.duration_ns: int | None = None
+        self.offsets_ns: Iterable[int] | None = None
+        if config.duration is not None:
+            self.count = None
+            self.first_index = number << 32
+            self.duration_ns = round(config.duration * NS_PER_S)
+        if config.rate is not None:
+            self.ramp_s = 0  # it is in the schedule
+            self.offsets_ns = arrival_offsets(config, self.count, f"{start.seed}/{number}")
 
-    def planned_requests(self, start_ns: int) -> Iterator[tuple[int, PlannedRequest]]:
-        """Yield each question with the moment when it is due (0: as soon as a slot is free).
+    @classmethod
+    def warmup(cls, config: Config, questions: Sequence[Question], start: LoadStart) -> Self:
+        """Return the stage before the first one: a closed loop with the first one's level."""
+        closed = config.model_copy(update={"rate": None, "duration": None, "ramp_up": 0})
+        stage = cls(closed, questions, 0, LoadStart(share=start.share))
+        stage.count = config.warmup
+        return stage
 
-        What an earlier part of the run has finished is left out, and so is the time that its schedule took.
+    def planned_requests(self, begun_ns: int) -> Iterator[tuple[int, PlannedRequest]]:
+        """Yield each request with the moment when it is due (0: as soon as a slot is free).
+
+        What an earlier part of the run has finished is left out, and so are the gaps before it: the
+        rest has the asked rate too.
         """
-        places = (place for place in itertools.count() if self.first_index + place not in self.done)
-        begin_ns = None
-        for place in itertools.takewhile(
-            lambda place: self.count is None or place < self.count, places
-        ):
+        part, parts = self.share
+        places = itertools.count() if self.count is None else range(self.count)
+        offsets = itertools.repeat(0) if self.offsets_ns is None else self.offsets_ns
+        left_out_ns = before_ns = 0
+        for place, offset_ns in zip(places, offsets, strict=False):
+            gap_ns, before_ns = offset_ns - before_ns, offset_ns
+            index = self.first_index + place
+            if index in self.done:
+                left_out_ns += gap_ns
+                continue
+            if place % parts != part:
+                continue
             due_ns, scheduled_ns = 0, None
             if self.offsets_ns is not None:
-                if place >= len(self.offsets_ns):
-                    return
-                begin_ns = (
-                    self.offsets_ns[place] if self.done and begin_ns is None else begin_ns or 0
-                )
-                due_ns = scheduled_ns = start_ns + self.offsets_ns[place] - begin_ns
-            elif self.ramp_ns and place < self.level:
-                due_ns = start_ns + self.ramp_ns * place // self.level
+                due_ns = scheduled_ns = begun_ns + offset_ns - left_out_ns
             question = self.questions[place % len(self.questions)]
-            yield (
-                due_ns,
-                PlannedRequest(self.first_index + place, question, self.number, scheduled_ns),
-            )
+            yield due_ns, PlannedRequest(index, question, self.number, scheduled_ns)
 
-    def is_over(self, start_ns: int) -> bool:
+    def is_over(self, begun_ns: int) -> bool:
         """Whether a closed loop's `duration` has passed; an open loop's schedule ends by itself."""
-        return (
-            self.duration_ns is not None
-            and self.offsets_ns is None
-            and clock() - start_ns >= self.duration_ns
-        )
+        if self.duration_ns is None or self.offsets_ns is not None:
+            return False
+        return clock() - begun_ns >= self.duration_ns
 
 
-def arrival_offsets(config: Config, count: int | None, seed: str) -> array.array[int]:
-    """Return the send times of an open loop, ns from its start, made before it starts so that lateness never adds up.
+def arrival_offsets(config: Config, count: int | None, seed: str) -> Iterator[int]:
+    """Yield the send times of an open loop, ns from its start, so that lateness never adds up.
 
-    `rate` is the mean; the gaps are exponential (poisson), equal (constant) or gamma distributed (shape `burstiness`).
-    During `ramp_up` the rate grows evenly from 0. `seed` makes the times repeatable.
+    `rate` is the mean; the gaps are exponential (poisson), equal (constant) or gamma distributed
+    (shape `burstiness`). During `ramp_up` the rate grows evenly from 0. `seed` makes the times
+    repeatable. They are made one by one: a day at 10,000 requests/s has 864 million.
     """
     rng = random.Random(seed)  # noqa: S311  no secret
-    mean_s, ramp_s = 1 / cast(float, config.rate), config.ramp_up
-    end_s = math.inf if config.duration is None or count is not None else config.duration
-    draw: Callable[[], float] = {
-        "poisson": lambda: rng.expovariate(1 / mean_s),
-        "constant": lambda: mean_s,
-        "gamma": lambda: rng.gammavariate(config.burstiness, mean_s / config.burstiness),
-    }[config.arrival]
-    offsets, even_s = array.array("q"), 0.0
-    while count is None or len(offsets) < count:
-        # At full rate `even_s` is the time; while the rate still grows, its integral has to reach the same value.
-        time_s = math.sqrt(2 * ramp_s * even_s) if even_s < ramp_s / 2 else even_s + ramp_s / 2
-        if time_s >= end_s:
-            break
-        offsets.append(round(time_s * NS_PER_S))
-        even_s += draw()
-    return offsets
+    rate, ramp_s, shape = cast(float, config.rate), config.ramp_up, config.burstiness
+    end_ns = math.inf
+    if config.duration is not None and count is None:
+        end_ns = round(config.duration * NS_PER_S)
+    if config.arrival == "poisson":
+        shape = 1.0
+    # The first gap is what is left of one that had begun before: then `duration` holds its share of
+    # requests, and not one more.
+    even_s = 0.0  # the time at which the request would be due without a ramp
+    if config.arrival != "constant":
+        even_s = rng.random() * rng.gammavariate(shape + 1, 1 / (shape * rate))
+    for place in itertools.count(1) if count is None else range(1, count + 1):
+        # While the rate grows, its integral has to reach the value that it has at full rate.
+        time_s = even_s + ramp_s / 2
+        if even_s < ramp_s / 2:
+            time_s = math.sqrt(2 * ramp_s * even_s)
+        time_ns = round(time_s * NS_PER_S)
+        if time_ns >= end_ns:
+            return
+        yield time_ns
+        if config.arrival == "constant":
+            even_s = place / rate  # a sum of gaps would be off by its rounding
+        else:
+            even_s += rng.gammavariate(shape, 1 / (shape * rate))
 
 
 # --- Generator ---
 
 
-async def _run_stages(
-    config: Config,
-    questions: Sequence[Question],
-    send: Send,
-    record: Callable[[Result], None],
-    load: Load,
-) -> None:
-    """Run the warm-up and then the stages, one after the other."""
+class LoadGenerator:
+    """Runs the warm-up and then the stages, one after the other, and records what comes back.
 
-    def keep(result: Result) -> None:
-        if not config.record_chunk_times:
-            histogram = load.itl_us.setdefault(result.stage, Counter())
+    A share (k, n) of the load is every n-th planned request from the k-th on, and as much of each
+    level. Each share needs a slot: n is at most the lowest level.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        questions: Sequence[Question],
+        send: Send,
+        record: Callable[[Result], None],
+        report: LoadReport,
+    ) -> None:
+        part, parts = report.start.share
+        if not 0 <= part < parts <= min(config.levels):
+            raise ValueError(f"share {part} of {parts}: there are {min(config.levels)} slots")
+        self.config, self.questions = config, questions
+        self.send, self.record, self.report = send, record, report
+
+    async def run(self) -> None:
+        """Ask all; when cancelled, the requests in flight end as "cancelled"."""
+        config, start = self.config, self.report.start
+        if config.duration is not None and start.done:
+            # Nobody knows how much of the time was left when it was killed: it is only saved.
+            self.report.interrupted = True
+            return
+        if config.warmup:
+            stage = Stage.warmup(config, self.questions, start)
+            await self._run_stage(stage, self._discard)
+        for number in range(len(config.levels)):
+            stage = Stage(config, self.questions, number, start)
+            await self._run_stage(stage, self._keep)
+
+    def _keep(self, result: Result) -> None:
+        if not self.config.record_chunk_times:
+            histogram = self.report.itl_us.setdefault(result.stage, Counter())
             histogram.update(map(_bucket, result.chunk_gaps_us or ()))
             result.chunk_ns = None
-        record(result)
+        self.record(result)
 
-    def discard(result: Result) -> None:
-        load.warmup[result.status] += 1
+    def _discard(self, result: Result) -> None:
+        self.report.warmup[result.status] += 1
 
-    if config.duration is not None and load.done:
-        load.interrupted = (
-            True  # how much of the time was left when it was killed, nobody knows: it is only saved
-        )
-        return
-    if config.warmup:
-        await _run_stage(Stage(config, questions, 0, load, warmup=True), send, discard, load)
-    for number in range(len(config.levels)):
-        await _run_stage(Stage(config, questions, number, load, warmup=False), send, keep, load)
+    async def _run_stage(self, stage: Stage, record: Callable[[Result], None]) -> None:
+        """Ask the stage's questions with at most `level` in flight."""
+        limit, tasks = ConcurrencyLimit(stage.level, stage.ramp_s), set[asyncio.Task[None]]()
+        begun_ns, started = clock(), 0
+        try:
+            for due_ns, planned in stage.planned_requests(begun_ns):
+                if (wait_ns := due_ns - clock()) > 0:
+                    await asyncio.sleep(wait_ns / NS_PER_S)
+                release = await limit.take()
+                if stage.is_over(begun_ns) or self.report.fault is not None:
+                    break
+                task = asyncio.create_task(self._converse(planned, record, release))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+                # A herd of requests that start together must not hold up the reading of tokens: a
+                # few starts a turn.
+                started += 1
+                if started % (1 + limit.free // 16) == 0:
+                    await asyncio.sleep(0)
+            if self.report.fault is None and tasks:
+                await asyncio.wait(tasks)
+        finally:
+            limit.close()
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)
+
+    async def _converse(
+        self,
+        planned: PlannedRequest,
+        record: Callable[[Result], None],
+        release: Callable[[], None],
+    ) -> None:
+        """Ask a question, or the turns of a conversation in their order; record each result."""
+        messages: list[dict[str, str]] = []
+        last, failed = len(planned.question.texts) - 1, False
+        try:
+            for turn, text in enumerate(planned.question.texts):
+                messages.append({"role": "user", "content": text})
+                if failed:
+                    result = self._unsent(planned, messages, "turn_skipped")
+                else:
+                    done = release if turn == last else lambda: None
+                    result = await self._ask(planned, list(messages), done)
+                record(result)
+                failed = not result.ok
+                messages.append({"role": "assistant", "content": result.answer_text})
+                planned = dataclasses.replace(planned, scheduled_ns=None)
+        except Exception as error:  # noqa: BLE001  what `record` raises ends the run, not just this task
+            self.report.fault = self.report.fault or error
+        finally:
+            release()
+
+    async def _ask(
+        self, planned: PlannedRequest, messages: list[dict[str, str]], release: Callable[[], None]
+    ) -> Result:
+        """Send, and turn even a fault of this program into a result: it never ends a run."""
+        try:
+            return await self.send(planned, messages, release)
+        except asyncio.CancelledError:
+            return self._unsent(planned, messages, "cancelled")
+        except Exception as error:
+            logger.exception("question %s met a fault of this program", planned.question.id)
+            return self._unsent(planned, messages, "internal", f"{type(error).__name__}: ")
+
+    def _unsent(
+        self, planned: PlannedRequest, messages: list[dict[str, str]], kind: str, prefix: str = ""
+    ) -> Result:
+        """Return the result of a request that has no answer because of this program."""
+        result = _new_result(planned, messages)
+        result.status = _STATUS_OF_KIND.get(kind, "error")
+        result.error = Failure(kind, prefix + FAILURES[kind])
+        return result
 
 
-async def _run_stage(
-    stage: Stage, send: Send, record: Callable[[Result], None], load: Load
-) -> None:
-    """Ask the stage's questions with at most `level` in flight; when cancelled, its requests end as "cancelled"."""
-    semaphore, tasks = asyncio.Semaphore(stage.level), set[asyncio.Task[None]]()
-    slots = ConcurrencyLimit(semaphore, stage.level)
-    start_ns, started = clock(), 0
-    try:
-        for due_ns, planned in stage.planned_requests(start_ns):
-            if (wait_ns := due_ns - clock()) > 0:
-                await asyncio.sleep(wait_ns / NS_PER_S)
-            slot = await slots.take()
-            if stage.is_over(start_ns) or load.fault is not None:
-                break
-            task = asyncio.create_task(_converse(planned, send, record, slot, load))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-            # A herd of requests that start together must not hold up the reading of tokens: a few starts a turn.
-            started += 1
-            if started % (1 + slots.free // 16) == 0:
-                await asyncio.sleep(0)
-        if load.fault is None:
-            await _all_done(tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await _all_done(tasks)
-
-
-async def _all_done(tasks: set[asyncio.Task[None]]) -> None:
-    if tasks:
-        await asyncio.wait(set(tasks))
-
-
-@dataclasses.dataclass
 class ConcurrencyLimit:
-    """The places of a stage: a semaphore that can say how many are free."""
+    """The slots of a stage: a semaphore that can say how many are free.
 
-    semaphore: asyncio.Semaphore
-    free: int
+    With a ramp they open one after the other, evenly over its time; the first one at once.
+    """
+
+    def __init__(self, level: int, ramp_s: float = 0) -> None:
+        self.free = 0
+        self._level, self._ramp_s, self._opened = level, ramp_s, 0
+        self._semaphore = asyncio.Semaphore(0)
+        self._begun_ns = clock()
+        self._timer: asyncio.TimerHandle | None = None
+        self._open()
+
+    def _open(self) -> None:
+        """Open the slots whose time has come, and come back for the next one."""
+        due = self._level
+        if self._ramp_s:
+            elapsed_s = (clock() - self._begun_ns) / NS_PER_S
+            due = min(due, 1 + int(elapsed_s * self._level / self._ramp_s))
+        for _ in range(due - self._opened):
+            self._add()
+        self._opened = due
+        if due < self._level:
+            wait_s = self._ramp_s / self._level
+            self._timer = asyncio.get_running_loop().call_later(wait_s, self._open)
+
+    def _add(self) -> None:
+        self.free += 1
+        self._semaphore.release()
 
     async def take(self) -> Callable[[], None]:
-        """Wait for a place; return what gives it back, once however often it is called."""
-        await self.semaphore.acquire()
+        """Wait for a slot; return what gives it back, once however often it is called."""
+        await self._semaphore.acquire()
         self.free -= 1
         taken = True
 
@@ -2550,100 +2665,38 @@ class ConcurrencyLimit:
             nonlocal taken
             if taken:
                 taken = False
-                self.free += 1
-                self.semaphore.release()
+                self._add()
 
         return give_back
 
-
-async def _converse(
-    planned: PlannedRequest,
-    send: Send,
-    record: Callable[[Result], None],
-    release: Callable[[], None],
-    load: Load,
-) -> None:
-    """Ask a question, or the turns of a conversation in their order; record a result for each."""
-    messages: list[dict[str, str]] = []
-    failed = False
-    try:
-        for turn, text in enumerate(planned.question.texts):
-            messages.append({"role": "user", "content": text})
-            if failed:
-                result = _without_send(
-                    planned, messages, Failure("turn_skipped", FAILURES["turn_skipped"])
-                )
-            else:
-                last = turn + 1 == len(planned.question.texts)
-                this_turn = (
-                    planned if turn == 0 else dataclasses.replace(planned, scheduled_ns=None)
-                )
-                result = await _send_safely(
-                    this_turn, send, list(messages), release if last else lambda: None
-                )
-            record(result)
-            failed = not result.ok
-            messages.append({"role": "assistant", "content": result.answer_text})
-    except Exception as error:  # noqa: BLE001  what `record` raises ends the run, not just this task
-        load.fault = load.fault or error
-    finally:
-        release()
-
-
-async def _send_safely(
-    planned: PlannedRequest, send: Send, messages: list[dict[str, str]], release: Callable[[], None]
-) -> Result:
-    """Send, and turn even a fault of this program into a result: one bad question never ends a run."""
-    try:
-        return await send(planned, messages, release)
-    except asyncio.CancelledError:
-        return _without_send(planned, messages, Failure("cancelled", FAILURES["cancelled"]))
-    except Exception as error:
-        logger.exception("question %s met a fault of this program", planned.question.id)
-        return _without_send(
-            planned,
-            messages,
-            Failure("internal", f"{type(error).__name__}: {FAILURES['internal']}"),
-        )
-
-
-def _without_send(
-    planned: PlannedRequest, messages: list[dict[str, str]], failure: Failure
-) -> Result:
-    result = _new_result(planned, messages)
-    result.status, result.error = _STATUS_OF_KIND.get(failure.kind, "error"), failure
-    return result
+    def close(self) -> None:
+        """Open no more slots."""
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 # --- Self-check ---
 
 
-def run_delay_ns() -> int | None:
-    """Return how long this thread has been ready and waited for a processor (Linux: schedstat); None elsewhere."""
-    try:
-        return int(Path("/proc/thread-self/schedstat").read_bytes().split()[1])
-    except (OSError, ValueError, IndexError):
-        return None
-
-
 class LagMonitor:
-    """Measures how long a callback that is ready waits for the event loop: what the client adds to every time it takes.
+    """Measures how long a callback that is ready waits for the event loop: the client's own delay.
 
-    A thread takes the ticks of an even beat and hands each to the loop as a callback. The lag counts from the tick: it
-    holds the wait for a processor, for the interpreter lock and for the loop's other work, and no timer's resolution.
+    A thread takes the ticks of an even beat and hands each to the loop as a callback. The lag
+    counts from the tick: it holds the wait for a processor, for the interpreter lock and for the
+    loop's other work, and no timer's resolution.
     """
 
-    BEAT_S = 0.02
+    BEAT_NS = 20 * NS_PER_MS
 
     def __init__(self) -> None:
         self.lags_us: Counter[int] = Counter()
+        self.cpu_share: float | None = None
+        self.cpu_wait_share: float | None = None
         self._loop = asyncio.get_running_loop()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lag", daemon=True)
         self._cpu_start, self._start_ns = time.process_time(), clock()
-        self._waited_start_ns = run_delay_ns()
-        self.cpu_share: float | None = None
-        self.cpu_wait_share: float | None = None
+        self._waited_start_ns = self._run_delay_ns()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -2652,16 +2705,16 @@ class LagMonitor:
     def __exit__(self, *exc_info: object) -> None:
         elapsed_ns = max(clock() - self._start_ns, 1)
         self.cpu_share = (time.process_time() - self._cpu_start) * NS_PER_S / elapsed_ns
-        if (waited := run_delay_ns()) is not None and self._waited_start_ns is not None:
-            self.cpu_wait_share = (waited - self._waited_start_ns) / elapsed_ns
+        waited_ns = self._run_delay_ns()
+        if waited_ns is not None and self._waited_start_ns is not None:
+            self.cpu_wait_share = (waited_ns - self._waited_start_ns) / elapsed_ns
         self._end.set()
         self._thread.join()
 
     def _beat(self) -> None:
-        beat_ns = round(self.BEAT_S * NS_PER_S)
         due_ns = self._start_ns
         while True:
-            due_ns += beat_ns
+            due_ns += self.BEAT_NS
             if self._end.wait(max(due_ns - clock(), 0) / NS_PER_S):
                 return
             try:
@@ -2671,6 +2724,14 @@ class LagMonitor:
 
     def _arrived(self, due_ns: int) -> None:
         self.lags_us[_bucket((clock() - due_ns) // 1000)] += 1
+
+    @staticmethod
+    def _run_delay_ns() -> int | None:
+        """Return how long this thread was ready and had no processor; None but on Linux."""
+        try:
+            return int(Path("/proc/thread-self/schedstat").read_bytes().split()[1])
+        except (OSError, ValueError, IndexError):
+            return None
 
     def to_record(self) -> dict[str, Any]:
         """Return what `meta.client` says of the loop."""
@@ -2690,7 +2751,7 @@ def _bucket(us: int) -> int:
 
 @contextlib.contextmanager
 def gc_paused() -> Iterator[None]:
-    """Keep the garbage collector out of the measured window; a full collection would show up as the server's TTFT."""
+    """Keep the collector out of the measured window: a full collection looks like a slow server."""
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -3313,7 +3374,7 @@ class Evidence(NamedTuple):
 
     config: Config
     aggregate: Mapping[str, Any]
-    load: Load
+    load: LoadReport
 
     @property
     def parts(self) -> Sequence[Mapping[str, Any]]:
@@ -3331,7 +3392,9 @@ def validity_rule(rule: ValidityRule) -> ValidityRule:
     return rule
 
 
-def judge_validity(config: Config, aggregate: Mapping[str, Any], load: Load) -> dict[str, Any]:
+def judge_validity(
+    config: Config, aggregate: Mapping[str, Any], load: LoadReport
+) -> dict[str, Any]:
     """Return the verdict over a run and its reasons."""
     evidence = Evidence(config, aggregate, load)
     reasons = [reason for rule in VALIDITY_RULES if (reason := rule(evidence)) is not None]
@@ -3349,9 +3412,9 @@ def _interrupted(run: Evidence) -> Reason | None:
 
 @validity_rule
 def _resumed(run: Evidence) -> Reason | None:
-    if run.load.resumed is None:
+    if run.load.start.resumed is None:
         return None
-    earlier = f"an earlier part of it was {run.load.resumed}"
+    earlier = f"an earlier part of it was {run.load.start.resumed}"
     message = f"{earlier}; how busy this client was then is not in the verdict"
     return Reason("SUSPECT", "resumed", message)
 
@@ -3976,13 +4039,13 @@ def find_results(name: str, folder: Path | None = None) -> Path:
 def run_meta(
     config: Config,
     target: Target,
-    load: Load,
+    load: LoadReport,
     aggregate: Mapping[str, Any],
     header: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the `meta` of a results file. The wall clock was read once, at the start; the rest is monotonic."""
     started = dt.datetime.fromisoformat(header["started"])
-    total_ms = (load.ended_ns - load.start_ns) / NS_PER_MS
+    total_ms = (load.ended_ns - load.start.start_ns) / NS_PER_MS
     ended = load.begun + dt.timedelta(microseconds=(load.ended_ns - load.begun_ns) // 1000)
     return {
         **_dates("start", started),
@@ -4004,7 +4067,7 @@ def run_meta(
         "questions_asked": header["questions"],
         "utc_offset": started.strftime("%z"),
         "warmup": dict(load.warmup),
-        "resumed": load.resumed,
+        "resumed": load.start.resumed,
         "tls_verified": target.tls is not False if config.server.startswith("https") else None,
         "embedded": target.embedded,
         "thresholds": [check._asdict() for check in check_thresholds(config, aggregate)],
@@ -4976,7 +5039,6 @@ class Run:
         self.grading = Grading.of(
             self.files.questions, questions, config, allow_code=options.allow_code
         )
-        self.start = Load()
         self._closing = contextlib.AsyncExitStack()  # server and session, before the results
         self._until_saved = contextlib.ExitStack()  # the journal's lock guards unsaved answers
 
@@ -5022,25 +5084,27 @@ class Run:
         header = journal_header(self.config, self.target, self.questions)
         self.journal, before = self.files.open_journal(header)
         self._until_saved.enter_context(self.journal)
-        done, already_ns = frozenset[int](), 0
-        if before is not None:
-            done = before.finished(self.questions)
-            already_ns = max((result.end_ns or 0 for result in before), default=0)
-        self.start = Load(clock() - already_ns, done, self.journal.header["seed"])
-        if before is not None:
-            self._take_over(before)
+        self.start = self._load_start(before)
         self.client = dataclasses.replace(self.client, start_ns=self.start.start_ns)
         turns = sum(len(question.texts) for question in self.questions) * len(self.config.levels)
-        total = None if self.config.duration is not None else max(turns - len(done), 0)
-        self.progress = Progress(total)
+        left = max(turns - len(self.start.done), 0)
+        self.progress = Progress(None if self.config.duration is not None else left)
 
-    def _take_over(self, before: JournalReader) -> None:
-        """Take over what the earlier part of the run has left beside its results."""
-        footer = before.footer
-        self.start.resumed = "killed" if footer is None else "stopped"
-        self.start.itl_lost = footer is None and not self.config.record_chunk_times
-        for stage, pairs in (footer or {}).get("itl_us", {}).items():
-            self.start.itl_us[int(stage)] = Counter(dict(pairs))
+    def _load_start(self, before: JournalReader | None) -> LoadStart:
+        """Return what the load starts with; an earlier part of the run has left its footer."""
+        seed = self.journal.header["seed"]
+        if before is None:
+            return LoadStart(seed=seed)
+        already_ns = max((result.end_ns or 0 for result in before), default=0)
+        footer = before.footer or {}
+        return LoadStart(
+            start_ns=clock() - already_ns,
+            seed=seed,
+            done=before.finished(self.questions),
+            resumed="stopped" if footer else "killed",
+            itl_us={int(stage): dict(pairs) for stage, pairs in footer.get("itl_us", {}).items()},
+            itl_lost=not footer and not self.config.record_chunk_times,
+        )
 
     def watched(self) -> contextlib.AbstractAsyncContextManager[None]:
         """Return the context around the load, which shows how far it is."""
@@ -5052,13 +5116,13 @@ class Run:
         self.progress.add(result)
         log_result(result)
 
-    async def finish(self, load: Load) -> JournalReader:
+    async def finish(self, load: LoadReport) -> JournalReader:
         """Grade the answers, end the journal and return all results, graded."""
         await self.grading.grade(self.journal, self.stop_signal, self.target.redact)
         load.interrupted = load.interrupted or self.stop_signal.signum is not None
         footer = {
             "status": "interrupted" if load.interrupted else "complete",
-            "duration_ms": (load.ended_ns - load.start_ns) / NS_PER_MS,
+            "duration_ms": (load.ended_ns - load.start.start_ns) / NS_PER_MS,
             "client": load.client,
             "clock_jump_s": load.clock_jump_s,
             "warmup": dict(load.warmup),
@@ -5068,7 +5132,7 @@ class Run:
         await self._closing.aclose()
         return JournalReader(self.journal.path)
 
-    def end(self, load: Load) -> None:
+    def end(self, load: LoadReport) -> None:
         """Let the journal go, now that the results are saved; an interrupted run can go on with it."""
         self._until_saved.close()
         if not load.interrupted:
