@@ -816,6 +816,10 @@ class Result:
     token_source: str | None = None  # "usage" or "chunks"
     finish_reason: str | None = None
     reconnects: int = 0  # kept connections that turned out dead
+    client_error_ns: int | None = None  # the first token came at most so much earlier than it says
+    merged_chunks: int | None = None  # chunks whose time is not known: more had come by the read
+    server_prefill_ms: float | None = None  # the server's own timings, where it sends them
+    server_decode_ms: float | None = None
     grader: str | None = None  # how the answer is to be graded
     quality: float = 0.0
     graded: bool = False
@@ -882,6 +886,18 @@ class Result:
         return ms_between(self.scheduled_ns, self.end_ns)
 
     @property
+    def client_error_ms(self) -> float | None:
+        """How much earlier the first token (without streaming, the answer) may have come."""
+        return ms_between(0, self.client_error_ns)
+
+    @property
+    def server_wait_ms(self) -> float | None:
+        """TTFT without the server's prefill: its queue, and the network."""
+        if self.ttft_ms is None or self.server_prefill_ms is None:
+            return None
+        return self.ttft_ms - self.server_prefill_ms
+
+    @property
     def answer_text(self) -> str:
         """The answer without a leading <think> block: what is graded."""
         return self.answer[_answer_start(self.answer) :]
@@ -922,6 +938,10 @@ class Result:
             "queue_ms": self.queue_ms,
             "reconnects": self.reconnects,
             "end_ms": ms_between(0, self.end_ns),
+            "client_error_ms": self.client_error_ms,
+            "merged_chunks": self.merged_chunks,
+            "server_prefill_ms": self.server_prefill_ms,
+            "server_decode_ms": self.server_decode_ms,
         }
 
     @classmethod
@@ -939,7 +959,7 @@ class Result:
             )
         error = record["error"]
         return cls(
-            **{name: record[name] for name in _PLAIN_FIELDS},
+            **{name: record[name] for name in _PLAIN_FIELDS if name in record},
             error=None if error is None else Failure(**error),
             scheduled_ns=ms_to_ns(record["scheduled_ms"]),
             sent_ns=sent,
@@ -948,6 +968,7 @@ class Result:
             first_ns=first,
             answer_ns=ms_to_ns(record["answer_ttft_ms"], sent),
             connect_ns=ms_to_ns(record["connect_ms"]),
+            client_error_ns=ms_to_ns(record.get("client_error_ms")),
         )
 
 
@@ -2380,8 +2401,8 @@ async def process_questions(
     other requests were cancelled.
     """
     report = LoadReport(start or LoadStart())
-    generator = LoadGenerator(config, questions, send, record, report)
     with gc_paused(), LagMonitor() as lag:
+        generator = LoadGenerator(config, questions, send, record, report, lag)
         work = asyncio.create_task(generator.run())
         stop = asyncio.create_task(stop_signal.event.wait())
         await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
@@ -2517,12 +2538,14 @@ class LoadGenerator:
         send: Send,
         record: Callable[[Result], None],
         report: LoadReport,
+        lag: LagMonitor,
     ) -> None:
         part, parts = report.start.share
         if not 0 <= part < parts <= min(config.levels):
             raise ValueError(f"share {part} of {parts}: there are {min(config.levels)} slots")
         self.config, self.questions = config, questions
-        self.send, self.record, self.report = send, record, report
+        self.send, self.record = send, record
+        self.report, self.lag = report, lag
 
     async def run(self) -> None:
         """Ask all; when cancelled, the requests in flight end as "cancelled"."""
@@ -2536,9 +2559,14 @@ class LoadGenerator:
             await self._run_stage(stage, self._discard)
         for number in range(len(config.levels)):
             stage = Stage(config, self.questions, number, start)
-            await self._run_stage(stage, self._keep)
+            with self.lag.stage(number):
+                await self._run_stage(stage, self._keep)
 
     def _keep(self, result: Result) -> None:
+        read_ns = result.end_ns if result.first_ns is None else result.first_ns
+        if result.client_error_ns is None and result.ok and read_ns is not None:
+            delay_ns = self.lag.delay_ns(self.report.start.start_ns + read_ns)
+            result.client_error_ns = delay_ns // 1000 * 1000
         if not self.config.record_chunk_times:
             histogram = self.report.itl_us.setdefault(result.stage, Counter())
             histogram.update(map(_bucket, result.chunk_gaps_us or ()))
@@ -2551,7 +2579,7 @@ class LoadGenerator:
     async def _run_stage(self, stage: Stage, record: Callable[[Result], None]) -> None:
         """Ask the stage's questions with at most `level` in flight."""
         limit, tasks = ConcurrencyLimit(stage.level, stage.ramp_s), set[asyncio.Task[None]]()
-        begun_ns, started = clock(), 0
+        begun_ns = clock()
         try:
             for due_ns, planned in stage.planned_requests(begun_ns):
                 if (wait_ns := due_ns - clock()) > 0:
@@ -2562,11 +2590,8 @@ class LoadGenerator:
                 task = asyncio.create_task(self._converse(planned, record, release))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
-                # A herd of requests that start together must not hold up the reading of tokens: a
-                # few starts a turn.
-                started += 1
-                if started % (1 + limit.free // 16) == 0:
-                    await asyncio.sleep(0)
+                # A herd of requests that start together must not hold up the reading of tokens.
+                await asyncio.sleep(0)
             if self.report.fault is None and tasks:
                 await asyncio.wait(tasks)
         finally:
@@ -2678,38 +2703,116 @@ class ConcurrencyLimit:
 # --- Self-check ---
 
 
+class StageWatch:
+    """What the client itself did in one stage: how its loop lagged, and who had the processor."""
+
+    RIVAL_SHARE = 0.1  # of a core; what uses less is not named
+    MOST_RIVALS = 3
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.lags_us: Counter[int] = Counter()
+        self.cpu_s: float | None = None
+        self.cpu_wait_s: float | None = None
+        self.elapsed_s = 0.0
+        self.rivals: list[dict[str, Any]] = []
+        self._others = self._cpu_of_others()
+        self._waited_s = self._run_delay_s()
+        self._cpu_s, self._begun_ns = time.process_time(), clock()
+
+    def end(self) -> None:
+        """Take stock."""
+        self.elapsed_s = (clock() - self._begun_ns) / NS_PER_S
+        self.cpu_s = time.process_time() - self._cpu_s
+        waited_s = self._run_delay_s()
+        if waited_s is not None and self._waited_s is not None:
+            self.cpu_wait_s = waited_s - self._waited_s
+        shares = []
+        for (pid, name), cpu_s in self._cpu_of_others().items():
+            used_s = cpu_s - self._others.get((pid, name), 0.0)
+            shares.append((used_s / max(self.elapsed_s, 0.001), pid, name))
+        for share, pid, name in sorted(shares, reverse=True)[: self.MOST_RIVALS]:
+            if share >= self.RIVAL_SHARE:
+                self.rivals.append({"name": name, "pid": pid, "cpu_share": share})
+
+    @staticmethod
+    def _run_delay_s() -> float | None:
+        """Return how long this thread was ready and had no processor; None but on Linux."""
+        try:
+            return int(Path("/proc/thread-self/schedstat").read_bytes().split()[1]) / NS_PER_S
+        except (OSError, ValueError, IndexError):
+            return None
+
+    @staticmethod
+    def _cpu_of_others() -> dict[tuple[int, str], float]:
+        """Return the CPU seconds of every other process that can be seen; none but on Linux."""
+        used = {}
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                pid = int(path.parent.name)
+                head, _, fields = path.read_bytes().rpartition(b")")
+                user, system = fields.split()[11:13]
+                name = head.partition(b"(")[2].decode("utf-8", "replace")
+                if pid != os.getpid():
+                    used[pid, name] = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        return used
+
+    @classmethod
+    def summary(cls, watches: Sequence[StageWatch]) -> dict[str, Any]:
+        """Return the figures of these stages together."""
+        lags_us: Counter[int] = Counter()
+        for watch in watches:
+            lags_us.update(watch.lags_us)
+        lags = Histogram({us / 1000: times for us, times in lags_us.items()})
+        shares: dict[str, float | None] = {}
+        for name in ("cpu", "cpu_wait"):
+            parts = [getattr(watch, f"{name}_s") for watch in watches]
+            elapsed_s = max(sum(watch.elapsed_s for watch in watches), 0.001)
+            measured = parts and None not in parts
+            shares[f"{name}_share"] = sum(parts) / elapsed_s if measured else None
+        named = {name: percentile(lags, share) for name, share in PERCENTILES.items()}
+        return {"loop_lag_ms": {**named, "max": lags[-1] if lags else None}, **shares}
+
+
 class LagMonitor:
     """Measures how long a callback that is ready waits for the event loop: the client's own delay.
 
     A thread takes the ticks of an even beat and hands each to the loop as a callback. The lag
     counts from the tick: it holds the wait for a processor, for the interpreter lock and for the
-    loop's other work, and no timer's resolution.
+    loop's other work, and no timer's resolution. Only stages count, not the time around them.
     """
 
     BEAT_NS = 20 * NS_PER_MS
+    MOST_HOLDS = 100_000
 
     def __init__(self) -> None:
-        self.lags_us: Counter[int] = Counter()
-        self.cpu_share: float | None = None
-        self.cpu_wait_share: float | None = None
+        self.watches: list[StageWatch] = []
+        self._now: StageWatch | None = None
+        # When the loop was held up: until when, and since when at the latest.
+        self._holds: deque[tuple[int, int]] = deque(maxlen=self.MOST_HOLDS)
         self._loop = asyncio.get_running_loop()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lag", daemon=True)
-        self._cpu_start, self._start_ns = time.process_time(), clock()
-        self._waited_start_ns = self._run_delay_ns()
+        self._start_ns = clock()
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        elapsed_ns = max(clock() - self._start_ns, 1)
-        self.cpu_share = (time.process_time() - self._cpu_start) * NS_PER_S / elapsed_ns
-        waited_ns = self._run_delay_ns()
-        if waited_ns is not None and self._waited_start_ns is not None:
-            self.cpu_wait_share = (waited_ns - self._waited_start_ns) / elapsed_ns
         self._end.set()
         self._thread.join()
+
+    @contextlib.contextmanager
+    def stage(self, number: int) -> Iterator[None]:
+        """Watch a stage while the block runs."""
+        self._now = StageWatch(number)
+        try:
+            yield
+        finally:
+            self._now.end()
+            self.watches.append(self._now)
+            self._now = None
 
     def _beat(self) -> None:
         due_ns = self._start_ns
@@ -2723,25 +2826,30 @@ class LagMonitor:
                 return
 
     def _arrived(self, due_ns: int) -> None:
-        self.lags_us[_bucket((clock() - due_ns) // 1000)] += 1
+        now_ns = clock()
+        if self._now is not None:
+            self._now.lags_us[_bucket((now_ns - due_ns) // 1000)] += 1
+        last_ns, since_ns = self._holds[-1] if self._holds else (0, 0)
+        if due_ns < last_ns:  # the loop works off the beats of one delay
+            self._holds[-1] = (now_ns, since_ns)
+        else:
+            self._holds.append((now_ns, due_ns))
 
-    @staticmethod
-    def _run_delay_ns() -> int | None:
-        """Return how long this thread was ready and had no processor; None but on Linux."""
-        try:
-            return int(Path("/proc/thread-self/schedstat").read_bytes().split()[1])
-        except (OSError, ValueError, IndexError):
-            return None
+    def delay_ns(self, read_ns: int) -> int:
+        """Return how long what was read then may have waited for the loop."""
+        place = bisect.bisect_right(self._holds, (read_ns, sys.maxsize)) - 1
+        if place < 0 or read_ns - self._holds[place][0] > self.BEAT_NS:
+            return 0
+        until_ns, since_ns = self._holds[place]
+        return until_ns - since_ns
 
     def to_record(self) -> dict[str, Any]:
-        """Return what `meta.client` says of the loop."""
-        lags = Histogram({us / 1000: times for us, times in self.lags_us.items()})
-        named = {name: percentile(lags, share) for name, share in PERCENTILES.items()}
-        return {
-            "loop_lag_ms": {**named, "max": lags[-1] if lags else None},
-            "cpu_share": self.cpu_share,
-            "cpu_wait_share": self.cpu_wait_share,
-        }
+        """Return what `meta.client` says: of all stages together, and of each."""
+        stages = [
+            {"stage": watch.number, **StageWatch.summary([watch]), "rivals": watch.rivals}
+            for watch in self.watches
+        ]
+        return {**StageWatch.summary(self.watches), "stages": stages}
 
 
 def _bucket(us: int) -> int:
@@ -2918,6 +3026,10 @@ class Aggregator:
         "queue_ms",
         "scheduled_ttft_ms",
         "scheduled_e2e_ms",
+        "client_error_ms",
+        "server_prefill_ms",
+        "server_decode_ms",
+        "server_wait_ms",
     )
 
     def __init__(self, config: Config) -> None:
@@ -2928,6 +3040,7 @@ class Aggregator:
         self.ok_tpot_ms = array.array("d")
         # Of ok requests, where measured.
         self.tokens = array.array("q")
+        self.prefill_ms = array.array("d")
         self.columns = {name: array.array("d") for name in self.LATENCIES}
         self.itl_us: Counter[int] = Counter()
         self.itl_lost = False  # some result has no record of its chunks
@@ -2980,6 +3093,12 @@ class Aggregator:
                 self.sums[name] += count
                 self.sums[f"{name}_known"] += 1
         self.sums["came_at_once"] += result.came_at_once
+        if result.merged_chunks is not None:
+            self.sums["merged_chunks"] += result.merged_chunks
+            self.sums["timed_chunks"] += result.chunks
+        if result.server_prefill_ms and result.prompt_tokens is not None:
+            self.sums["prefilled"] += result.prompt_tokens - (result.cached_tokens or 0)
+            self.prefill_ms.append(result.server_prefill_ms)
         self.sums["good"] += self._is_good(result)
         if not result.answer_text.strip() and (result.reasoning or result.answer):
             self.sums["reasoning_only"] += 1
@@ -3071,6 +3190,13 @@ class Aggregator:
             "reasoning_only": self.sums["reasoning_only"],
             "came_at_once": self.sums["came_at_once"],
             "reconnects": self.sums["reconnects"],
+            "merged_chunks": self.sums["merged_chunks"] if self.sums["timed_chunks"] else None,
+            "timed_chunks": self.sums["timed_chunks"],
+            "prefill_tokens_per_s": (
+                self.sums["prefilled"] / math.fsum(self.prefill_ms) * 1000
+                if self.prefill_ms
+                else None
+            ),
         }
 
     def _drain_ms(self) -> float | None:
