@@ -32,12 +32,12 @@ import gc
 import hashlib
 import html
 import importlib
+import io
 import itertools
 import json
 import logging
 import logging.handlers
 import math
-import mmap
 import operator
 import os
 import platform
@@ -51,6 +51,7 @@ import threading
 import time
 import urllib.parse
 import uuid
+import weakref
 import zlib
 from collections import Counter, deque
 from collections.abc import (
@@ -67,6 +68,7 @@ from typing import (
     TYPE_CHECKING,
     Annotated,
     Any,
+    BinaryIO,
     Literal,
     NamedTuple,
     NoReturn,
@@ -79,6 +81,7 @@ from typing import (
 
 try:
     import aiohttp
+    import msgspec
     import pydantic
     import pydantic_core
     import yarl
@@ -3602,7 +3605,10 @@ def _clock_jump(run: Evidence) -> Reason | None:
 
 
 def check_name(name: str) -> str:
-    """Return an output name without `.json` and a leading `./`. Raises ConfigError for what no file can be called."""
+    """Return an output name without `.json` and a leading `./`.
+
+    Raises ConfigError for a name that no file can have on some system.
+    """
     bare = name.removeprefix("./").removesuffix(".json")
     problem = None
     if not bare or bare.strip(". ") == "":
@@ -3626,56 +3632,156 @@ def check_name(name: str) -> str:
     return bare
 
 
-class Journal:
-    """results/NAME.journal: a JSON object a line, each with a sequence number and a CRC-32 of all that follows it.
+class FileLock:
+    """An open file with its lock, which keeps two runs apart and ends with the process at last.
 
-    A line is the system's when `append` returns (a killed process loses nothing), and on the disk a second later (a
-    killed machine loses no more than that second). Its lock keeps a second run away.
+    `held` is false while somebody else has the lock. Raises OSError when it cannot be opened.
+    """
+
+    def __init__(self, path: Path, flags: int = 0) -> None:
+        self.path = path
+        flags |= os.O_RDWR | os.O_APPEND
+        flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+        self.fd = os.open(path, flags, 0o666)  # less what the umask takes away
+        self.held = self._take()
+
+    def _take(self) -> bool:
+        """Lock the file unless somebody has it."""
+        if fcntl is None:
+            return True
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:  # a file system without locks
+            logger.warning("no lock: %s", error)
+        return True
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the path still leads to this file: it may have gone before it was locked."""
+        try:
+            return os.path.samestat(os.fstat(self.fd), os.lstat(self.path))
+        except OSError:
+            return False
+
+    def remove(self) -> None:
+        """Remove the file while it is locked, so that nobody takes it for an unfinished run."""
+        if self.held and self.is_in_place:
+            if os.name == "nt":  # where an open file cannot be removed
+                self.close()
+            self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+class JournalLine(msgspec.Struct):
+    """One line of a journal: `{"crc":"…",` and the rest, over which the CRC-32 goes."""
+
+    seq: int
+    kind: str
+    content: msgspec.Raw
+
+    @staticmethod
+    def to_bytes(seq: int, kind: str, content: Mapping[str, Any]) -> bytes:
+        """Return the line with its newline."""
+        entry = {"seq": seq, "kind": kind, "content": content}
+        rest = pydantic_core.to_json(entry, inf_nan_mode="null")[1:]
+        return b'{"crc":"%08x",%b\n' % (zlib.crc32(rest), rest)
+
+    @classmethod
+    def from_bytes(cls, line: bytes) -> Self | None:
+        """Read a line, with or without its newline; None when it is damaged."""
+        rest = line[18:].removesuffix(b"\n")
+        if line[:18] != b'{"crc":"%08x",' % zlib.crc32(rest):
+            return None
+        try:
+            return msgspec.json.decode(b"{" + rest, type=cls)
+        except (ValueError, RecursionError):
+            return None
+
+    def read(self) -> dict[str, Any]:
+        """Return the content. Raises ValueError."""
+        return msgspec.json.decode(self.content, type=dict[str, Any])
+
+
+class Journal:
+    """results/NAME.journal: a JSON object a line, each with a number and a CRC-32 of what follows.
+
+    The operating system has a line when `append` returns, so that a killed process loses nothing.
+    The disk has it a second later, so that a killed machine loses no more than that second.
     """
 
     SYNC_S = 0.5
 
-    def __init__(self, path: Path, fd: int, seq: int = 0) -> None:
-        self.path = path
+    def __init__(self, lock: FileLock) -> None:
+        self.path = lock.path
         self.header: dict[str, Any] = {}
-        self._fd, self._seq, self._dirty = fd, seq, False
+        self._lock = lock
+        self._seq, self._answers, self._dirty = 0, 0, False
         self._end = threading.Event()
         self._fault: OSError | None = None
         self._syncer = threading.Thread(target=self._sync, name="fsync", daemon=True)
 
     @classmethod
     def create(cls, path: Path) -> Self:
-        """Start a journal that is not there yet. Raises FileExistsError, ResultsError."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+        """Make a journal that is not there yet. Raises FileExistsError, ResultsError."""
         try:
-            fd = os.open(path, flags, 0o644)
+            lock = FileLock(path, os.O_CREAT | os.O_EXCL)
         except FileExistsError:
             raise
         except OSError as error:
             raise ResultsError(f"{path}: cannot be written: {error.strerror}") from None
-        _lock(fd)
-        return cls(path, fd)
+        if not (lock.held and lock.is_in_place):
+            lock.close()
+            raise FileExistsError(path)
+        return cls(lock)
 
     @classmethod
     def reopen(cls, path: Path) -> tuple[Self, JournalReader]:
-        """Go on with a journal; what a crash left unfinished at its end is cut off. Raises ConfigError."""
+        """Go on with a journal, without the half line that a crash left at its end.
+
+        Raises ConfigError.
+        """
         try:
-            fd = os.open(path, os.O_RDWR | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0))
+            lock = FileLock(path)
         except OSError as error:
             raise ConfigError(f"{path}: no run to go on with: {error.strerror}") from None
-        if not _lock(fd):
-            os.close(fd)
-            raise ConfigError(f"{path}: its run is still in progress; wait, or choose another name")
-        reader = JournalReader(path)
-        if reader.header is None:
-            os.close(fd)
-            raise ConfigError(
-                f"{path}: is not a journal, or was lost from its first line on; choose another name"
-            )
-        os.ftruncate(fd, reader.good_bytes)
-        journal = cls(path, fd, reader.lines)
-        journal.header = reader.header
+        with contextlib.ExitStack() as unless_good:
+            unless_good.enter_context(lock)
+            if not (lock.held and lock.is_in_place):
+                in_use = "its run is still in progress; wait, or choose another name"
+                raise ConfigError(f"{path}: {in_use}")
+            reader = JournalReader(path)
+            if reader.header is None:
+                lost = "is not a journal, or was lost from its first line on"
+                raise ConfigError(f"{path}: {lost}; choose another name")
+            os.ftruncate(lock.fd, reader.whole_bytes)
+            journal = cls(lock)
+            journal.header = reader.header
+            journal._seq, journal._answers = reader.next_seq, len(reader)
+            unless_good.pop_all()
         return journal, reader
+
+    def begin(self, header: Mapping[str, Any]) -> None:
+        """Write the first line; without it the journal is removed again. Raises ResultsError."""
+        try:
+            self.append("header", header)
+        except ResultsError:
+            self.remove()
+            self._lock.close()
+            raise
+        self.header = dict(header)
 
     def __enter__(self) -> Self:
         self._syncer.start()
@@ -3685,41 +3791,41 @@ class Journal:
         self._end.set()
         self._syncer.join()
         with contextlib.suppress(OSError):
-            os.fsync(self._fd)
-        os.close(self._fd)
+            os.fsync(self._lock.fd)
+        self._lock.close()
+
+    def remove(self) -> None:
+        """Remove the file, whose answers are in a results file now."""
+        self._lock.remove()
 
     @contextlib.contextmanager
-    def kept_when_saving_fails(self, answers: int) -> Iterator[None]:
+    def kept_when_saving_fails(self) -> Iterator[None]:
         """Say where the answers still are, when the block raises ResultsError."""
         try:
             yield
         except ResultsError as error:
-            kept = f"{answers} finished answers are kept in {self.path}; make room and go on with --resume"
-            raise ResultsError(f"{error}; {kept}") from None
-
-    def discard(self) -> None:
-        """Close and remove a journal that was not begun."""
-        os.close(self._fd)
-        self.path.unlink(missing_ok=True)
+            kept = f"{self._answers} finished answers are kept in {self.path}"
+            raise ResultsError(f"{error}; {kept}; make room and go on with --resume") from None
 
     def append(self, kind: str, content: Mapping[str, Any]) -> None:
         """Write one line whole, or raise ResultsError and leave the journal as it was."""
         if self._fault is not None:
             raise self._failed(self._fault)
-        line = journal_line(self._seq, kind, content)
+        line = JournalLine.to_bytes(self._seq, kind, content)
         written = 0
         try:
             while written < len(line):
-                written += os.write(self._fd, line[written:] if written else line)
+                written += os.write(self._lock.fd, line[written:] if written else line)
         except OSError as error:
             with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
+                os.ftruncate(self._lock.fd, os.fstat(self._lock.fd).st_size - written)
             raise self._failed(error) from None
         self._seq += 1
+        self._answers += kind == "result"
         self._dirty = True
 
     def _failed(self, error: OSError) -> ResultsError:
-        kept = f"{self._seq - 1} finished answers are kept in it; make room and go on with --resume"
+        kept = f"{self._answers} finished answers are kept in it; make room and go on with --resume"
         if self._seq == 0:
             kept = "nothing was asked; make room"
         return ResultsError(f"{self.path}: cannot be written: {error.strerror}; {kept}")
@@ -3730,134 +3836,177 @@ class Journal:
             if self._dirty:
                 self._dirty = False
                 try:
-                    os.fsync(self._fd)
+                    os.fsync(self._lock.fd)
                 except OSError as error:
                     self._fault = error
 
 
-def journal_line(seq: int, kind: str, content: Mapping[str, Any]) -> bytes:
-    """Return a line of the journal: `{"crc":"…",` and the rest, over which the CRC-32 goes."""
-    rest = pydantic_core.to_json(
-        {"seq": seq, "kind": kind, "content": content}, inf_nan_mode="null"
-    )[1:]
-    return b'{"crc":"%08x",%b\n' % (zlib.crc32(rest), rest)
-
-
-def _lock(fd: int) -> bool:
-    """Take the file's lock, which ends with the process; False when somebody has it."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:  # a file system without locks
-        logger.warning("no lock: %s", error)
-    return True
-
-
 class JournalReader:
-    """A journal up to its last good line; the results in the order of the run, and of each place the last one."""
+    """A journal's good lines; the results in the order of the run, and of each place the last one.
 
-    PAGES_EACH = 20_000  # lines
+    A damaged line is passed over: `missing` and `lost_bytes` say so. `refresh` follows a journal
+    that grows. The file stays open, and can be read on when it is removed. Raises ResultsError.
+    """
+
+    BLOCK = 1 << 20  # bytes that are read at a time
+
+    class _Place(msgspec.Struct):
+        """What the content of a result and of a grade must have."""
+
+        index: int
+        turn: int
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.header: dict[str, Any] | None = None
         self.footer: dict[str, Any] | None = None
-        self.lines = self.good_bytes = 0
-        self._keys, self._offsets = array.array("q"), array.array("q")
-        self._grades: dict[int, int] = {}  # place -> offset of its last grade
-        self._map = self._open()
-        self.lost_bytes = len(self._map) - self.good_bytes
-        self._order: Sequence[int] = self._latest()
+        self.samples: list[dict[str, Any]] = []
+        self.missing: list[range] = []  # sequence numbers that must have been there
+        self.lines = self.next_seq = 0
+        self.whole_bytes = 0  # up to the end of the last whole line, good or not
+        self._damaged_bytes = 0  # of whole lines
+        self._unfinished_bytes = 0  # behind the last whole line
+        self._offsets, self._lengths = array.array("q"), array.array("q")  # of each good line
+        self._results, self._keys = array.array("q"), array.array("q")  # a result's line, its place
+        self._grades: dict[int, int] = {}  # place -> line of its last grade
+        self._order: Sequence[int] | None = None
+        self._file = self._open()
+        weakref.finalize(self, self._file.close)
+        self.refresh()
 
-    def _open(self) -> mmap.mmap | bytes:
-        """Map the file and find its good lines. Raises ResultsError."""
+    def _open(self) -> io.FileIO:
+        """Open the file, without a buffer, which would keep what --resume cuts off."""
         try:
-            with self.path.open("rb") as file:
-                data: mmap.mmap | bytes = (
-                    mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                    if os.fstat(file.fileno()).st_size
-                    else b""
-                )
+            if self.path.exists() and not self.path.is_file():
+                raise OSError(0, "is not a regular file")
+            return self.path.open("rb", buffering=0)
         except OSError as error:
             raise ResultsError(f"{self.path}: cannot be read: {error.strerror}") from None
-        while (end := data.find(b"\n", self.good_bytes)) >= 0:
-            entry = read_journal_line(data[self.good_bytes : end], self.lines)
-            if entry is None or (self.lines == 0) != (entry["kind"] == "header"):
-                break
-            self._take(entry)
-            self.lines, self.good_bytes = self.lines + 1, end + 1
-            if self.lines % self.PAGES_EACH == 0:
-                self._forget_pages(data)
-        return data
 
-    @staticmethod
-    def _forget_pages(data: mmap.mmap | bytes) -> None:
-        """Give read pages back: the kernel counts those of a map as this process's memory."""
-        if isinstance(data, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            data.madvise(mmap.MADV_DONTNEED)
+    def refresh(self) -> int:
+        """Read what was appended since the last time, and return how many good lines that were."""
+        before = self.lines
+        try:
+            for line in self._whole_lines():
+                if not self._take(line):
+                    self._damaged_bytes += len(line)
+                self.whole_bytes += len(line)
+        except OSError as error:
+            raise ResultsError(f"{self.path}: cannot be read: {error.strerror}") from None
+        self._order = None
+        return self.lines - before
 
-    def _take(self, entry: dict[str, Any]) -> None:
-        content = entry["content"]
-        if entry["kind"] == "result":
+    def _whole_lines(self) -> Iterator[bytes]:
+        """Yield the lines behind those that were read already, up to the last newline."""
+        position, rest = self.whole_bytes, bytearray()
+        self._file.seek(position)
+        while block := self._file.read(self.BLOCK):
+            position += len(block)
+            *lines, unfinished = block.split(b"\n")
+            for line in lines:
+                yield bytes(rest) + line + b"\n"
+                rest.clear()
+            rest += unfinished
+            self._file.seek(position)
+        self._unfinished_bytes = len(rest)
+
+    def _take(self, line: bytes) -> bool:
+        """Note what stands in a line; False when it is damaged or has no business there."""
+        entry = JournalLine.from_bytes(line)
+        if entry is None or entry.seq < self.next_seq:
+            return False
+        if (entry.kind == "header") != (self.next_seq == 0) or (self.header is None and entry.seq):
+            return False
+        try:
+            self._note(entry)
+        except ValueError:
+            return False
+        if entry.seq > self.next_seq:
+            self.missing.append(range(self.next_seq, entry.seq))
+        self._offsets.append(self.whole_bytes)
+        self._lengths.append(len(line))
+        self.lines, self.next_seq = self.lines + 1, entry.seq + 1
+        return True
+
+    def _note(self, entry: JournalLine) -> None:
+        """Note where a result or a grade stands; keep the rest. Raises ValueError."""
+        if entry.kind in ("result", "grade"):
+            place = msgspec.json.decode(entry.content, type=self._Place)
+            key = place.index << 16 | place.turn
+            if entry.kind == "grade":
+                self._grades[key] = self.lines
+                return
             self.footer = None  # that of an earlier part of the run
-            self._keys.append(content["index"] << 16 | content["turn"])
-            self._offsets.append(self.good_bytes)
-        elif entry["kind"] == "grade":
-            self._grades[content["index"] << 16 | content["turn"]] = self.good_bytes
-        elif entry["kind"] == "header":
-            self.header = content
-        elif entry["kind"] == "footer":
-            self.footer = content
+            self._grades.pop(key, None)  # that of an earlier answer
+            self._keys.append(key)
+            self._results.append(self.lines)
+        elif entry.kind == "header":
+            self.header = entry.read()
+        elif entry.kind == "footer":
+            self.footer = entry.read()
+        elif entry.kind == "samples":
+            self.samples.append(entry.read())
 
-    def _latest(self) -> Sequence[int]:
-        """Return the results' line numbers in the order of the run; a place asked anew by --resume counts once."""
-        keys = self._keys
-        order: Sequence[int] = range(len(keys))
-        if any(later <= earlier for earlier, later in itertools.pairwise(keys)):
-            by_key = sorted(order, key=keys.__getitem__)
-            order = array.array(
-                "q",
-                (
-                    place
-                    for place, after in itertools.zip_longest(
-                        by_key, itertools.islice(by_key, 1, None)
-                    )
-                    if after is None or keys[place] != keys[after]
-                ),
-            )
-        return order
+    @property
+    def lost_bytes(self) -> int:
+        """How many bytes are in no good line; while a run is on, the last ones may become one."""
+        return self._damaged_bytes + self._unfinished_bytes
+
+    @property
+    def ended(self) -> int:
+        """How many results were written, those that were asked anew included."""
+        return len(self._results)
+
+    def arrivals(self, start: int = 0) -> Iterator[dict[str, Any]]:
+        """Yield the results in the order in which they ended, from number `start` on."""
+        return map(self._record, range(start, len(self._results)))
+
+    def _in_order(self) -> Sequence[int]:
+        """Return the results' numbers in the order of the run; what was asked anew counts once."""
+        if self._order is None:
+            keys = self._keys
+            self._order = range(len(keys))
+            if any(later <= earlier for earlier, later in itertools.pairwise(keys)):
+                by_key = sorted(self._order, key=keys.__getitem__)
+                following = itertools.zip_longest(by_key, by_key[1:])
+                last = (
+                    number
+                    for number, after in following
+                    if after is None or keys[number] != keys[after]
+                )
+                self._order = array.array("q", last)
+        return self._order
 
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self._in_order())
 
     def __iter__(self) -> Iterator[Result]:
         return map(Result.from_record, self.records())
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Yield the results as they stand in the file, each with its grade."""
-        for read, place in enumerate(self._order):
-            if read % self.PAGES_EACH == 0:
-                self._forget_pages(self._map)
-            record = self._content(self._offsets[place])
-            if (offset := self._grades.get(self._keys[place])) is not None:
-                grade = self._content(offset)
-                graded = grade["score"] is not None
-                record |= {
-                    "quality": grade["score"] if graded else 0.0,
-                    "graded": graded,
-                    "grade_reason": grade["reason"],
-                }
-            yield record
+        return map(self._record, self._in_order())
 
-    def _content(self, offset: int) -> dict[str, Any]:
-        line = self._map[offset : self._map.find(b"\n", offset)]
-        return cast(dict[str, Any], pydantic_core.from_json(line)["content"])
+    def _record(self, number: int) -> dict[str, Any]:
+        record = self._content(self._results[number])
+        line = self._grades.get(self._keys[number])
+        if line is not None:
+            grade = self._content(line)
+            graded = grade["score"] is not None
+            record["quality"] = grade["score"] if graded else 0.0
+            record |= {"graded": graded, "grade_reason": grade["reason"]}
+        return record
+
+    def _content(self, line: int) -> dict[str, Any]:
+        """Read a good line again. Raises ResultsError when it is none any more."""
+        self._file.seek(self._offsets[line])
+        entry = JournalLine.from_bytes(self._file.read(self._lengths[line]))
+        if entry is None:
+            raise ResultsError(f"{self.path}: was damaged while it was read")
+        return entry.read()
 
     def finished(self, questions: Sequence[Question]) -> frozenset[int]:
-        """Return the places of the questions that need not be asked again: each of their turns has ended by itself."""
+        """Return the places of the questions whose turns have all ended by themselves."""
         ended = Counter[int]()
         for record in self.records():
             if record["error"] is None or record["error"]["kind"] != "cancelled":
@@ -3870,20 +4019,114 @@ class JournalReader:
         )
 
 
-def read_journal_line(line: bytes, seq: int) -> dict[str, Any] | None:
-    """Return a journal line's object; None when it is damaged or not the one expected here."""
-    if len(line) < 18 or not line.startswith(b'{"crc":"') or line[16:18] != b'",':
-        return None
-    if b"%08x" % zlib.crc32(line[18:]) != line[8:16]:
-        return None
-    try:
-        entry = pydantic_core.from_json(b"{" + line[18:])
-    except ValueError:
-        return None
-    return entry if isinstance(entry, dict) and entry.get("seq") == seq else None
-
-
 # --- Results files ---
+
+
+def possible_names(path: Path, moment: dt.datetime) -> Iterator[Path]:
+    """Yield the path, then the one with a time stamp in its name, then with a number as well."""
+    yield path
+    stamped = f"{path.stem}_{moment:%Y%m%d-%H%M%S}"
+    yield path.with_name(stamped + path.suffix)
+    for number in itertools.count(2):
+        yield path.with_name(f"{stamped}-{number}{path.suffix}")
+
+
+def give_name(path: Path, name: Path) -> bool:
+    """Rename a file, unless another file has the name. Raises OSError."""
+    try:
+        os.link(path, name)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        try:
+            name.touch(exist_ok=False)  # the name is ours before the file gets it
+        except FileExistsError:
+            return False
+        try:
+            path.replace(name)
+        except OSError:
+            name.unlink()
+            raise
+    else:
+        path.unlink()
+    return True
+
+
+class ResultsFile:
+    """A results file in the making: written beside its place, and given its name when it is whole.
+
+    A part's name begins a line, and each result has a line: so `load_results` can pass over them.
+    """
+
+    RESULTS = b',\n"results": ['
+    AGGREGATE = b'\n],\n"aggregate": '
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+        self._size = 0
+
+    def __enter__(self) -> Self:
+        self._clear_up()
+        self._lock = FileLock(self._temporary, os.O_CREAT | os.O_EXCL)
+        if not (self._lock.held and self._lock.is_in_place):
+            self._lock.close()
+            raise OSError(0, "another run is clearing up here; try again")
+        self._file = os.fdopen(self._lock.fd, "wb", closefd=False)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        with contextlib.suppress(OSError):  # what did not fit, when the block has failed
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
+        self._lock.close()
+
+    def _clear_up(self) -> None:
+        """Remove what killed runs have left, but nothing that is being written."""
+        for left in self._path.parent.iterdir():
+            if left.name.startswith(f".{self._path.name}.") and left.suffix == ".tmp":
+                with contextlib.suppress(OSError), FileLock(left) as lock:
+                    lock.remove()
+
+    def write(
+        self,
+        meta: Mapping[str, Any],
+        results: Iterable[Result],
+        aggregate: Mapping[str, Any],
+        samples: Mapping[str, Any] | None,
+    ) -> None:
+        """Write the parts and bring them to the disk. Raises OSError, also for a file too short."""
+        self._add(b'{\n"meta": ' + self._indented(meta) + self.RESULTS)
+        separator = b"\n"
+        for result in results:
+            record = pydantic_core.to_json(result.to_record(), inf_nan_mode="null")
+            self._add(separator + record)
+            separator = b",\n"
+        self._add(self.AGGREGATE + self._indented(aggregate))
+        if samples is not None:
+            self._add(b',\n"samples": ' + pydantic_core.to_json(samples, inf_nan_mode="null"))
+        self._add(b"\n}\n")
+        self._file.flush()
+        os.fsync(self._lock.fd)
+        written = os.fstat(self._lock.fd).st_size
+        if written != self._size:
+            raise OSError(0, f"only {written} of {self._size} bytes were written")
+
+    def _add(self, data: bytes) -> None:
+        self._size += self._file.write(data)
+
+    @staticmethod
+    def _indented(value: Mapping[str, Any]) -> bytes:
+        return pydantic_core.to_json(value, indent=1, inf_nan_mode="null")
+
+    def put_in_place(self, *, overwrite: bool) -> Path:
+        """Give the file its name, or that with a time stamp where it is taken. Raises OSError."""
+        if overwrite:
+            self._temporary.replace(self._path)
+            return self._path
+        names = possible_names(self._path, dt.datetime.now().astimezone())
+        return next(name for name in names if give_name(self._temporary, name))
 
 
 def save_results(
@@ -3892,83 +4135,27 @@ def save_results(
     results: Iterable[Result],
     aggregate: Mapping[str, Any],
     *,
+    samples: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a results file so that it is whole or not there, and return where it is.
 
-    It is written beside its place, flushed, its size checked, and put in place in one step. A file that is there
-    already is kept, and the new one gets a time stamp, unless `overwrite` is true. Raises ResultsError.
+    `samples` are columns on one time axis. The file is written beside its place, flushed, its size
+    checked, and put in place in one step. A file that is there already is kept, and the new one
+    gets a time stamp, unless `overwrite` is true. Raises ResultsError.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        for left in path.parent.iterdir():
-            if (
-                left.name.startswith(f".{path.name}.") and left.suffix == ".tmp"
-            ):  # by a run that was killed here
-                left.unlink()
-        with temporary.open("xb") as file:
-            size = _write_results(file, meta, results, aggregate)
-            file.flush()
-            os.fsync(file.fileno())
-        if temporary.stat().st_size != size:
-            raise OSError(0, f"only {temporary.stat().st_size} of {size} bytes were written")
-        path = _put_in_place(temporary, path, overwrite=overwrite)
+        with ResultsFile(path) as file:
+            file.write(meta, results, aggregate, samples)
+            path = file.put_in_place(overwrite=overwrite)
         _sync_folder(path.parent)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise ResultsError(f"{path}: cannot be written: {error.strerror or error}") from None
     return path
 
 
-def _write_results(
-    file: Any, meta: Mapping[str, Any], results: Iterable[Result], aggregate: Mapping[str, Any]
-) -> int:
-    """Write the parts, a result a line, and return how many bytes that were."""
-    size = file.write(b'{\n"meta": ' + _indented(meta) + b',\n"results": [')
-    separator = b"\n"
-    for result in results:
-        size += file.write(
-            separator + pydantic_core.to_json(result.to_record(), inf_nan_mode="null")
-        )
-        separator = b",\n"
-    return cast(int, size + file.write(b'\n],\n"aggregate": ' + _indented(aggregate) + b"\n}\n"))
-
-
-def _indented(value: Mapping[str, Any]) -> bytes:
-    return pydantic_core.to_json(value, indent=1, inf_nan_mode="null")
-
-
-def _put_in_place(temporary: Path, path: Path, *, overwrite: bool) -> Path:
-    """Give the finished file its name; never that of another file, unless it may be replaced."""
-    if overwrite:
-        temporary.replace(path)
-        return path
-    for candidate in _candidates(path):
-        try:
-            os.link(temporary, candidate)
-        except FileExistsError:
-            continue
-        except OSError:  # a file system without hard links
-            if os.path.lexists(candidate):
-                continue
-            temporary.rename(candidate)
-            return candidate
-        temporary.unlink()
-        return candidate
-    raise AssertionError("unreachable")
-
-
-def _candidates(path: Path) -> Iterator[Path]:
-    """Yield the name, then the name with a time stamp, then with a number as well."""
-    yield path
-    stamped = f"{path.stem}_{dt.datetime.now().astimezone():%Y%m%d-%H%M%S}"
-    yield path.with_name(stamped + path.suffix)
-    for number in itertools.count(2):
-        yield path.with_name(f"{stamped}-{number}{path.suffix}")
-
-
 def _sync_folder(folder: Path) -> None:
+    """Bring a file's name to the disk."""
     if os.name == "posix":
         fd = os.open(folder, os.O_RDONLY)
         try:
@@ -3979,13 +4166,14 @@ def _sync_folder(folder: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class SavedRun:
-    """A results file: `meta` and `aggregate` as they stand there, and the results."""
+    """A results file: `meta`, `aggregate` and `samples` as they stand there, and the results."""
 
     path: Path
     meta: dict[str, Any]
     results: list[Result]
     aggregate: dict[str, Any]
     records: list[dict[str, Any]]  # the results as they stand in the file
+    samples: dict[str, Any] | None = None
 
     @property
     def config(self) -> Config:
@@ -3994,34 +4182,77 @@ class SavedRun:
 
     @property
     def itl_us(self) -> dict[int, dict[int, int]] | None:
-        """The histogram of the gaps between chunks for each stage, where the results do not hold them."""
+        """A histogram of the gaps between chunks for each stage, where the results have none."""
         stages = self.aggregate.get("itl_histogram_us") or {}
         return {
             int(stage): {int(us): times for us, times in pairs} for stage, pairs in stages.items()
         } or None
 
+    @classmethod
+    def read_parts(cls, path: Path, *, results: bool) -> Any:
+        """Read the file's JSON, with no results unless they are wanted. Raises ConfigError."""
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            if path.is_file() and not results:
+                with path.open("rb") as file:
+                    return msgspec.json.decode(cls._head(file) + cls._tail(file))
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            if path.is_file():
+                return msgspec.json.decode(path.read_bytes())
+        return read_json(path, ConfigError)  # slower, but it says what is wrong, and where
 
-def load_results(path: Path) -> SavedRun:
-    """Read a results file. Raises ConfigError, one line, also for a format that this version does not know."""
-    data = read_json(path, ConfigError)
+    @staticmethod
+    def _head(file: BinaryIO) -> bytes:
+        """Return the file up to its first record. Raises ValueError for another layout."""
+        head = b""
+        while (end := head.find(ResultsFile.RESULTS)) < 0:
+            block = file.read(max(65536, len(head)))
+            if not block:
+                raise ValueError("it has no records")
+            head += block
+        return head[: end + len(ResultsFile.RESULTS)]
+
+    @staticmethod
+    def _tail(file: BinaryIO) -> bytes:
+        """Return the file from its last record's end on. Raises ValueError for another layout."""
+        size, length = file.seek(0, os.SEEK_END), 65536
+        while True:
+            file.seek(max(size - length, 0))
+            tail = file.read()
+            start = tail.rfind(ResultsFile.AGGREGATE)
+            if start >= 0:
+                return tail[start:]
+            if length >= size:
+                raise ValueError("it has no aggregate behind its records")
+            length *= 4
+
+
+def load_results(path: Path, results: bool = True) -> SavedRun:
+    """Read a results file; without its results when `results` is false, which is much faster.
+
+    Raises ConfigError, one line, also for a format that this version does not know.
+    """
+    data = SavedRun.read_parts(path, results=results)
     if not isinstance(data, dict) or not {"meta", "results", "aggregate"} <= data.keys():
         raise ConfigError(f"{path}: is not a results file: it has no meta, results and aggregate")
-    version = data["meta"].get("schema_version") if isinstance(data["meta"], dict) else None
+    meta, records, aggregate = data["meta"], data["results"], data["aggregate"]
+    version = meta.get("schema_version") if isinstance(meta, dict) else None
     if version != SCHEMA_VERSION:
-        raise ConfigError(
-            f"{path}: has schema_version {printable(version, 20)}; this version reads {SCHEMA_VERSION}"
-        )
+        known = f"this version reads {SCHEMA_VERSION}"
+        raise ConfigError(f"{path}: has schema_version {printable(version, 20)}; {known}")
+    if not isinstance(records, list) or not isinstance(aggregate, dict):
+        raise ConfigError(f"{path}: is damaged: results is no list, or aggregate no object")
+    if not results:
+        records = []
     try:
-        results = [Result.from_record(record) for record in data["results"]]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(
-            f"{path}: results: an entry is damaged: {type(error).__name__}: {error}"
-        ) from None
-    return SavedRun(path, data["meta"], results, data["aggregate"], data["results"])
+        read = [Result.from_record(record) for record in records]
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        wrong = printable(f"{type(error).__name__}: {error}", 200)
+        raise ConfigError(f"{path}: results: an entry is damaged: {wrong}") from None
+    return SavedRun(path, meta, read, aggregate, records, data.get("samples"))
 
 
 def find_results(name: str, folder: Path | None = None) -> Path:
-    """Return the results file that a person means: a path, or the name of a run. Raises ConfigError."""
+    """Return the results file that a path or a run's name means. Raises ConfigError."""
     given = Path(name)
     folder = folder or find_file(None, "config.json").parent / "results"
     for path in (given, folder / f"{name.removesuffix('.json')}.json"):
@@ -4043,7 +4274,10 @@ def run_meta(
     aggregate: Mapping[str, Any],
     header: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the `meta` of a results file. The wall clock was read once, at the start; the rest is monotonic."""
+    """Return the `meta` of a results file.
+
+    The wall clock was read once, at the start; all later moments come from the monotonic clock.
+    """
     started = dt.datetime.fromisoformat(header["started"])
     total_ms = (load.ended_ns - load.start.start_ns) / NS_PER_MS
     ended = load.begun + dt.timedelta(microseconds=(load.ended_ns - load.begun_ns) // 1000)
@@ -4107,7 +4341,10 @@ def journal_header(config: Config, target: Target, questions: Sequence[Question]
 
 
 class _LineFormatter(logging.Formatter):
-    """One record a line: date, time with ms, level, message. Nothing that a server sent can begin or hide a line."""
+    """One record a line: date, time with ms, level, message.
+
+    No text of a server can begin a line or hide one.
+    """
 
     def __init__(self, redact: Redactor) -> None:
         super().__init__()
@@ -4115,32 +4352,35 @@ class _LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         moment = dt.datetime.fromtimestamp(record.created).astimezone()
-        line = f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03d} {record.levelname} {record.getMessage()}"
+        time_ms = f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03d}"
+        line = f"{time_ms} {record.levelname} {record.getMessage()}"
         if record.exc_info:
             line += " traceback=" + json.dumps(self.formatException(record.exc_info))
         return printable(self.redact(line), 20_000)
 
 
 def logfmt(**values: Any) -> str:
-    """Return key=value pairs for the log; a value with spaces is quoted as JSON does it."""
-    return " ".join(f"{key}={_field(value)}" for key, value in values.items() if value is not None)
-
-
-def _field(value: Any) -> str:
-    text = f"{value:.3f}" if isinstance(value, float) else str(value)
-    return text if re.fullmatch(r"[^\s\"=]+", text) else json.dumps(text, ensure_ascii=False)
+    """Return key=value pairs for the log, without None; a value with spaces is a JSON string."""
+    pairs = []
+    for key, value in values.items():
+        text = f"{value:.3f}" if isinstance(value, float) else str(value)
+        if not re.fullmatch(r"[^\s\"=]+", text):
+            text = json.dumps(text, ensure_ascii=False)
+        if value is not None:
+            pairs.append(f"{key}={text}")
+    return " ".join(pairs)
 
 
 @contextlib.contextmanager
-def early_log() -> Iterator[None]:
-    """Keep what is logged before there is a log file."""
+def early_log() -> Iterator[logging.handlers.MemoryHandler]:
+    """Keep what is logged before there is a log file; close what logs at the end."""
     memory = logging.handlers.MemoryHandler(10_000, flushLevel=100, flushOnClose=False)
     logging.raiseExceptions = False  # a full disk costs the log, not the run
     logger.setLevel(logging.DEBUG)
     logger.addHandler(memory)
     logger.propagate = False
     try:
-        yield
+        yield memory
     finally:
         for handler in logger.handlers[:]:
             logger.removeHandler(handler)
@@ -4148,12 +4388,20 @@ def early_log() -> Iterator[None]:
                 handler.close()
 
 
-def open_log(folder: Path, name: str, level: str, redact: Redactor) -> Path:
-    """Start the run's log file with what was logged before it. Raises ResultsError."""
-    path = folder / f"{name}_{dt.datetime.now().astimezone():%Y%m%d-%H%M%S}.log"
+def open_log(path: Path, moment: dt.datetime, level: str, redact: Redactor) -> Path:
+    """Start a run's log with what was logged before; return its path, which has the moment in it.
+
+    Raises ResultsError.
+    """
+    names = possible_names(path, moment)
+    next(names)  # a log always has its time stamp
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = None
+        while file is None:
+            path = next(names)
+            with contextlib.suppress(FileExistsError):  # of a run that began in the same second
+                file = logging.FileHandler(path, "x", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise ResultsError(f"{path}: cannot be written: {error.strerror}") from None
     file.setFormatter(_LineFormatter(redact))
@@ -4191,9 +4439,49 @@ def log_result(result: Result) -> None:
         logger.log(level, "request %s", text)
 
 
+def log_start(header: Mapping[str, Any], files: Mapping[str, Path]) -> None:
+    """Log what is about to be run, and from and to which files."""
+    config = header["config"]
+    logger.info("run %s", logfmt(run_id=header["run_id"], seed=header["seed"], **header["client"]))
+    logger.info("files %s", logfmt(**files))
+    logger.info("server %s", logfmt(url=header["server"], model=config["model"], api=config["api"]))
+    logger.info("config %s", json.dumps(config, ensure_ascii=False))
+
+
+def log_grade(result: Result, score: float | None, reason: str | None) -> None:
+    """Log the grade of an answer: what could not be graded as a warning, the others for DEBUG."""
+    level = logging.WARNING if score is None and result.ok else logging.DEBUG
+    grade = logfmt(id=result.id, index=result.index, score=score, reason=reason)
+    logger.log(level, "grade %s", grade)
+
+
+def log_run(
+    meta: Mapping[str, Any], aggregate: Mapping[str, Any], files: Mapping[str, Path]
+) -> None:
+    """Log how a run went: its stages, grades, thresholds, verdict, and where it is saved."""
+    levels = meta["config"]["concurrent"]
+    for part in aggregate["stages"] or [{"stage": 0, "concurrent": levels, **aggregate}]:
+        quality = part["quality"]
+        shown = ("stage", "concurrent", "requests", "ok", "failed", "cancelled", "duration_ms")
+        stage = logfmt(**{name: part[name] for name in shown}, tokens_per_s=part["tokens_per_s"])
+        logger.info("stage %s", stage)
+        grades = {name: quality[name] for name in ("graded", "ungraded", "correct", "avg")}
+        logger.info("quality %s", logfmt(stage=part["stage"], **grades))
+    for kind, times in aggregate["failures"].items():
+        logger.warning("failures %s", logfmt(kind=kind, times=times))
+    for check in meta["thresholds"]:
+        level = logging.INFO if check["met"] else logging.WARNING
+        logger.log(level, "threshold %s", logfmt(**check))
+    validity = meta["validity"]
+    logger.info("validity %s", logfmt(verdict=validity["verdict"], status=meta["status"]))
+    for reason in validity["reasons"]:
+        logger.info("reason %s", logfmt(**reason))
+    logger.info("saved %s", logfmt(total_duration_ms=meta["total_duration_ms"], **files))
+
+
 def notice(message: str) -> None:
-    """Say something on stderr, in one line that is safe to show."""
-    logger.warning("%s", message)
+    """Say something on stderr, in one line that is safe to show, and in the log."""
+    logger.warning("%s", message.removeprefix("WARNING "))
     with contextlib.suppress(OSError):
         sys.stderr.write(printable(message, 1000) + "\n")
 
@@ -4803,6 +5091,7 @@ class RunFiles:
         beside = self.config.resolve().parent
         self.folder = options.results_dir or beside / "results"
         self.logs = options.log_dir or beside / "logs"
+        self.moment = dt.datetime.now().astimezone()  # the time stamp of results and log
         self.resume = options.resume
         self._overwrite = options.overwrite
         if self.results.is_symlink() or self.journal.is_symlink():
@@ -4832,12 +5121,12 @@ class RunFiles:
             return None
         try:
             with self.journal.open("rb") as file:
-                first = read_journal_line(file.readline().rstrip(b"\n"), 0)
+                first = JournalLine.from_bytes(file.readline())
         except OSError as error:
             raise ConfigError(f"{self.journal}: cannot be read: {error.strerror}") from None
-        if first is None or first["kind"] != "header":
+        if first is None or first.kind != "header":
             return None  # opening it says what is wrong
-        return cast(Mapping[str, Any], first["content"]["config"])
+        return cast(Mapping[str, Any], first.read()["config"])
 
     def may_replace(self, run_id: str) -> bool:
         """Whether results of this name may be replaced: it was allowed, or they are of this run."""
@@ -4864,13 +5153,11 @@ class RunFiles:
     def _new_journal(self, header: Mapping[str, Any]) -> Journal:
         """Start a journal under the first name that neither it nor a results file has."""
         wanted = self.name
-        for candidate in _candidates(self.results):
-            path = candidate.with_suffix(".journal")
+        for candidate in possible_names(self.results, self.moment):
+            path = candidate.with_name(candidate.name.removesuffix(".json") + ".journal")
             # Only the name that was given may be replaced.
             self._overwrite = self._overwrite and candidate == self.results
-            if path.exists() and not (self._overwrite and _remove_unlocked(path)):
-                unfinished = "holds an unfinished run: go on with it by --resume, or delete it"
-                notice(f"{path} {'is of a run in progress' if _is_locked(path) else unfinished}")
+            if path.exists() and not self._make_room(path):
                 continue
             if os.path.lexists(candidate) and not self._overwrite:
                 continue
@@ -4879,14 +5166,25 @@ class RunFiles:
                 self.name = candidate.name.removesuffix(".json")
                 if self.name != wanted:
                     notice(f"{wanted} is taken; this run is {self.name}")
-                try:
-                    journal.append("header", header)
-                except ResultsError:
-                    journal.discard()
-                    raise
-                journal.header = dict(header)
+                journal.begin(header)
                 return journal
         raise AssertionError("unreachable")
+
+    def _make_room(self, path: Path) -> bool:
+        """Remove the journal of a run that is over, if that is allowed; else say whose it is."""
+        try:
+            lock = FileLock(path)
+        except FileNotFoundError:  # its run has just ended
+            return True
+        with lock:
+            if self._overwrite and lock.held:
+                lock.remove()
+                return True
+            whose = "holds an unfinished run: go on with it by --resume, or delete it"
+            if not lock.held:
+                whose = "is of a run in progress"
+            notice(f"{path} {whose}")
+        return False
 
     def _check_same_run(self, reader: JournalReader, header: Mapping[str, Any]) -> None:
         """Refuse to mix two runs. Raises ConfigError."""
@@ -4900,33 +5198,6 @@ class RunFiles:
         if before["questions_sha256"] != header["questions_sha256"]:
             remedy = "give the same ones, or choose another name"
             raise ConfigError(f"{reader.path}: was run with other questions; {remedy}")
-
-
-def _remove_unlocked(path: Path) -> bool:
-    """Remove the journal of a run that is over; False while somebody writes it."""
-    try:
-        fd = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
-    except FileNotFoundError:  # its run has just ended
-        return True
-    try:
-        if _lock(fd):
-            path.unlink(missing_ok=True)
-            return True
-        return False
-    finally:
-        os.close(fd)
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether somebody writes this journal."""
-    try:
-        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
-    except FileNotFoundError:  # its run has just ended
-        return False
-    try:
-        return not _lock(fd)
-    finally:
-        os.close(fd)
 
 
 def raise_file_limit(connections: int) -> None:
@@ -5008,6 +5279,7 @@ class Grading:
         async with graders:
             async for result, score, reason in graders.grade_results(self.questions, ungraded):
                 reason = redact(reason) if isinstance(reason, str) else reason
+                log_grade(result, score, reason)
                 grade = {
                     "index": result.index,
                     "turn": result.turn,
@@ -5045,9 +5317,9 @@ class Run:
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
             raise_file_limit(max(self.config.levels))
-            self.log = open_log(
-                self.files.logs, self.files.name, self.options.log_level, self.target.redact
-            )
+            files, level = self.files, self.options.log_level
+            log = files.logs / f"{files.name}.log"
+            self.log = open_log(log, files.moment, level, self.target.redact)
             self.stop_signal = stack.enter_context(StopSignal.caught())
             stack.enter_context(self._until_saved)
             await stack.enter_async_context(self._closing)
@@ -5084,6 +5356,8 @@ class Run:
         header = journal_header(self.config, self.target, self.questions)
         self.journal, before = self.files.open_journal(header)
         self._until_saved.enter_context(self.journal)
+        inputs = {"config": self.files.config, "questions": self.files.questions}
+        log_start(self.journal.header, {**inputs, "journal": self.journal.path})
         self.start = self._load_start(before)
         self.client = dataclasses.replace(self.client, start_ns=self.start.start_ns)
         turns = sum(len(question.texts) for question in self.questions) * len(self.config.levels)
@@ -5133,10 +5407,10 @@ class Run:
         return JournalReader(self.journal.path)
 
     def end(self, load: LoadReport) -> None:
-        """Let the journal go, now that the results are saved; an interrupted run can go on with it."""
-        self._until_saved.close()
+        """Let the journal go, now that the results are saved; --resume needs an interrupted one."""
         if not load.interrupted:
-            self.journal.path.unlink()
+            self.journal.remove()
+        self._until_saved.close()
 
     def plan_lines(self) -> list[Any]:
         """Return what a dry run shows."""
@@ -5192,9 +5466,10 @@ async def main(options: Options) -> int:
         results = await run.finish(load)
         aggregate = calculate_aggregates(results, config, None if load.itl_lost else load.itl_us)
         meta = run_meta(config, run.target, load, aggregate, run.journal.header)
-        with run.journal.kept_when_saving_fails(len(results)):
+        with run.journal.kept_when_saving_fails():
             replace = files.may_replace(meta["run_id"])
             path = save_results(files.results, meta, results, aggregate, overwrite=replace)
+        log_run(meta, aggregate, {"results": path, "log": run.log})
         run.end(load)
         if not options.quiet:
             where = {"results": path, "log": run.log}

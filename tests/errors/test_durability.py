@@ -297,7 +297,8 @@ def test_the_journal_stays_locked_until_the_results_are_saved(
     original = st.save_results
 
     def save(*args: Any, **options: Any) -> Path:
-        seen.append(st._is_locked(project.folder / "results" / "run.journal"))
+        with st.FileLock(project.folder / "results" / "run.journal") as lock:
+            seen.append(not lock.held)
         return original(*args, **options)
 
     monkeypatch.setattr(st, "save_results", save)
