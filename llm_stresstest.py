@@ -1047,7 +1047,7 @@ class _Credentials:
         filled = re.sub(r"\$\{([^}]*)\}", lambda found: self.secret(found.group(1)), text)
         self.headers[name] = self.checked(f"headers.{name}", filled)
         if filled == text and re.search(r"(?i)auth|cookie|key|secret|token", name):
-            # A secret should not stand in the config. Where it does, it is kept out of files as well.
+            # No secret should stand in the config; one that does is kept out of files all the same.
             words = re.split(r"[\s;,]+", text)
             words = [word for word in words if word.lower() not in ("bearer", "basic", "token")]
             self.secrets += [text, *words, *(word.partition("=")[2] for word in words)]
@@ -1064,7 +1064,7 @@ class _Credentials:
         self.headers["Authorization"] = f"Basic {basic}"
 
     def hide_user(self, link: str | None) -> None:
-        """Keep what is secret in a URL of the config out of files; a key may stand in the user's place."""
+        """Keep a URL's password out of files; without one the user is taken for a key."""
         if link is not None:
             url = yarl.URL(link)
             parts = (url.raw_password, url.password)
@@ -1082,7 +1082,7 @@ class _Credentials:
 
 
 def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
-    """Return the server with its secrets, which come from the environment only. Raises ConfigError."""
+    """Return the server with its secrets, which the environment gives. Raises ConfigError."""
     credentials = _Credentials(config, environment)
     for name, text in config.headers.items():
         credentials.add_header(name, text)
@@ -1106,7 +1106,7 @@ def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
 
 
 def _tls_context(config: Config) -> ssl.SSLContext | bool:
-    """Return how the server's certificate is checked: in the usual way, by `ca_file`, or not at all."""
+    """Return how the server's certificate is checked: as usual, by `ca_file`, or not at all."""
     if config.ca_file is None or not config.verify_tls:
         return config.verify_tls
     try:
@@ -1120,8 +1120,9 @@ def _tls_context(config: Config) -> ssl.SSLContext | bool:
 
 
 async def test_connection(client: Client) -> None:
-    """Prove with the official client that the server works: reachable, authorised, model known, one tiny answer.
+    """Prove with the official client that the server works.
 
+    It can be reached, the key is good, the model is known, and a tiny question gets an answer.
     Connecting gives up after CONNECT_TIMEOUT_S. Raises ServerUnreachableError, one line.
     """
     logger.info("connecting to %s", client.target.shown)
@@ -1182,7 +1183,7 @@ class _ConnectionTest:
             request.headers.pop("Authorization", None)
 
     async def bound_size(self, response: Any) -> None:
-        """Keep a response to `max_answer_bytes`, and from being unpacked: so a gzip bomb stays small."""
+        """Keep a response to `max_answer_bytes`, and leave a gzip bomb packed."""
         limit, stream = self.config.max_answer_bytes, response.stream
 
         class Bounded(self.http.AsyncByteStream):  # type: ignore[misc, name-defined]
@@ -1273,7 +1274,7 @@ class _ConnectionTest:
 
 
 class SSEDecoder:
-    """Reads a stream of server-sent events as the WHATWG standard says, cut anywhere, in linear time."""
+    """Reads server-sent events as the WHATWG standard says, cut anywhere, in linear time."""
 
     def __init__(self) -> None:
         self._tail: list[bytes] = []  # pieces of a line that has not ended
@@ -1286,7 +1287,10 @@ class SSEDecoder:
         return [event.decode("utf-8", "replace") for _, event in self.feed_raw(data)]
 
     def feed_raw(self, data: bytes) -> list[tuple[int, bytes]]:
-        """Return each completed event's data as sent, with the place where it ended in these bytes (CRLF is LF)."""
+        """Return the data of each completed event, with the place in these bytes where it ended.
+
+        A CRLF counts as one byte there.
+        """
         if self._after_cr or b"\r" in data:
             data = self._without_cr(data)
         events: list[tuple[int, bytes]] = []
@@ -1325,7 +1329,7 @@ class SSEDecoder:
         return len(data)
 
     def _without_cr(self, data: bytes) -> bytes:
-        """Return the bytes with LF for CRLF and CR; the LF of a CRLF may come with the next bytes."""
+        """Return the bytes with LF for CRLF and CR; a CRLF may be cut in two."""
         if self._after_cr and data:
             data = data.removeprefix(b"\n")
             self._after_cr = False
@@ -1348,20 +1352,20 @@ class SSEDecoder:
 
 
 class _Fields(dict[str, Any]):
-    """A JSON object whose fields are read like those of a typed event; one that it lacks is None."""
+    """A JSON object whose fields are read like those of a typed event; None for a missing one."""
 
     def __getattr__(self, name: str) -> Any:
         return self.get(name)
 
 
-# What the fast decoder raises at what is not JSON, does not fit the type, or only Python's own parser takes.
+# What the fast decoder raises at what does not fit the type, or is not JSON as it knows it.
 _MISFIT = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def _decode_untyped(data: bytes) -> Any:
     """Return what does not fit its type, objects as `_Fields`, so that the same code can read it.
 
-    Half a surrogate pair, NaN and bytes that are not UTF-8 are taken as well. Raises JSONDecodeError.
+    Also half a surrogate pair, NaN and bytes that are not UTF-8. Raises JSONDecodeError.
     """
     text = data.decode("utf-8", "replace")
     try:
@@ -1374,8 +1378,8 @@ def _decode_untyped(data: bytes) -> Any:
         raise json.JSONDecodeError(str(error), text, 0) from None
 
 
-# What an event or a body brought: nothing, answer text, something else that was generated (reasoning, a tool
-# call), or fields that only another API has.
+# What an event or a body brought: nothing, answer text, something else that was generated
+# (reasoning, a tool call), or something that this API does not have.
 NOTHING, ANSWER, OTHER, FOREIGN = range(4)
 
 
@@ -1411,7 +1415,7 @@ class ParsedAnswer:
         self.failure: Failure | None = None  # why it could not be read to its end
 
     def read_stream(self, api: Api, events: Iterable[tuple[int, bytes]]) -> None:
-        """Read a streamed answer: the data of each event, with the time of the read that completed it."""
+        """Read a streamed answer: each event's data with the time of the read that completed it."""
         data, decode, read_event = b"", api.events.decode, api.read_event
         try:
             for now_ns, data in events:
@@ -1465,7 +1469,7 @@ class ParsedAnswer:
         self.foreign = str(fields.type or fields.object or "unknown")
 
     def look_for_foreign(self, what: str) -> None:
-        """Call the answer one of another API when something said so, and nothing of this API came."""
+        """Say that the answer is one of another API when nothing of this API came."""
         if self.foreign and not (self.failure or self.error or self.chunk_ns or self.text):
             self.failure = Failure("wrong_api", f"{what} of another API: {self.foreign}")
 
@@ -1486,7 +1490,7 @@ class ParsedAnswer:
 
     @property
     def first_answer_ns(self) -> int | None:
-        """When the first answer text came that is not white space and stands in no leading <think> block."""
+        """When the answer began, behind white space and a leading <think> block."""
         whole = "".join(self.text)
         begin = _answer_start(whole)
         begin = len(whole) - len(whole[begin:].lstrip())
@@ -1522,7 +1526,7 @@ class ParsedAnswer:
 
 
 def _whole_text(text: str) -> str:
-    """Return the text with surrogate pairs joined that two chunks had cut, and lone halves replaced."""
+    """Return the text with surrogate pairs joined that were cut, and lone halves replaced."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -1545,8 +1549,9 @@ def _message_of(error: Any) -> str:
 
 # --- APIs ---
 #
-# The types declare only what is read. `Any` stands where servers differ, so that a value of an unexpected type costs
-# nothing as long as nobody needs it. What does not fit at all is read by the same code, as `_Fields`.
+# The types declare only what is read. `Any` stands where servers differ, so that a value of an
+# unexpected type costs nothing as long as nobody needs it. What does not fit at all is read by
+# the same code, as `_Fields`. No event is part of a cycle: the collector need not know it (gc=False).
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -1598,7 +1603,7 @@ class _ResponseEvent(msgspec.Struct):
 
 
 class Api:
-    """How one of the server's APIs is asked and read. The three are `Chat`, `Completions` and `Responses`."""
+    """How one of the server's APIs is asked and read: `Chat`, `Completions` or `Responses`."""
 
     path: ClassVar[str]
     limit_name: ClassVar[str] = "max_tokens"
@@ -1635,7 +1640,7 @@ class Api:
         return {"stream": False}
 
     def read_event(self, event: Any, parsed: ParsedAnswer) -> int:
-        """Read an event of a stream, and return what it brought: NOTHING, ANSWER, OTHER or FOREIGN."""
+        """Read an event, and return what it brought: NOTHING, ANSWER, OTHER or FOREIGN."""
         raise NotImplementedError
 
     def read_body(self, body: Any, parsed: ParsedAnswer) -> int:
@@ -1685,7 +1690,7 @@ class Completions(Api):
 
 
 class Chat(Completions):
-    """`/chat/completions`: messages in, a message out. Its events are those of completions, but for the choice."""
+    """`/chat/completions`: messages in, a message out. Only its choices differ from above."""
 
     path = "chat/completions"
 
@@ -1730,7 +1735,7 @@ class Chat(Completions):
 
     @staticmethod
     def joined(parts: list[Any], *names: str) -> str:
-        """Return the texts of parts; each stands in the first of these fields that holds something."""
+        """Return the texts of parts, each from the first of these fields that holds one."""
         return "".join(next(filter(None, map(part.get, names)), "") for part in parts)
 
 
@@ -1776,7 +1781,7 @@ class Responses(Api):
         return NOTHING
 
     def read_end(self, response: _Response, parsed: ParsedAnswer) -> None:
-        """Read what stands beside the text: usage, in the words of the older APIs, error and finish reason."""
+        """Read what stands beside the text: usage (under its older names), error, finish reason."""
         if usage := response.usage:
             inputs = usage.get("input_tokens_details") or {}
             outputs = usage.get("output_tokens_details") or {}
@@ -1812,8 +1817,8 @@ APIS: Mapping[str, Api] = {"chat": Chat(), "completions": Completions(), "respon
 
 # --- Transport ---
 #
-# Here alone the program leans on what aiohttp does not promise to keep: `check_aiohttp` says so when something is gone,
-# and pyproject.toml bounds the version.
+# Here alone the program leans on what aiohttp does not promise to keep. `check_aiohttp` says so
+# when something is gone, and pyproject.toml bounds the version.
 
 
 class Exchange:
@@ -1861,7 +1866,7 @@ class Exchange:
             self.wake()
 
     def attach(self, response: aiohttp.ClientResponse) -> None:
-        """Take the head of the response. What came before it was known came with the read just before."""
+        """Take the head of the response; the bytes behind it came with the read just before."""
         if self.protocol is None or self.sent_ns is None:
             raise RuntimeError("aiohttp sent a request past MeasuredRequest")
         self.status = response.status
@@ -1873,7 +1878,7 @@ class Exchange:
         self.offsets[-1] = response.content.total_bytes
 
     def detach(self) -> None:
-        """End the exchange, and leave the connection alone: the next request may have it already."""
+        """Take the end's time and let go of the connection, if no other request has it already."""
         self.ended_ns = clock()
         if self.protocol is not None and self.protocol.exchange is self:
             self.protocol.exchange = None
@@ -1917,7 +1922,7 @@ class Exchange:
     def body(self) -> bytes:
         """What has arrived of the body, whatever became of the connection.
 
-        The reader's own methods take its pieces one by one, a microsecond each, and give nothing after an error.
+        The reader's own methods take a microsecond a piece, and give nothing after an error.
         """
         if self.content is None or self.content is aiohttp.EMPTY_PAYLOAD:
             return b""
@@ -1961,8 +1966,8 @@ _exchange_now: contextvars.ContextVar[Exchange] = contextvars.ContextVar("exchan
 class TimingProtocol(asyncio.Protocol):
     """Stands between a connection and aiohttp's parser and takes the time of each read.
 
-    Reading here and not in a task leaves out the wait for the task's turn on the loop, which would be measured as the
-    server's, and costs a fraction of waking a task a token.
+    A task that reads would first wait for its turn on the loop, which would be measured as the
+    server's time, and waking a task a token costs many times as much.
     """
 
     def __init__(self, handler: aiohttp.client_proto.ResponseHandler) -> None:
@@ -1973,7 +1978,7 @@ class TimingProtocol(asyncio.Protocol):
         self.resume_writing = handler.resume_writing  # type: ignore[method-assign]
 
     def data_received(self, data: bytes) -> None:
-        """Pass the bytes on, and their time; what nobody asked for must not answer the next question."""
+        """Pass the bytes on, and their time. Bytes that nobody asked for end the connection."""
         now_ns = clock()
         if self.exchange is not None:
             self.handler.data_received(data)
@@ -1982,7 +1987,7 @@ class TimingProtocol(asyncio.Protocol):
             self.handler.transport.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Pass the end on, and wake the exchange that waits for more; not every end reaches the body's reader."""
+        """Pass the end on, and wake the exchange: not every end reaches the body's reader."""
         self.handler.connection_lost(exc)
         if self.exchange is not None:
             error = self.handler.exception() or exc
@@ -1991,7 +1996,7 @@ class TimingProtocol(asyncio.Protocol):
 
 
 class MeasuredRequest(aiohttp.ClientRequest):
-    """A request that puts TimingProtocol in place and takes the time when its bytes go to the socket."""
+    """A request that puts TimingProtocol in place and notes when its bytes go to the socket."""
 
     async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
         """Put TimingProtocol in place, then send."""
@@ -2017,7 +2022,7 @@ class MeasuredRequest(aiohttp.ClientRequest):
 def check_aiohttp() -> None:
     """Raise ExtensionError when this aiohttp lacks what the measurement leans on.
 
-    Without this an aiohttp that, say, renamed `_buffer` would give empty answers or wrong times, and no error.
+    Else an aiohttp that, say, renamed `_buffer` would give empty answers and no error.
     """
     used = {
         aiohttp.ClientRequest: ("send", "write_bytes"),
@@ -2044,7 +2049,7 @@ def check_aiohttp() -> None:
 
 
 def open_session(config: Config, target: Target) -> aiohttp.ClientSession:
-    """Return the pooled session of the measured path: no cookies, no redirects, no environment, no own timeouts.
+    """Return the pooled session that is measured: no cookies, no environment, no own timeouts.
 
     Raises ExtensionError when aiohttp is not one that can be measured through.
     """
@@ -2102,7 +2107,7 @@ class _TooLargeError(Exception):
 class Desk:
     """Lets answers be read one at a time, each on a turn of the loop of its own.
 
-    Answers that end together would otherwise be read in one go, and each token that comes meanwhile be timed late.
+    Answers that end together would else be read in one go, and the tokens of others timed late.
     """
 
     MOST_WAITING = (
@@ -2114,7 +2119,7 @@ class Desk:
         self._waiting = 0
 
     async def wait_for_turn(self) -> None:
-        """Wait until nothing else was read on this turn of the loop; not when the run is stopped meanwhile."""
+        """Wait until no other answer is read on this turn of the loop, or the run is stopped."""
         if self._waiting >= self.MOST_WAITING:
             return
         self._waiting += 1
@@ -2148,7 +2153,7 @@ class Client:
         return self.target.url(self.api.path)
 
     def request_body(self, question: Question, messages: list[dict[str, str]]) -> bytes:
-        """Return the body of a request; with `cache_bust` its prompt begins with a mark that no cache has seen."""
+        """Return a request's body; `cache_bust` puts a mark first that no prefix cache has seen."""
         if self.config.cache_bust:
             mark, system = f"[{uuid.uuid4().hex}] ", question.system(self.config)
             if system is not None:
@@ -2173,20 +2178,21 @@ class Client:
                 finally:
                     # Gives a connection back whose answer has ended, and closes any other.
                     response.close()
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  every failure becomes a result
+        # Every failure becomes a result.
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
             exchange.error = error
         exchange.detach()
         return exchange
 
     async def wait_for_end(self, exchange: Exchange) -> None:
-        """Wait until the body has ended, or cannot. The bytes are kept meanwhile, and read only when in doubt."""
+        """Wait until the body has ended, or cannot; its bytes are read only when in doubt."""
         idle_ns = round(self.config.idle_timeout * NS_PER_S)
         deadline_ns = clock() + idle_ns if self.config.stream else sys.maxsize
         looks = 0
         while not exchange.has_ended:
             exchange.raise_if_broken()
             if exchange.done_seen and looks < self.MOST_LOOKS:
-                # The body ends with [DONE] or right behind it; a server that keeps it open is not waited for.
+                # The body ends right behind [DONE]; who keeps it open is not waited for.
                 exchange.done_seen, looks = False, looks + 1
                 await exchange.wait_for_news(self.GRACE_S)
                 if not exchange.has_ended and self.parse(exchange).complete:
@@ -2232,7 +2238,7 @@ class Client:
         return result
 
     def failure(self, exchange: Exchange, parsed: ParsedAnswer) -> Failure | None:
-        """Say why the answer does not count, if it does not; what the server said of it comes first."""
+        """Say why the answer does not count, if so; what the server said comes first."""
         status, stream = exchange.status, self.config.stream
         if status is not None and status != 200:
             kind = "redirect" if status in (301, 302, 303, 307, 308) else "http_status"
@@ -2299,9 +2305,10 @@ async def send_question(
 ) -> Result:
     """Ask one question and return what became of it; never raises but for a fault of this program.
 
-    `messages` is the conversation so far, the new question last. `release` is called as soon as the server is done with
-    the request, so that the next one can start before this answer is read. A kept connection that dies before the first
-    byte of a response is replaced, the clock taken anew; nothing else is tried again.
+    `messages` is the conversation so far, the new question last. `release` is called as soon as the
+    server is done with the request, so that the next one can start before this answer is read.
+    A kept connection that dies before the first byte of a response is replaced, the clock taken
+    anew; nothing else is tried again.
     """
     said = messages or [{"role": "user", "content": planned.question.texts[0]}]
     result = planned.new_result(said)
