@@ -53,7 +53,7 @@ import urllib.parse
 import uuid
 import weakref
 import zlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -69,6 +69,7 @@ from typing import (
     Annotated,
     Any,
     BinaryIO,
+    ClassVar,
     Literal,
     NamedTuple,
     NoReturn,
@@ -88,7 +89,7 @@ try:
 except ModuleNotFoundError as error:
     if __name__ != "__main__":
         raise
-    remedy = "uv run llm_stresstest.py …, or pip install aiohttp openai pydantic rich"
+    remedy = "uv run llm_stresstest.py …, or pip install aiohttp msgspec openai pydantic rich"
     sys.stderr.write(f"llm_stresstest: needs the package {error.name}: {remedy}\n")
     sys.exit(2)
 
@@ -120,11 +121,9 @@ SCHEMA_VERSION = 1
 NS_PER_MS = 1_000_000  # ns in a ms
 NS_PER_S = 1_000_000_000  # ns in a s
 REDACTED = "[REDACTED]"
-SLICE = 1 << 18  # bytes of a body that are read at a time: a hostile one holds millions of events
 QUOTED = (
     1 << 16
-)  # bytes of a faulty answer that an error quotes; it is cut to its length when secrets are out of it
-MOST_LOOKS = 8  # an answer may quote [DONE]; a hostile one in every chunk
+)  # bytes of a faulty answer that an error takes over, before secrets are taken out of it
 PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 CONFIDENCE = 0.95
 CORRECT = 0.5  # the score from which an answer counts as correct
@@ -989,6 +988,9 @@ def _answer_start(answer: str) -> int:
 # === Server ===
 
 
+CONNECT_TIMEOUT_S = 10.0  # a host that does not answer by then is not there, whatever `timeout` is
+
+
 @dataclasses.dataclass(frozen=True)
 class Target:
     """The server as requests need it, and as files may show it."""
@@ -1001,236 +1003,267 @@ class Target:
     proxy: str | None
     embedded: Mapping[str, Any] | None = None  # what extensions/embedded.py says of its server
 
+    def url(self, path: str) -> yarl.URL:
+        """Return the address of a path of the API."""
+        return yarl.URL(f"{self.base}/{path}")
+
+
+class _Credentials:
+    """Collects the headers of every request and, beside them, the values that nothing may show."""
+
+    def __init__(self, config: Config, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self.secrets: list[str] = []
+        self.headers = {
+            "Content-Type": "application/json",
+            "Accept-Encoding": "identity",  # unpacking would cost time and could fill the memory
+            "Accept": "text/event-stream" if config.stream else "application/json",
+            "User-Agent": f"llm-stresstest/{__version__}",
+        }
+
+    def secret(self, name: str) -> str:
+        """Return the value of an environment variable, which is secret from now on."""
+        value = self._environment.get(name, "")
+        if not value:
+            shown = printable(name, 80)
+            raise ConfigError(
+                f"the environment variable {shown} is not set; export it with the key"
+            )
+        self.secrets.append(value)
+        return value
+
+    def add_header(self, name: str, text: str) -> None:
+        """Take a header of the config, with `${NAME}` filled in from the environment."""
+        filled = re.sub(r"\$\{([^}]*)\}", lambda found: self.secret(found.group(1)), text)
+        self.headers[name] = self.checked(f"headers.{name}", filled)
+        if filled == text and re.search(r"(?i)auth|cookie|key|secret|token", name):
+            # No secret should stand in the config; one that does is kept out of files all the same.
+            words = re.split(r"[\s;,]+", text)
+            words = [word for word in words if word.lower() not in ("bearer", "basic", "token")]
+            self.secrets += [text, *words, *(word.partition("=")[2] for word in words)]
+
+    def add_key(self, variable: str) -> None:
+        """Take the API key from its environment variable."""
+        key = self.checked(f"the key in {variable}", self.secret(variable))
+        self.headers["Authorization"] = f"Bearer {key}"
+
+    def add_user(self, user: str, password: str) -> None:
+        """Take the user part of the server's URL."""
+        basic = base64.b64encode(f"{user}:{password}".encode()).decode()
+        self.secrets.append(basic)
+        self.headers["Authorization"] = f"Basic {basic}"
+
+    def hide_user(self, link: str | None) -> None:
+        """Keep a URL's password out of files; without one the user is taken for a key."""
+        if link is not None:
+            url = yarl.URL(link)
+            parts = (url.raw_password, url.password)
+            if not url.password:
+                parts = (url.raw_user, url.user)
+            self.secrets += filter(None, parts)
+
+    @staticmethod
+    def checked(name: str, value: str) -> str:
+        """Return a header's value. Raises ConfigError when HTTP cannot carry it."""
+        if not value.isascii() or _UNPRINTABLE.search(value) or value != value.strip():
+            wrong = "has a character that an HTTP header cannot carry, or white space at an end"
+            raise ConfigError(f"{printable(name, 80)}: {wrong}")
+        return value
+
 
 def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
-    """Return the server with its secrets, which come from the environment only. Raises ConfigError."""
-    secrets, headers = (
-        list[str](),
-        {"Content-Type": "application/json", "Accept-Encoding": "identity"},
-    )
-    headers |= {
-        "Accept": "text/event-stream" if config.stream else "application/json",
-        "User-Agent": f"llm-stresstest/{__version__}",
-    }
+    """Return the server with its secrets, which the environment gives. Raises ConfigError."""
+    credentials = _Credentials(config, environment)
     for name, text in config.headers.items():
-        filled = re.sub(
-            r"\$\{([^}]*)\}", lambda found: _secret(environment, found.group(1), secrets), text
-        )
-        headers[name] = _header_value(f"headers.{name}", filled)
-        if filled == text and re.search(
-            r"(?i)auth|cookie|key|secret|token", name
-        ):  # it should not stand there
-            words = [
-                word
-                for word in re.split(r"[\s;,]+", text)
-                if word.lower() not in ("bearer", "basic", "token")
-            ]
-            secrets.extend((text, *words, *(word.partition("=")[2] for word in words)))
+        credentials.add_header(name, text)
     if config.api_key_env is not None:
-        key = _secret(environment, config.api_key_env, secrets)
-        headers["Authorization"] = "Bearer " + _header_value(
-            f"the key in {config.api_key_env}", key
-        )
+        credentials.add_key(config.api_key_env)
     if config.judge is not None and config.judge.api_key_env is not None:
-        _secret(environment, config.judge.api_key_env, secrets)
+        credentials.secret(config.judge.api_key_env)
     base, shown = config.server.rstrip("/"), config.server
     url = yarl.URL(base)
     if config.server != "embedded" and (url.user or url.password):
         if config.api_key_env is not None:
-            raise ConfigError(
-                "server: has a user part, and api_key_env is set as well; keep one of them"
-            )
-        basic = base64.b64encode(f"{url.user or ''}:{url.password or ''}".encode()).decode()
-        secrets.append(basic)
-        headers["Authorization"] = f"Basic {basic}"
+            wrong = "has a user part, and api_key_env is set as well; keep one of them"
+            raise ConfigError(f"server: {wrong}")
+        credentials.add_user(url.user or "", url.password or "")
         base, shown = str(url.with_user(None)), _without_password(config.server)
-    secrets.extend(_user_parts(config))
-    return Target(base, shown, headers, Redactor(secrets), _tls_context(config), config.proxy)
-
-
-def _user_parts(config: Config) -> Iterator[str]:
-    """Yield what is secret in the config's URLs."""
     for link in config.urls.values():
-        url = yarl.URL(link)
-        parts = (
-            (url.raw_password, url.password) if url.password else (url.raw_user, url.user)
-        )  # a key may be the user
-        yield from filter(None, parts)
-
-
-def _secret(environment: Mapping[str, str], name: str, secrets: list[str]) -> str:
-    value = environment.get(name, "")
-    if not value:
-        raise ConfigError(
-            f"the environment variable {printable(name, 80)} is not set; export it with the key"
-        )
-    secrets.append(value)
-    return value
-
-
-def _header_value(name: str, value: str) -> str:
-    if not value.isascii() or _UNPRINTABLE.search(value) or value != value.strip():
-        raise ConfigError(
-            f"{printable(name, 80)}: has a character that an HTTP header cannot carry, or white space at an end"
-        )
-    return value
+        credentials.hide_user(link)
+    redact = Redactor(credentials.secrets)
+    return Target(base, shown, credentials.headers, redact, _tls_context(config), config.proxy)
 
 
 def _tls_context(config: Config) -> ssl.SSLContext | bool:
-    if not config.verify_tls:
-        return False
-    if config.ca_file is None:
-        return True
+    """Return how the server's certificate is checked: as usual, by `ca_file`, or not at all."""
+    if config.ca_file is None or not config.verify_tls:
+        return config.verify_tls
     try:
         return ssl.create_default_context(cafile=config.ca_file)
     except OSError as error:
-        raise ConfigError(
-            f"ca_file: {printable(config.ca_file, 80)}: cannot be used: {error.strerror or error}"
-        ) from None
+        shown = printable(config.ca_file, 80)
+        raise ConfigError(f"ca_file: {shown}: cannot be used: {error.strerror or error}") from None
 
 
 # --- Connection test ---
 
 
-async def test_connection(config: Config, target: Target) -> None:
-    """Prove with the official client that the server works: reachable, authorised, model known, one tiny answer.
+async def test_connection(client: Client) -> None:
+    """Prove with the official client that the server works.
 
-    Raises ServerUnreachableError, one line.
+    It can be reached, the key is good, the model is known, and a tiny question gets an answer.
+    Connecting gives up after CONNECT_TIMEOUT_S. Raises ServerUnreachableError, one line.
     """
-    import openai  # half a second, so only where it is used  # noqa: PLC0415
+    logger.info("connecting to %s", client.target.shown)
+    await _ConnectionTest(client.config, client.target).run()
 
-    async def without_made_up_key(request: Any) -> None:
-        if "Authorization" not in target.headers:
+
+class _ConnectionTest:
+    """Asks the server with the official client, and says in one line why it cannot be used."""
+
+    def __init__(self, config: Config, target: Target) -> None:
+        import openai  # takes half a second, so only where it is used  # noqa: PLC0415
+
+        self.openai = openai
+        self.http: Any = sys.modules.get("httpx2") or sys.modules["httpx"]  # what openai stands on
+        self.config = config
+        self.target = target
+        self.api = APIS[config.api]
+
+    async def run(self) -> None:
+        """List the models and ask for one tiny answer. Raises ServerUnreachableError."""
+        try:
+            async with self.official_client() as official:
+                # The client's own timeout starts anew with each byte.
+                async with asyncio.timeout(self.config.timeout):
+                    await self.check_model(official)
+                async with asyncio.timeout(self.config.timeout):
+                    await self.check_answer(official)
+        except (
+            self.openai.OpenAIError,
+            ValueError,
+            RecursionError,
+            TimeoutError,
+            _TooLargeError,
+        ) as error:
+            raise self.refusal(self.explain(error), 700) from error
+
+    def official_client(self) -> openai.AsyncOpenAI:
+        """Return a client that follows no redirect, invents no key and reads no endless answer."""
+        connect_s = min(CONNECT_TIMEOUT_S, self.config.timeout)
+        return self.openai.AsyncOpenAI(
+            base_url=self.target.base,
+            api_key="none",
+            max_retries=0,
+            timeout=self.openai.Timeout(self.config.timeout, connect=connect_s),
+            default_headers={**self.target.headers, "Accept": "application/json"},
+            http_client=self.openai.DefaultAsyncHttpxClient(
+                verify=self.target.tls,
+                proxy=self.target.proxy,
+                trust_env=False,
+                follow_redirects=False,
+                event_hooks={"request": [self.leave_out_key], "response": [self.bound_size]},
+            ),
+        )
+
+    async def leave_out_key(self, request: Any) -> None:
+        """Take the header away that the client makes up when there is no key."""
+        if "Authorization" not in self.target.headers:
             request.headers.pop("Authorization", None)
 
-    http_client = openai.DefaultAsyncHttpxClient(
-        verify=target.tls,
-        proxy=target.proxy,
-        trust_env=False,
-        follow_redirects=False,
-        event_hooks={
-            "request": [without_made_up_key],
-            "response": [_bound_to(config.max_answer_bytes)],
-        },
-    )
-    client = openai.AsyncOpenAI(
-        base_url=target.base,
-        api_key="none",
-        max_retries=0,
-        timeout=config.timeout,
-        default_headers={**target.headers, "Accept": "application/json"},
-        http_client=http_client,
-    )
-    try:
-        async with client:
-            async with asyncio.timeout(
-                config.timeout
-            ):  # the client's own starts anew with each byte
-                await _check_model(client, config, target)
-            async with asyncio.timeout(config.timeout):
-                await _check_answer(client, config, target)
-    except (openai.OpenAIError, ValueError, RecursionError, TimeoutError, _TooLargeError) as error:
-        message = printable(target.redact(_explain(error, config)), 700)
-        raise ServerUnreachableError(f"{printable(target.shown)}: {message}") from error
+    async def bound_size(self, response: Any) -> None:
+        """Keep a response to `max_answer_bytes`, and leave a gzip bomb packed."""
+        limit, stream = self.config.max_answer_bytes, response.stream
 
+        class Bounded(self.http.AsyncByteStream):  # type: ignore[misc, name-defined]
+            aclose = stream.aclose
 
-def _bound_to(limit: int) -> Callable[[Any], Awaitable[None]]:
-    """Return what keeps a response of the official client to so many bytes, and from being unpacked."""
-    http: Any = sys.modules.get("httpx2") or sys.modules["httpx"]  # what openai itself stands on
+            async def __aiter__(self) -> AsyncIterator[bytes]:
+                size = 0
+                async for data in stream:
+                    size += len(data)
+                    if size > limit:
+                        raise _TooLargeError(f"{limit} bytes")
+                    yield data
 
-    class Bounded(http.AsyncByteStream):  # type: ignore[misc]
-        def __init__(self, stream: Any) -> None:
-            self.stream = stream
-            self.aclose = stream.aclose
+        response.headers.pop("Content-Encoding", None)
+        response.stream = Bounded()
 
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            size = 0
-            async for data in self.stream:
-                size += len(data)
-                if size > limit:
-                    raise _TooLargeError(f"{limit} bytes")
-                yield data
+    async def check_model(self, official: openai.AsyncOpenAI) -> None:
+        """Refuse a server that lists its models, and not this one."""
+        unreadable = (AttributeError, TypeError, ValueError, RecursionError)
+        try:
+            page = await official.models.list()
+            names = sorted(str(model.id) for model in page.data)
+        except (self.openai.NotFoundError, *unreadable) as error:
+            logger.info("the server lists no models: %s", type(error).__name__)
+            return
+        model = self.config.model
+        if names and model not in names and f"{model}:latest" not in names:
+            listed = ", ".join(names[:20])
+            if len(names) > 20:
+                listed += f" and {len(names) - 20} more"
+            wrong = f"no such model {json.dumps(model)}; the server has: {listed}"
+            raise self.refusal(wrong, 700)
 
-    async def bound(response: Any) -> None:
-        response.headers.pop(
-            "Content-Encoding", None
-        )  # identity was asked for; a gzip bomb stays small
-        response.stream = Bounded(response.stream)
+    async def check_answer(self, official: openai.AsyncOpenAI) -> None:
+        """Refuse a server whose answer to a tiny question is none of this API."""
+        text = "Say: ok"
+        few = self.api.fewest_tokens if self.config.max_tokens else None  # some refuse the key
+        whole = self.config.model_copy(update={"stream": False})
+        question = Question(question=text, max_tokens=few)
+        body = self.api.body(whole, question, [{"role": "user", "content": text}])
+        response = await official.post("/" + self.api.path, body=body, cast_to=self.http.Response)
+        parsed = ParsedAnswer()
+        parsed.read_body(self.api, response.content)
+        problem = parsed.failure and parsed.failure.message
+        if parsed.error:
+            problem = f"an error: {_message_of(parsed.error)}"
+        if problem:
+            wrong = f"answered, but not as the {self.config.api} API does: {problem}"
+            raise self.refusal(wrong, 300)
 
-    return bound
+    def refusal(self, message: str, limit: int) -> ServerUnreachableError:
+        """Return the error that names the server and what is wrong."""
+        shown = printable(self.target.shown)
+        return ServerUnreachableError(f"{shown}: {printable(self.target.redact(message), limit)}")
 
+    def explain(self, error: Exception) -> str:
+        """Say in one line why the official client failed."""
+        status = getattr(error, "status_code", None)
+        said = str(getattr(error, "message", error)) or type(error).__name__
+        if status in (401, 403):
+            key = self.config.api_key_env
+            hint = f"check the key in {key}" if key else "set api_key_env"
+            return f"not authorised (HTTP {status}); {hint}: {said}"
+        if status == 404 and "model" not in said.lower():
+            return f"has no such path (HTTP 404); does the URL end in /v1? {said}"
+        if status is not None:
+            return f"HTTP {status}: {said}"
+        if isinstance(error, ValueError | RecursionError):
+            return f"answered, but not as the {self.config.api} API does: {error}"
+        return self.explain_connection(error)
 
-async def _check_model(client: openai.AsyncOpenAI, config: Config, target: Target) -> None:
-    import openai  # noqa: PLC0415
-
-    try:
-        page = await client.models.list()
-        names = sorted(str(model.id) for model in page.data)
-    except (openai.NotFoundError, AttributeError, TypeError, ValueError, RecursionError) as error:
-        logger.info("the server lists no models: %s", type(error).__name__)
-        return
-    if names and not {config.model, f"{config.model}:latest"} & set(names):
-        listed = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-        message = f"no such model {json.dumps(config.model)}; the server has: {listed}"
-        raise ServerUnreachableError(
-            f"{printable(target.shown)}: {printable(target.redact(message), 700)}"
-        )
-
-
-async def _check_answer(client: openai.AsyncOpenAI, config: Config, target: Target) -> None:
-    api = APIS[config.api]
-    few = (
-        None if config.max_tokens is None else 16 if config.api == "responses" else 1
-    )  # null: some refuse the key
-    question = Question(question="Say: ok", max_tokens=few)
-    body = api.body(
-        config.model_copy(update={"stream": False}),
-        question,
-        [{"role": "user", "content": "Say: ok"}],
-    )
-    answer = await client.post("/" + api.path, body=body, cast_to=cast(Any, object))
-    parsed = ParsedAnswer()
-    try:
-        api.read_body(cast(Any, answer), parsed)
-        problem = parsed.error and f"an error: {_message_of(parsed.error)}"
-    except _WrongApiError as error:
-        problem = f"as the API {error} does"
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError):
-        problem = json.dumps(answer, default=str)
-    if problem:
-        message = printable(
-            target.redact(f"answered, but not as the {config.api} API does: {problem}"), 300
-        )
-        raise ServerUnreachableError(f"{printable(target.shown)}: {message}")
-
-
-def _explain(error: Exception, config: Config) -> str:
-    """Say in one line why the official client failed."""
-    status = getattr(error, "status_code", None)
-    said = str(getattr(error, "message", error)) or type(error).__name__
-    if status in (401, 403):
-        hint = f"check the key in {config.api_key_env}" if config.api_key_env else "set api_key_env"
-        return f"not authorised (HTTP {status}); {hint}: {said}"
-    if status == 404 and "model" not in said.lower():
-        return f"has no such path (HTTP 404); does the URL end in /v1? {said}"
-    if status is not None:
-        return f"HTTP {status}: {said}"
-    if isinstance(error, ValueError | RecursionError):
-        return f"answered, but not as the {config.api} API does: {error}"
-    root: BaseException = error
-    while root.__cause__ or root.__context__:
-        root = cast(BaseException, root.__cause__ or root.__context__)
-    kind = "too_large" if isinstance(root, _TooLargeError) else _connection_kind(root)
-    if isinstance(error, TimeoutError) or type(error).__name__ == "APITimeoutError":
-        kind, root = "timeout", TimeoutError(f"{config.timeout:g} s")
-    return f"{FAILURES[kind]}: {root or type(root).__name__}"
+    def explain_connection(self, error: Exception) -> str:
+        """Say why there was no answer at all: the reason is at the end of a chain of errors."""
+        chain: list[BaseException] = [error]
+        while following := chain[-1].__cause__ or chain[-1].__context__:
+            chain.append(following)
+        root = chain[-1]
+        if any(isinstance(link, self.http.ConnectTimeout) for link in chain):
+            limit_s = min(CONNECT_TIMEOUT_S, self.config.timeout)
+            return f"{FAILURES['connect']} within {limit_s:g} s; is the address right?"
+        if isinstance(error, TimeoutError | self.openai.APITimeoutError):
+            return f"{FAILURES['timeout']}: {self.config.timeout:g} s"
+        kind = "too_large" if isinstance(root, _TooLargeError) else _connection_kind(root)
+        return f"{FAILURES[kind]}: {root or type(root).__name__}"
 
 
 # --- Event streams ---
 
 
 class SSEDecoder:
-    """Reads a stream of server-sent events as the WHATWG standard says, cut anywhere, in linear time."""
+    """Reads server-sent events as the WHATWG standard says, cut anywhere, in linear time."""
 
     def __init__(self) -> None:
         self._tail: list[bytes] = []  # pieces of a line that has not ended
@@ -1243,7 +1276,10 @@ class SSEDecoder:
         return [event.decode("utf-8", "replace") for _, event in self.feed_raw(data)]
 
     def feed_raw(self, data: bytes) -> list[tuple[int, bytes]]:
-        """Return each completed event's data as sent, with the place where it ended in these bytes (CRLF is LF)."""
+        """Return the data of each completed event, with the place in these bytes where it ended.
+
+        A CRLF counts as one byte there.
+        """
         if self._after_cr or b"\r" in data:
             data = self._without_cr(data)
         events: list[tuple[int, bytes]] = []
@@ -1253,7 +1289,7 @@ class SSEDecoder:
         *blocks, rest = data[end:].split(b"\n\n")
         for block in blocks:
             end += len(block) + 2
-            if block.startswith(b"data: ") and b"\n" not in block:  # as nearly every event is
+            if block[:6] == b"data: " and b"\n" not in block:  # as nearly every event is
                 events.append((end, block[6:]))
             elif block:
                 self._read_lines(block.split(b"\n"))
@@ -1282,7 +1318,7 @@ class SSEDecoder:
         return len(data)
 
     def _without_cr(self, data: bytes) -> bytes:
-        """Return the bytes with LF for CRLF and CR; the LF of a CRLF may come with the next bytes."""
+        """Return the bytes with LF for CRLF and CR; a CRLF may be cut in two."""
         if self._after_cr and data:
             data = data.removeprefix(b"\n")
             self._after_cr = False
@@ -1290,6 +1326,7 @@ class SSEDecoder:
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
     def _read_lines(self, lines: list[bytes]) -> None:
+        """Take the data of these lines; other fields and comments say nothing."""
         for line in lines:
             if line.startswith(b"data:"):
                 self._data.append(line[6 if line[5:6] == b" " else 5 :])
@@ -1297,13 +1334,49 @@ class SSEDecoder:
                 self._data.append(b"")
 
     def _dispatch(self, end: int, events: list[tuple[int, bytes]]) -> None:
+        """End the event, at an empty line."""
         if self._data:
             events.append((end, b"\n".join(self._data)))
             self._data = []
 
 
+class _Fields(dict[str, Any]):
+    """A JSON object whose fields are read like those of a typed event; None for a missing one."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self.get(name)
+
+
+# What the fast decoder raises at what does not fit the type, or is not JSON as it knows it.
+_MISFIT = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def _decode_untyped(data: bytes) -> Any:
+    """Return what does not fit its type, objects as `_Fields`, so that the same code can read it.
+
+    Also half a surrogate pair, NaN and bytes that are not UTF-8. Raises JSONDecodeError.
+    """
+    text = data.decode("utf-8", "replace")
+    try:
+        return json.loads(text, object_hook=_Fields)
+    except json.JSONDecodeError:
+        raise
+    except RecursionError:
+        raise json.JSONDecodeError("nested too deeply", text, 0) from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise json.JSONDecodeError(str(error), text, 0) from None
+
+
+# What an event or a body brought: nothing, answer text, something else that was generated
+# (reasoning, a tool call), or something that this API does not have.
+NOTHING, ANSWER, OTHER, FOREIGN = range(4)
+
+
 class ParsedAnswer:
-    """What has been read of an answer."""
+    """What has been read of an answer, and how a result is filled with it."""
+
+    # What reading raises when something is not JSON, or not of the shape that the API gives it.
+    UNREADABLE = (json.JSONDecodeError, AttributeError, KeyError, TypeError, IndexError)
 
     __slots__ = (
         "answer_ns",
@@ -1312,395 +1385,441 @@ class ParsedAnswer:
         "error",
         "failure",
         "finish",
+        "foreign",
         "reasoning",
         "text",
         "usage",
     )
 
     def __init__(self) -> None:
-        self.text: list[str] = []
+        self.text: list[str] = []  # an item for each time in answer_ns
         self.reasoning: list[str] = []
         self.chunk_ns: list[int] = []  # arrival of each chunk that brought something
         self.answer_ns: list[int] = []  # of each chunk that brought answer text
-        self.finish: str | None = None
-        self.usage: dict[str, Any] | None = None
+        self.finish: Any = None
+        self.usage: Any = None
         self.error: Any = None  # an error object that the server sent
+        self.foreign: str | None = None  # the kind of an event that this API does not know
         self.complete = False
-        self.failure: Failure | None = None
+        self.failure: Failure | None = None  # why it could not be read to its end
 
-
-class _WrongApiError(Exception):
-    """The answer is one of another API."""
-
-
-def read_stream(api: Api, exchange: Exchange) -> ParsedAnswer:
-    """Read a streamed answer from its bytes; each chunk gets the time of the read that completed it."""
-    parsed, data, last = ParsedAnswer(), b"", _LikeBefore()
-    read_event, from_json = api.read_event, pydantic_core.from_json
-    try:
-        for now_ns, data in _timed_events(exchange):
-            if text := last.text_of(data):
-                parsed.text.append(text)
-                brought = ANSWER
-            elif data == b"[DONE]":
-                parsed.complete = True
-                break
-            elif data:
+    def read_stream(self, api: Api, events: Iterable[tuple[int, bytes]]) -> None:
+        """Read a streamed answer: each event's data with the time of the read that completed it."""
+        data, decode, read_event = b"", api.events.decode, api.read_event
+        try:
+            for now_ns, data in events:
                 try:
-                    event = from_json(data)
-                except ValueError:
-                    event = _odd_json(data)
-                texts, thoughts = len(parsed.text), len(parsed.reasoning)
-                brought = read_event(event, parsed)
-                if len(parsed.text) == texts + 1 and len(parsed.reasoning) == thoughts:
-                    last.learn(data, parsed.text[-1])
-            else:
-                continue
-            if brought:
-                parsed.chunk_ns.append(now_ns)
+                    event = decode(data)
+                except _MISFIT:
+                    if data == b"[DONE]":
+                        self.complete = True
+                        break
+                    if not data:
+                        continue
+                    event = _decode_untyped(data)
+                brought = read_event(event, self)
                 if brought == ANSWER:
-                    parsed.answer_ns.append(now_ns)
-    except _WrongApiError as error:
-        parsed.failure = Failure("wrong_api", f"an event of another API: {error}")
-    except json.JSONDecodeError as error:
-        parsed.failure = Failure(
-            "bad_json", f"an event is not JSON: {error.msg}: {error.doc[:QUOTED]}"
-        )
-    except (AttributeError, KeyError, TypeError, IndexError):
-        parsed.failure = Failure(
-            "wrong_type", f"an event of another shape: {data[:QUOTED].decode('utf-8', 'replace')}"
-        )
-    return parsed
+                    self.chunk_ns.append(now_ns)
+                    self.answer_ns.append(now_ns)
+                elif brought == OTHER:
+                    self.chunk_ns.append(now_ns)
+                elif brought == FOREIGN:
+                    self.name_foreign(data)
+        except self.UNREADABLE as error:
+            self.failure = self.unreadable(error, "an event", data)
+        self.look_for_foreign("an event")
 
+    def read_body(self, api: Api, data: bytes, now_ns: int | None = None) -> None:
+        """Read an answer that came in one piece, at that time."""
+        try:
+            try:
+                body = api.bodies.decode(data)
+            except _MISFIT:
+                body = _decode_untyped(data)
+            if api.read_body(body, self) == FOREIGN:
+                self.name_foreign(data)
+            self.complete = True
+        except self.UNREADABLE as error:
+            self.failure = self.unreadable(error, "a body", data)
+        self.look_for_foreign("a body")
+        if now_ns is not None and self.failure is None:
+            self.answer_ns = [now_ns]
 
-_PLAIN_TEXT = re.compile(rb"[ !#-\[\]-~]+").fullmatch  # printable ASCII that JSON writes as it is
+    def unreadable(self, error: Exception, what: str, data: bytes) -> Failure:
+        """Say why these bytes are not what the API sends."""
+        text = data[:QUOTED].decode("utf-8", "replace")
+        if isinstance(error, json.JSONDecodeError):
+            return Failure("bad_json", f"{what} that is not JSON: {error.msg}: {text}")
+        return Failure("wrong_type", f"{what} of another shape: {text}")
 
+    def name_foreign(self, data: bytes) -> None:
+        """Note what an event of another API calls itself."""
+        fields = _decode_untyped(data)
+        self.foreign = str(fields.type or fields.object or "unknown")
 
-class _LikeBefore:
-    """Knows an event that differs from an earlier one in its text alone, as most of a stream's events do.
+    def look_for_foreign(self, what: str) -> None:
+        """Say that the answer is one of another API when nothing of this API came."""
+        if self.foreign and not (self.failure or self.error or self.chunk_ns or self.text):
+            self.failure = Failure("wrong_api", f"{what} of another API: {self.foreign}")
 
-    Such an event needs no parser: what stands around the text is the same to the byte, and the text has no escapes.
-    """
+    def fill(self, result: Result, start_ns: int, redact: Redactor) -> None:
+        """Write down what was read: texts without secrets, times, token counts."""
+        result.answer = redact(_whole_text("".join(self.text)))
+        result.reasoning = redact(_whole_text("".join(self.reasoning)))
+        if self.finish is not None:
+            result.finish_reason = redact(_whole_text(str(self.finish)))[:200]
+        chunks = [(now_ns - start_ns) // 1000 * 1000 for now_ns in self.chunk_ns]
+        result.chunk_ns, result.chunks = chunks, len(chunks)
+        if chunks:
+            result.first_ns, result.end_ns = chunks[0], chunks[-1]
+            result.answer_ns = _whole_us(self.first_answer_ns, start_ns)
+        elif self.answer_ns:
+            result.end_ns = _whole_us(self.answer_ns[-1], start_ns)
+        self.fill_tokens(result)
 
-    MOST_MISSES = 4  # a server that varies each event is not worth looking at
-
-    def __init__(self) -> None:
-        self._head = self._tail = b"\0"  # which no event has
-        self._misses = 0
-
-    def text_of(self, data: bytes) -> str | None:
-        """Return the event's text; None when the event must be parsed."""
-        if data.startswith(self._head) and data.endswith(self._tail):
-            text = data[len(self._head) : -len(self._tail)]
-            if _PLAIN_TEXT(text):
-                return text.decode()
+    @property
+    def first_answer_ns(self) -> int | None:
+        """When the answer began, behind white space and a leading <think> block."""
+        whole = "".join(self.text)
+        begin = _answer_start(whole)
+        begin = len(whole) - len(whole[begin:].lstrip())
+        ends = itertools.accumulate(map(len, self.text))
+        for end, now_ns in zip(ends, self.answer_ns, strict=False):
+            if end > begin:
+                return now_ns
         return None
 
-    def learn(self, data: bytes, text: str) -> None:
-        """Take an event with its text, which must stand in it once and as it is."""
-        quoted = b'"%b"' % text.encode("utf-8", "replace")
-        if self._misses < self.MOST_MISSES and data.count(quoted) == 1:
-            start = data.index(quoted) + 1
-            self._head, self._tail = data[:start], data[start + len(quoted) - 2 :]
-            self._misses += 1
+    def fill_tokens(self, result: Result) -> None:
+        """Take the token counts from the server's usage; count chunks where it gives none."""
+        result.token = self.usage_count("completion_tokens")
+        if result.token is not None:
+            result.token_source = "usage"  # noqa: S105
+        elif result.chunks:
+            result.token, result.token_source = result.chunks, "chunks"
+        result.prompt_tokens = self.usage_count("prompt_tokens")
+        result.reasoning_tokens = self.usage_count("completion_tokens_details", "reasoning_tokens")
+        if result.reasoning_tokens is None:
+            result.reasoning_tokens = self.usage_count("reasoning_tokens")
+        result.cached_tokens = self.usage_count("prompt_tokens_details", "cached_tokens")
+        if result.cached_tokens is None:
+            result.cached_tokens = self.usage_count("prompt_cache_hit_tokens")
+
+    def usage_count(self, *keys: str) -> int | None:
+        """Return a count of the usage; None when it is not given, or cannot be one."""
+        value = self.usage
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53:
+            return value
+        return None
 
 
-def _timed_events(exchange: Exchange) -> Iterator[tuple[int, bytes]]:
-    """Yield the data of each event with the time of the read that completed it."""
-    decoder, body = SSEDecoder(), exchange.body
-    reads_ns, offsets = exchange.reads_ns, exchange.offsets
-    if b"\r" in body:  # its places would shift
-        start = 0
-        for now_ns, end in zip(reads_ns, offsets, strict=False):
-            for _, data in decoder.feed_raw(body[start:end]):
-                yield now_ns, data
-            start = end
-        return
-    read = 0
-    for start in range(0, len(body), SLICE):
-        for end, data in decoder.feed_raw(body[start : start + SLICE]):
-            while offsets[read] < start + end:
-                read += 1
-            yield reads_ns[read], data
-
-
-def _odd_json(data: bytes) -> Any:
-    """Parse what the fast parser refuses and Python accepts: half a surrogate pair, bytes that are not UTF-8.
-
-    Raises JSONDecodeError.
-    """
-    text = data.decode("utf-8", "replace")
+def _whole_text(text: str) -> str:
+    """Return the text with surrogate pairs joined that were cut, and lone halves replaced."""
     try:
-        return json.loads(text)
-    except RecursionError:
-        raise json.JSONDecodeError("nested too deeply", text, 0) from None
-    except json.JSONDecodeError:
-        raise
-    except ValueError as error:  # an integer of thousands of digits
-        raise json.JSONDecodeError(str(error), text, 0) from None
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
-def _read_body(api: Api, exchange: Exchange) -> ParsedAnswer:
-    """Read an answer that came in one piece."""
-    parsed, data = ParsedAnswer(), exchange.body
-    text = data.decode("utf-8", "replace")
-    try:
-        body = _odd_json(data)
-        api.read_body(body, parsed)
-        parsed.complete = True
-        if exchange.reads_ns:
-            parsed.answer_ns = [exchange.reads_ns[-1]]
-    except _WrongApiError as error:
-        parsed.failure = Failure("wrong_api", f"a body of another API: {error}")
-    except json.JSONDecodeError as error:
-        parsed.failure = Failure("bad_json", f"the body is not JSON: {error.msg}: {text[:QUOTED]}")
-    except (AttributeError, KeyError, TypeError, IndexError):
-        parsed.failure = Failure("wrong_type", f"a body of another shape: {text[:QUOTED]}")
-    return parsed
+def _whole_us(ns: int | None, start_ns: int) -> int | None:
+    """Return the time since the start, cut to whole microseconds, which is what files hold."""
+    return None if ns is None else (ns - start_ns) // 1000 * 1000
+
+
+def _message_of(error: Any) -> str:
+    """Return the message of an error object, or the whole of it where it has none."""
+    message = error.get("message") if isinstance(error, dict) else error
+    if isinstance(message, str):
+        return message
+    return json.dumps(error, ensure_ascii=False, default=str)
 
 
 # --- APIs ---
+#
+# The types declare only what is read. `Any` stands where servers differ, so that a value of an
+# unexpected type costs nothing as long as nobody needs it. What does not fit at all is read by
+# the same code, as `_Fields`. No event is part of a cycle: the collector need not know it (gc=False).
 
 
-# What an event brought: nothing, answer text, or something else that was generated (reasoning, a tool call).
-NOTHING, ANSWER, OTHER = 0, 1, 2
+class _Message(msgspec.Struct, gc=False):
+    """A chat message, or a piece of one."""
+
+    content: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    reasoning_details: Any = None
+    tool_calls: Any = None
 
 
-def _chat_body(
-    config: Config, question: Question, messages: list[dict[str, str]]
-) -> dict[str, Any]:
-    system = question.system(config)
-    said = messages if system is None else [{"role": "system", "content": system}, *messages]
-    return {"messages": said, **_sampling(config, question, "max_tokens"), **_usage_option(config)}
+class _Choice(msgspec.Struct, gc=False):
+    """One of the alternative answers; only one is asked for."""
+
+    index: Any = None
+    delta: _Message | None = None
+    message: _Message | None = None
+    text: Any = None
+    finish_reason: Any = None
 
 
-def _completions_body(
-    config: Config, question: Question, messages: list[dict[str, str]]
-) -> dict[str, Any]:
-    system = question.system(config)
-    texts = [] if system is None else [system]
-    prompt = "\n\n".join([*texts, *(message["content"] for message in messages)])
-    return {"prompt": prompt, **_sampling(config, question, "max_tokens"), **_usage_option(config)}
+class _Choices(msgspec.Struct, gc=False):
+    """An event or a body of chat and completions."""
+
+    choices: list[_Choice] | None = None
+    usage: Any = None
+    error: Any = None
+    type: Any = None  # only another API has one
 
 
-def _responses_body(
-    config: Config, question: Question, messages: list[dict[str, str]]
-) -> dict[str, Any]:
-    system = question.system(config)
-    sampling = _sampling(config, question, "max_output_tokens")
-    instructions = {} if system is None else {"instructions": system}
-    stream = {"stream": True} if config.stream else {}
-    return {"input": messages, **instructions, **sampling, **stream}
+class _Response(msgspec.Struct):
+    """A body of the Responses API; its last event holds one as well."""
+
+    output: Any = None
+    usage: Any = None
+    error: Any = None
+    incomplete_details: Any = None
 
 
-def _sampling(config: Config, question: Question, limit_name: str) -> dict[str, Any]:
-    limit = question.max_tokens or config.max_tokens
-    options = {
-        "temperature": config.temperature,
-        limit_name: limit,
-        "seed": config.seed,
-        "stop": config.stop,
-    }
-    return {name: value for name, value in options.items() if value is not None}
+class _ResponseEvent(msgspec.Struct):
+    """An event of the Responses API."""
+
+    type: Any = None
+    delta: Any = None
+    response: _Response | None = None
+    error: Any = None
+    message: Any = None
 
 
-def _usage_option(config: Config) -> dict[str, Any]:
-    return (
-        {"stream": True, "stream_options": {"include_usage": True}}
-        if config.stream
-        else {"stream": False}
-    )
+class Api:
+    """How one of the server's APIs is asked and read: `Chat`, `Completions` or `Responses`."""
 
-
-def _read_chat_event(event: dict[str, Any], parsed: ParsedAnswer) -> int:
-    choice = _first_choice(event, parsed)
-    if choice is None:
-        return NOTHING
-    message = choice.get("delta") or choice.get("message")
-    if message is None and choice.get(
-        "text"
-    ):  # some servers answer a chat in the older API's shape
-        message = {"content": choice["text"]}
-    return _read_message(message or {}, parsed)
-
-
-def _first_choice(event: dict[str, Any], parsed: ParsedAnswer) -> dict[str, Any] | None:
-    """Read what stands around the text of a chat or completions event, and return the choice that holds it."""
-    if usage := event.get("usage"):
-        parsed.usage = usage
-    if error := event.get("error"):
-        parsed.error = error
-        return None
-    choices = event["choices"] if "choices" in event else _no_choices(event)
-    if not choices or choices[0].get("index"):
-        return None  # a second alternative, which nobody asked for
-    choice: dict[str, Any] = choices[0]
-    if finish := choice.get("finish_reason"):
-        parsed.finish = finish
-    return choice
-
-
-def _no_choices(event: dict[str, Any]) -> list[Any]:
-    if "usage" in event and "type" not in event:
-        return []
-    raise _WrongApiError(str(event.get("type", event.get("object", "unknown"))))
-
-
-def _read_message(message: dict[str, Any], parsed: ParsedAnswer) -> int:
-    """Read the text and the reasoning of a chat message or of its delta."""
-    brought = NOTHING
-    text = message.get("content")
-    if text:
-        if not isinstance(text, str):
-            return _read_parts(text, parsed)
-        parsed.text.append(text)
-        brought = ANSWER
-        if len(message) == 1:
-            return brought
-    reasoning = message.get("reasoning_content") or message.get("reasoning")
-    if not reasoning and (details := message.get("reasoning_details")):
-        reasoning = "".join(detail.get("text") or detail.get("summary") or "" for detail in details)
-    if reasoning:
-        parsed.reasoning.append(reasoning + "")
-        return brought or OTHER
-    return brought or (OTHER if message.get("tool_calls") else NOTHING)
-
-
-def _read_parts(parts: list[Any], parsed: ParsedAnswer) -> int:
-    """Read content that is a list of parts: text, or thinking that holds parts of its own."""
-    brought = NOTHING
-    for part in parts:
-        if part.get("type") == "thinking":
-            inner = part.get("thinking") or ""
-            thought = (
-                inner
-                if isinstance(inner, str)
-                else "".join(item.get("text") or "" for item in inner)
-            )
-            if thought:
-                parsed.reasoning.append(thought)
-                brought = brought or OTHER
-        elif text := part.get("text"):
-            parsed.text.append(text + "")
-            brought = ANSWER
-    return brought
-
-
-def _read_completions_event(event: dict[str, Any], parsed: ParsedAnswer) -> int:
-    choice = _first_choice(event, parsed)
-    if choice is None:
-        return NOTHING
-    if "text" not in choice:
-        raise _WrongApiError("chat")
-    if not choice["text"]:
-        return NOTHING
-    parsed.text.append(choice["text"] + "")
-    return ANSWER
-
-
-def _read_responses_event(event: dict[str, Any], parsed: ParsedAnswer) -> int:
-    kind = event.get("type")
-    if kind == "response.output_text.delta" and event["delta"]:
-        parsed.text.append(event["delta"] + "")
-        return ANSWER
-    if (
-        kind in ("response.reasoning_text.delta", "response.reasoning_summary_text.delta")
-        and event["delta"]
-    ):
-        parsed.reasoning.append(event["delta"] + "")
-        return OTHER
-    if kind in ("response.completed", "response.incomplete", "response.failed"):
-        _read_response_end(event["response"], parsed)
-        parsed.complete = True
-    elif kind == "error" or (event.get("error") and kind is None):
-        parsed.error = event.get("error") or event
-    elif kind is None or not str(kind).startswith("response."):
-        raise _WrongApiError(str(event.get("object", kind)))
-    return NOTHING
-
-
-def _read_response_end(response: dict[str, Any], parsed: ParsedAnswer) -> None:
-    usage = response.get("usage") or {}
-    inputs, outputs = (
-        usage.get("input_tokens_details") or {},
-        usage.get("output_tokens_details") or {},
-    )
-    parsed.usage = usage and {
-        "prompt_tokens": usage.get("input_tokens"),
-        "completion_tokens": usage.get("output_tokens"),
-        "prompt_tokens_details": {"cached_tokens": inputs.get("cached_tokens")},
-        "completion_tokens_details": {"reasoning_tokens": outputs.get("reasoning_tokens")},
-    }
-    parsed.error = response.get("error")
-    incomplete = response.get("incomplete_details") or {}
-    parsed.finish = {"max_output_tokens": "length"}.get(
-        incomplete.get("reason", ""), incomplete.get("reason")
-    ) or "stop"
-
-
-def _read_responses_body(body: dict[str, Any], parsed: ParsedAnswer) -> int:
-    if error := body.get("error"):
-        parsed.error = error
-        return NOTHING
-    if "output" not in body:
-        raise _WrongApiError(str(body.get("object", "unknown")))
-    _read_response_end(body, parsed)
-    for item in body["output"]:
-        for part in item.get("content") or []:
-            if part.get("type") == "output_text":
-                parsed.text.append(part["text"] + "")
-            elif part.get("type") in ("reasoning_text", "summary_text"):
-                parsed.reasoning.append(part["text"] + "")
-    return ANSWER
-
-
-def _read_choices_body(
-    read_event: Callable[[dict[str, Any], ParsedAnswer], int],
-    body: dict[str, Any],
-    parsed: ParsedAnswer,
-) -> int:
-    if not body.get("error") and not body.get("choices"):
-        raise _WrongApiError(str(body.get("object", "unknown")))
-    return read_event(body, parsed)
-
-
-class Api(NamedTuple):
-    """What tells one API from another."""
-
-    path: str
-    make: Callable[[Config, Question, list[dict[str, str]]], dict[str, Any]]
-    read_event: Callable[[dict[str, Any], ParsedAnswer], int]
-    read_body: Callable[[dict[str, Any], ParsedAnswer], int]
+    path: ClassVar[str]
+    limit_name: ClassVar[str] = "max_tokens"
+    fewest_tokens: ClassVar[int] = 1  # the lowest limit that servers accept
+    events: ClassVar[msgspec.json.Decoder[Any]]
+    bodies: ClassVar[msgspec.json.Decoder[Any]]
 
     def body(
         self, config: Config, question: Question, messages: list[dict[str, str]]
     ) -> dict[str, Any]:
-        """Return the body of a request."""
-        return {"model": config.model, **self.make(config, question, messages), **config.extra_body}
+        """Return the body of a request; `messages` is the conversation, the new question last."""
+        sampling = {
+            "temperature": config.temperature,
+            self.limit_name: question.max_tokens or config.max_tokens,
+            "seed": config.seed,
+            "stop": config.stop,
+        }
+        return {
+            "model": config.model,
+            **self.prompt(question.system(config), messages),
+            **{name: value for name, value in sampling.items() if value is not None},
+            **self.stream_options(config),
+            **config.extra_body,
+        }
+
+    def prompt(self, system: str | None, messages: list[dict[str, str]]) -> dict[str, Any]:
+        """Return the keys that hold the conversation."""
+        raise NotImplementedError
+
+    def stream_options(self, config: Config) -> dict[str, Any]:
+        """Return the keys that ask for a stream, with the token counts at its end, or for none."""
+        if config.stream:
+            return {"stream": True, "stream_options": {"include_usage": True}}
+        return {"stream": False}
+
+    def read_event(self, event: Any, parsed: ParsedAnswer) -> int:
+        """Read an event, and return what it brought: NOTHING, ANSWER, OTHER or FOREIGN."""
+        raise NotImplementedError
+
+    def read_body(self, body: Any, parsed: ParsedAnswer) -> int:
+        """Read an answer that came in one piece, and return what it brought."""
+        raise NotImplementedError
 
 
-APIS = {
-    "chat": Api(
-        "chat/completions",
-        _chat_body,
-        _read_chat_event,
-        functools.partial(_read_choices_body, _read_chat_event),
-    ),
-    "completions": Api(
-        "completions",
-        _completions_body,
-        _read_completions_event,
-        functools.partial(_read_choices_body, _read_completions_event),
-    ),
-    "responses": Api("responses", _responses_body, _read_responses_event, _read_responses_body),
-}
+class Completions(Api):
+    """`/completions`, the oldest: a prompt in, a text out."""
+
+    path = "completions"
+    events = bodies = msgspec.json.Decoder(_Choices)
+
+    def prompt(self, system: str | None, messages: list[dict[str, str]]) -> dict[str, Any]:
+        """Return the whole conversation as one text."""
+        texts = [] if system is None else [system]
+        return {"prompt": "\n\n".join([*texts, *(message["content"] for message in messages)])}
+
+    def read_event(self, event: _Choices, parsed: ParsedAnswer) -> int:
+        """Read what stands around the text, then the text of the first choice."""
+        if event.usage:
+            parsed.usage = event.usage
+        if event.error:
+            parsed.error = event.error
+            return NOTHING
+        if not event.choices:
+            is_usage = event.choices is not None or (event.usage and not event.type)
+            return NOTHING if is_usage else FOREIGN
+        choice = event.choices[0]
+        if choice.index:
+            return NOTHING  # a second alternative, which nobody asked for
+        if choice.finish_reason:
+            parsed.finish = choice.finish_reason
+        return self.read_choice(choice, parsed)
+
+    def read_choice(self, choice: _Choice, parsed: ParsedAnswer) -> int:
+        """Read the text of a choice."""
+        if not choice.text:
+            return FOREIGN if choice.delta or choice.message else NOTHING
+        parsed.text.append(choice.text + "")
+        return ANSWER
+
+    def read_body(self, body: _Choices, parsed: ParsedAnswer) -> int:
+        """Read a body, which has the shape of an event."""
+        brought = self.read_event(body, parsed)
+        return brought if body.choices else FOREIGN
+
+
+class Chat(Completions):
+    """`/chat/completions`: messages in, a message out. Only its choices differ from above."""
+
+    path = "chat/completions"
+
+    def prompt(self, system: str | None, messages: list[dict[str, str]]) -> dict[str, Any]:
+        """Return the conversation as messages."""
+        first = [] if system is None else [{"role": "system", "content": system}]
+        return {"messages": [*first, *messages]}
+
+    def read_choice(self, choice: _Choice, parsed: ParsedAnswer) -> int:
+        """Read the text and the reasoning of a message or of its delta."""
+        message = choice.delta or choice.message
+        if not message:  # some servers answer a chat in the older API's shape
+            return super().read_choice(choice, parsed)
+        brought = NOTHING
+        text = message.content
+        if text:
+            if not isinstance(text, str):
+                return self.read_parts(text, parsed)
+            parsed.text.append(text)
+            brought = ANSWER
+        reasoning = message.reasoning_content or message.reasoning
+        if not reasoning and (details := message.reasoning_details):
+            reasoning = self.joined(details, "text", "summary")
+        if reasoning and isinstance(reasoning, str):
+            parsed.reasoning.append(reasoning)
+            return brought or OTHER
+        return brought or (OTHER if message.tool_calls else NOTHING)
+
+    def read_parts(self, parts: list[Any], parsed: ParsedAnswer) -> int:
+        """Read content that is a list of parts: text, or thinking that holds parts of its own."""
+        texts = [part for part in parts if part.get("type") != "thinking"]
+        if text := self.joined(texts, "text"):
+            parsed.text.append(text)
+        thoughts = [part.get("thinking") for part in parts if part.get("type") == "thinking"]
+        for thought in filter(None, thoughts):
+            parsed.reasoning.append(
+                thought if isinstance(thought, str) else self.joined(thought, "text")
+            )
+        if text:
+            return ANSWER
+        return OTHER if any(thoughts) else NOTHING
+
+    @staticmethod
+    def joined(parts: list[Any], *names: str) -> str:
+        """Return the texts of parts, each from the first of these fields that holds one."""
+        return "".join(next(filter(None, map(part.get, names)), "") for part in parts)
+
+
+class Responses(Api):
+    """`/responses`, the newest: its events say by their type what they bring."""
+
+    path = "responses"
+    limit_name = "max_output_tokens"
+    fewest_tokens = 16
+    events = msgspec.json.Decoder(_ResponseEvent)
+    bodies = msgspec.json.Decoder(_Response)
+    ANSWER_EVENTS = frozenset({"response.output_text.delta"})
+    REASONING_EVENTS = frozenset(
+        {"response.reasoning_text.delta", "response.reasoning_summary_text.delta"}
+    )
+    LAST_EVENTS = frozenset({"response.completed", "response.incomplete", "response.failed"})
+
+    def prompt(self, system: str | None, messages: list[dict[str, str]]) -> dict[str, Any]:
+        """Return the conversation as input, with the system prompt as instructions."""
+        instructions = {} if system is None else {"instructions": system}
+        return {"input": messages, **instructions}
+
+    def stream_options(self, config: Config) -> dict[str, Any]:
+        """Return the key that asks for a stream; its last event always has the token counts."""
+        return {"stream": config.stream}
+
+    def read_event(self, event: _ResponseEvent, parsed: ParsedAnswer) -> int:
+        """Read an event by its type."""
+        kind = str(event.type)
+        if kind in self.ANSWER_EVENTS and event.delta:
+            parsed.text.append(event.delta + "")
+            return ANSWER
+        if kind in self.REASONING_EVENTS and event.delta:
+            parsed.reasoning.append(event.delta + "")
+            return OTHER
+        if kind in self.LAST_EVENTS:
+            self.read_end(cast(_Response, event.response), parsed)
+            parsed.complete = True
+        elif kind == "error" or (event.error and event.type is None):
+            parsed.error = event.error or {"type": "error", "message": event.message}
+        elif not kind.startswith("response."):
+            return FOREIGN
+        return NOTHING
+
+    def read_end(self, response: _Response, parsed: ParsedAnswer) -> None:
+        """Read what stands beside the text: usage (under its older names), error, finish reason."""
+        if usage := response.usage:
+            inputs = usage.get("input_tokens_details") or {}
+            outputs = usage.get("output_tokens_details") or {}
+            parsed.usage = {
+                "prompt_tokens": usage.get("input_tokens"),
+                "completion_tokens": usage.get("output_tokens"),
+                "prompt_tokens_details": {"cached_tokens": inputs.get("cached_tokens")},
+                "completion_tokens_details": {"reasoning_tokens": outputs.get("reasoning_tokens")},
+            }
+        parsed.error = response.error
+        reason = (response.incomplete_details or {}).get("reason")
+        parsed.finish = "length" if reason == "max_output_tokens" else reason or "stop"
+
+    def read_body(self, body: _Response, parsed: ParsedAnswer) -> int:
+        """Read a body: its output is a list of items, each a list of parts."""
+        if body.error:
+            parsed.error = body.error
+            return NOTHING
+        if body.output is None:
+            return FOREIGN
+        self.read_end(body, parsed)
+        for item in body.output:
+            for part in item.get("content") or ():
+                if part.get("type") == "output_text":
+                    parsed.text.append(part["text"] + "")
+                elif part.get("type") in ("reasoning_text", "summary_text"):
+                    parsed.reasoning.append(part["text"] + "")
+        return ANSWER
+
+
+APIS: Mapping[str, Api] = {"chat": Chat(), "completions": Completions(), "responses": Responses()}
 
 
 # --- Transport ---
+#
+# Here alone the program leans on what aiohttp does not promise to keep. `check_aiohttp` says so
+# when something is gone, and pyproject.toml bounds the version.
 
 
 class Exchange:
     """One request and the raw bytes of its answer, each read with its time."""
+
+    SLICE = (
+        1 << 18
+    )  # bytes of a body that are read at a time: a hostile one holds millions of events
+    TYPES: ClassVar = {
+        True: ("text/event-stream",),
+        False: ("application/json", "application/problem+json"),
+    }  # the content types of a streamed answer, and of one in a piece
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -1736,18 +1855,22 @@ class Exchange:
             self.wake()
 
     def attach(self, response: aiohttp.ClientResponse) -> None:
-        """Take the head of the response. What came before it was known came with the read just before."""
+        """Take the head of the response; the bytes behind it came with the read just before."""
+        if self.protocol is None or self.sent_ns is None:
+            raise RuntimeError("aiohttp sent a request past MeasuredRequest")
         self.status = response.status
         self.content_type = response.headers.get("Content-Type", "")
         self.retry_after = response.headers.get("Retry-After")
         self.content = response.content
-        if (
-            self.protocol is None
-        ):  # a session without MeasuredRequest, such as a mocked one: all in one read, now
-            self.sent_ns, self.reads_ns = self.begun_ns, [clock()]
+        self.reads_ns = self.reads_ns or [clock()]  # it had come before it was asked for
         self.offsets = [0] * len(self.reads_ns)
-        if self.offsets:
-            self.offsets[-1] = response.content.total_bytes
+        self.offsets[-1] = response.content.total_bytes
+
+    def detach(self) -> None:
+        """Take the end's time and let go of the connection, if no other request has it already."""
+        self.ended_ns = clock()
+        if self.protocol is not None and self.protocol.exchange is self:
+            self.protocol.exchange = None
 
     def wake(self) -> None:
         """Tell the waiting request that something other than more bytes has happened."""
@@ -1758,27 +1881,72 @@ class Exchange:
         """Wait until something other than more bytes happens, at most so long."""
         loop = asyncio.get_running_loop()
         self.news = loop.create_future()
-        if not (self.content and self.content.is_eof()):
+        if not self.has_ended:
             timer = loop.call_later(timeout_s, self.wake)
             try:
                 await self.news
             finally:
                 timer.cancel()
 
+    def raise_if_broken(self) -> None:
+        """Raise what ended the connection, or _TooLargeError."""
+        broken = (self.content and self.content.exception()) or self.lost
+        if broken is not None:
+            raise broken
+        if self.too_large:
+            raise _TooLargeError
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the whole body has come."""
+        return self.content is not None and self.content.is_eof()
+
+    @property
+    def died_unused(self) -> bool:
+        """Whether a kept connection turned out dead before the first byte of a response."""
+        dead = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError)
+        return self.reused and isinstance(self.error, dead) and not self.reads_ns
+
     @property
     def body(self) -> bytes:
         """What has arrived of the body, whatever became of the connection.
 
-        The reader's own methods take its pieces one by one, a microsecond each, and give nothing after an error.
+        The reader's own methods take a microsecond a piece, and give nothing after an error.
         """
-        return b"".join(getattr(self.content, "_buffer", ()))
+        if self.content is None or self.content is aiohttp.EMPTY_PAYLOAD:
+            return b""
+        return b"".join(self.content._buffer)
 
     @property
     def connect_ns(self) -> int | None:
         """How long connecting took; None on a kept connection."""
-        return (
-            None if self.reused or self.connected_ns is None else self.connected_ns - self.begun_ns
-        )
+        if self.reused or self.connected_ns is None:
+            return None
+        return self.connected_ns - self.begun_ns
+
+    def is_answer(self, stream: bool) -> bool:
+        """Whether the head is that of an answer as it was asked for."""
+        mime = self.content_type.partition(";")[0].strip().lower()
+        return self.status == 200 and (not mime or mime in self.TYPES[stream])
+
+    def timed_events(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the data of each event with the time of the read that completed it."""
+        decoder, body = SSEDecoder(), self.body
+        reads_ns, offsets = self.reads_ns, self.offsets
+        if b"\r" in body:  # its places would shift
+            start = 0
+            for now_ns, end in zip(reads_ns, offsets, strict=False):
+                for _, data in decoder.feed_raw(body[start:end]):
+                    yield now_ns, data
+                start = end
+            return
+        read, read_end = 0, offsets[0]
+        for start in range(0, len(body), self.SLICE):
+            for end, data in decoder.feed_raw(body[start : start + self.SLICE]):
+                while read_end < start + end:
+                    read += 1
+                    read_end = offsets[read]
+                yield reads_ns[read], data
 
 
 _exchange_now: contextvars.ContextVar[Exchange] = contextvars.ContextVar("exchange")
@@ -1787,11 +1955,11 @@ _exchange_now: contextvars.ContextVar[Exchange] = contextvars.ContextVar("exchan
 class TimingProtocol(asyncio.Protocol):
     """Stands between a connection and aiohttp's parser and takes the time of each read.
 
-    Reading here and not in a task leaves out the wait for the task's turn on the loop, which would be measured as the
-    server's, and costs a fraction of waking a task a token.
+    A task that reads would first wait for its turn on the loop, which would be measured as the
+    server's time, and waking a task a token costs many times as much.
     """
 
-    def __init__(self, handler: asyncio.Protocol) -> None:
+    def __init__(self, handler: aiohttp.client_proto.ResponseHandler) -> None:
         self.handler = handler
         self.exchange: Exchange | None = None
         self.eof_received = handler.eof_received  # type: ignore[method-assign]
@@ -1799,35 +1967,36 @@ class TimingProtocol(asyncio.Protocol):
         self.resume_writing = handler.resume_writing  # type: ignore[method-assign]
 
     def data_received(self, data: bytes) -> None:
-        """Pass the bytes on, and their time; what nobody asked for must not answer the next question."""
+        """Pass the bytes on, and their time. Bytes that nobody asked for end the connection."""
         now_ns = clock()
         if self.exchange is not None:
             self.handler.data_received(data)
             self.exchange.received(now_ns, data)
-        elif (transport := cast(Any, self.handler).transport) is not None:
-            transport.abort()
+        elif self.handler.transport is not None:
+            self.handler.transport.abort()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Pass the end on, and wake the exchange that waits for more; not every end reaches the body's reader."""
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Pass the end on, and wake the exchange: not every end reaches the body's reader."""
         self.handler.connection_lost(exc)
         if self.exchange is not None:
-            self.exchange.lost = (
-                cast(Any, self.handler).exception() or exc or aiohttp.ServerDisconnectedError()
-            )
+            error = self.handler.exception() or exc
+            self.exchange.lost = error or aiohttp.ServerDisconnectedError()
             self.exchange.wake()
 
 
 class MeasuredRequest(aiohttp.ClientRequest):
-    """A request that puts the tap in place and takes the time when its bytes go to the socket."""
+    """A request that puts TimingProtocol in place and notes when its bytes go to the socket."""
 
-    async def send(self, conn: Any) -> aiohttp.ClientResponse:
-        """Tap the connection, then send."""
+    async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
+        """Put TimingProtocol in place, then send."""
         exchange = _exchange_now.get()
-        protocol = conn.transport.get_protocol()
+        transport = cast(asyncio.Transport, conn.transport)
+        protocol = transport.get_protocol()
         exchange.reused = isinstance(protocol, TimingProtocol)
-        if not exchange.reused:
-            protocol = TimingProtocol(conn.protocol)
-            conn.transport.set_protocol(protocol)
+        if not isinstance(protocol, TimingProtocol):
+            handler = cast(aiohttp.client_proto.ResponseHandler, conn.protocol)
+            protocol = TimingProtocol(handler)
+            transport.set_protocol(protocol)
         protocol.exchange = exchange
         exchange.protocol = protocol
         exchange.connected_ns = clock()
@@ -1839,8 +2008,41 @@ class MeasuredRequest(aiohttp.ClientRequest):
         await super().write_bytes(*args, **kwargs)
 
 
+def check_aiohttp() -> None:
+    """Raise ExtensionError when this aiohttp lacks what the measurement leans on.
+
+    Else an aiohttp that, say, renamed `_buffer` would give empty answers and no error.
+    """
+    used = {
+        aiohttp.ClientRequest: ("send", "write_bytes"),
+        aiohttp.connector.Connection: ("protocol", "transport"),
+        aiohttp.client_proto.ResponseHandler: ("transport", "exception", "data_received"),
+        aiohttp.StreamReader: ("_buffer", "total_bytes", "is_eof", "exception"),
+    }
+    missing = [
+        f"{owner.__name__}.{name}"
+        for owner, names in used.items()
+        for name in names
+        if not hasattr(owner, name)
+    ]
+    if not missing:
+        loop = asyncio.get_running_loop()
+        reader = aiohttp.StreamReader(aiohttp.client_proto.ResponseHandler(loop), 1, loop=loop)
+        reader.feed_data(b"a")
+        reader.feed_data(b"b")
+        if (b"".join(reader._buffer), reader.total_bytes) != (b"ab", 2):
+            missing = ["the bytes in StreamReader._buffer"]
+    if missing:
+        wrong = f"aiohttp {aiohttp.__version__} lacks {', '.join(missing)}"
+        raise ExtensionError(f"{wrong}; install the version that pyproject.toml asks for: uv sync")
+
+
 def open_session(config: Config, target: Target) -> aiohttp.ClientSession:
-    """Return the pooled session of the measured path: no cookies, no redirects, no environment, no own timeouts."""
+    """Return the pooled session that is measured: no cookies, no environment, no own timeouts.
+
+    Raises ExtensionError when aiohttp is not one that can be measured through.
+    """
+    check_aiohttp()
     connector = aiohttp.TCPConnector(
         limit=max(config.levels), ttl_dns_cache=300, keepalive_timeout=60, ssl=target.tls
     )
@@ -1868,6 +2070,20 @@ class PlannedRequest:
     stage: int = 0
     scheduled_ns: int | None = None
 
+    def new_result(self, messages: Sequence[Mapping[str, str]]) -> Result:
+        """Return a result that says what is asked, and nothing of the answer yet."""
+        turn = len(messages) // 2
+        is_last = turn + 1 == len(self.question.texts)  # a conversation is graded at its end
+        return Result(
+            index=self.index,
+            id=self.question.id,
+            question=messages[-1]["content"],
+            category=self.question.category,
+            stage=self.stage,
+            turn=turn,
+            grader=self.question.grader if is_last else None,
+        )
+
 
 class _IdleError(Exception):
     """No token for `idle_timeout`."""
@@ -1878,41 +2094,36 @@ class _TooLargeError(Exception):
 
 
 class Desk:
-    """Reads finished answers while the loop has a moment: one a turn, more when many wait.
+    """Lets answers be read one at a time, each on a turn of the loop of its own.
 
-    Answers that end together would otherwise be read in one go, and each token that comes meanwhile be timed late.
+    Answers that end together would else be read in one go, and the tokens of others timed late.
     """
 
+    MOST_WAITING = (
+        1000  # so that a client that cannot keep up does not fill its memory with answers
+    )
+
     def __init__(self) -> None:
-        self._queue: deque[tuple[Callable[[], Result], asyncio.Future[Result]]] = deque()
+        self._lock = asyncio.Lock()
+        self._waiting = 0
 
-    async def read(self, work: Callable[[], Result]) -> Result:
-        """Return what `work` returns, when its turn has come; also when the run is stopped meanwhile."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[Result] = loop.create_future()
-        self._queue.append((work, done))
-        if len(self._queue) == 1:
-            loop.call_soon(self._serve)
-        try:
-            return await asyncio.shield(done)
-        except asyncio.CancelledError:
-            return await done
-
-    def _serve(self) -> None:
-        for _ in range(1 + len(self._queue) // 16):
-            work, done = self._queue[0]
-            try:
-                done.set_result(work())
-            except Exception as error:  # noqa: BLE001  it belongs to the one who waits
-                done.set_exception(error)
-            self._queue.popleft()
-        if self._queue:
-            asyncio.get_running_loop().call_soon(self._serve)
+    async def wait_for_turn(self) -> None:
+        """Wait until no other answer is read on this turn of the loop, or the run is stopped."""
+        if self._waiting >= self.MOST_WAITING:
+            return
+        self._waiting += 1
+        with contextlib.suppress(asyncio.CancelledError):
+            async with self._lock:
+                await asyncio.sleep(0)
+        self._waiting -= 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Client:
     """All that a request needs but its question; made once a run."""
+
+    MOST_LOOKS: ClassVar = 8  # an answer may quote [DONE]; a hostile one in every chunk
+    GRACE_S: ClassVar = 0.25  # how long the end of the body is waited for behind [DONE]
 
     session: aiohttp.ClientSession
     config: Config
@@ -1922,13 +2133,157 @@ class Client:
 
     @functools.cached_property
     def api(self) -> Api:
-        """What tells this run's API from another."""
+        """How this run's API is asked and read."""
         return APIS[self.config.api]
 
     @functools.cached_property
     def url(self) -> yarl.URL:
         """The address that is asked."""
-        return yarl.URL(f"{self.target.base}/{self.api.path}")
+        return self.target.url(self.api.path)
+
+    def request_body(self, question: Question, messages: list[dict[str, str]]) -> bytes:
+        """Return a request's body; `cache_bust` puts a mark first that no prefix cache has seen."""
+        if self.config.cache_bust:
+            mark, system = f"[{uuid.uuid4().hex}] ", question.system(self.config)
+            if system is not None:
+                question = question.model_copy(update={"system_prompt": mark + system})
+            else:
+                first, *others = messages
+                messages = [{**first, "content": mark + first["content"]}, *others]
+        return pydantic_core.to_json(self.api.body(self.config, question, messages))
+
+    async def exchange(self, body: bytes) -> Exchange:
+        """Send one request and keep what comes back; what goes wrong is kept as `error`."""
+        exchange = Exchange(self.config.max_answer_bytes)
+        _exchange_now.set(exchange)
+        try:
+            async with asyncio.timeout(self.config.timeout):
+                response = await self.session.post(
+                    self.url, data=body, allow_redirects=False, proxy=self.target.proxy
+                )
+                try:
+                    exchange.attach(response)
+                    await self.wait_for_end(exchange)
+                finally:
+                    # Gives a connection back whose answer has ended, and closes any other.
+                    response.close()
+        # Every failure becomes a result.
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
+            exchange.error = error
+        exchange.detach()
+        return exchange
+
+    async def wait_for_end(self, exchange: Exchange) -> None:
+        """Wait until the body has ended, or cannot; its bytes are read only when in doubt."""
+        idle_ns = round(self.config.idle_timeout * NS_PER_S)
+        deadline_ns = clock() + idle_ns if self.config.stream else sys.maxsize
+        looks = 0
+        while not exchange.has_ended:
+            exchange.raise_if_broken()
+            if exchange.done_seen and looks < self.MOST_LOOKS:
+                # The body ends right behind [DONE]; who keeps it open is not waited for.
+                exchange.done_seen, looks = False, looks + 1
+                await exchange.wait_for_news(self.GRACE_S)
+                if not exchange.has_ended and self.parse(exchange).complete:
+                    return
+                continue
+            if clock() >= deadline_ns:
+                parsed = self.parse(exchange)
+                deadline_ns = max([deadline_ns - idle_ns, *parsed.chunk_ns[-1:]]) + idle_ns
+                if parsed.complete:
+                    return
+                if clock() >= deadline_ns:
+                    raise _IdleError
+            await exchange.wait_for_news((deadline_ns - clock()) / NS_PER_S)
+
+    def parse(self, exchange: Exchange) -> ParsedAnswer:
+        """Return what can be read of the answer so far; nothing of what is no answer."""
+        parsed = ParsedAnswer()
+        if not exchange.is_answer(self.config.stream):
+            return parsed
+        if self.config.stream:
+            parsed.read_stream(self.api, exchange.timed_events())
+        elif exchange.error is None:
+            parsed.read_body(self.api, exchange.body, exchange.reads_ns[-1])
+        return parsed
+
+    def fill(self, result: Result, exchange: Exchange) -> Result:
+        """Write into the result what the raw bytes say, or why they do not count."""
+        redact = self.target.redact
+        parsed = self.parse(exchange)
+        result.question = redact(result.question)
+        result.sent_ns = _whole_us(exchange.sent_ns, self.start_ns)
+        result.connect_ns = _whole_us(exchange.connect_ns, 0)
+        parsed.fill(result, self.start_ns, redact)
+        failure = self.failure(exchange, parsed)
+        if failure is not None:
+            result.status = _STATUS_OF_KIND.get(failure.kind, "error")
+            result.end_ns = _whole_us(exchange.ended_ns, self.start_ns)
+            retry_after = exchange.retry_after
+            if retry_after is not None:
+                retry_after = redact(_whole_text(retry_after))[:100]
+            message = redact(_whole_text(failure.message))[:500]
+            result.error = Failure(failure.kind, message, exchange.status, retry_after)
+        return result
+
+    def failure(self, exchange: Exchange, parsed: ParsedAnswer) -> Failure | None:
+        """Say why the answer does not count, if so; what the server said comes first."""
+        status, stream = exchange.status, self.config.stream
+        if status is not None and status != 200:
+            kind = "redirect" if status in (301, 302, 303, 307, 308) else "http_status"
+            return Failure(kind, _error_text(exchange.body) or FAILURES[kind])
+        if parsed.error is not None:
+            return Failure("server_error", _message_of(parsed.error))
+        if parsed.failure is not None:
+            return parsed.failure
+        if exchange.error is not None and not parsed.complete:
+            return self.transport_failure(exchange.error)
+        if not exchange.is_answer(stream):
+            return self.wrong_content(exchange)
+        if not parsed.complete and parsed.finish is None:
+            return Failure("truncated", FAILURES["truncated"])
+        if not parsed.text and not parsed.chunk_ns and not parsed.reasoning:
+            return Failure("empty", f"{FAILURES['empty']} (finish reason: {parsed.finish})")
+        return None
+
+    def wrong_content(self, exchange: Exchange) -> Failure:
+        """Say what a 200 with another content type was: an error object, or something else."""
+        text, stream = _error_text(exchange.body), self.config.stream
+        with contextlib.suppress(ValueError, RecursionError):
+            body = json.loads(exchange.body)
+            if isinstance(body, dict) and body.get("error"):
+                return Failure("server_error", text)
+        hint = '; set "stream": false' if stream and "json" in exchange.content_type else ""
+        expected = exchange.TYPES[stream][0]
+        wrong = f"{exchange.content_type} where {expected} was asked for{hint}"
+        return Failure("wrong_type", f"{wrong}: {text}")
+
+    def transport_failure(self, error: BaseException) -> Failure:
+        """Name what went wrong on the way."""
+        config = self.config
+        if isinstance(error, asyncio.CancelledError):
+            return Failure("cancelled", FAILURES["cancelled"])
+        if isinstance(error, _IdleError):
+            return Failure("idle", f"no token for {config.idle_timeout:g} s")
+        if isinstance(error, TimeoutError):
+            return Failure("timeout", f"took longer than {config.timeout:g} s")
+        if isinstance(error, _TooLargeError):
+            return Failure("too_large", f"longer than {config.max_answer_bytes} bytes")
+        if isinstance(error, aiohttp.ClientPayloadError):
+            cut = isinstance(error.__cause__, ConnectionError) or "ConnectionReset" in str(error)
+            return Failure("reset" if cut else "truncated", f"the body broke off: {error}")
+        if isinstance(
+            error, aiohttp.ClientResponseError | aiohttp.http_exceptions.HttpProcessingError
+        ):
+            said = getattr(error, "message", error)
+            return Failure("bad_http", f"{FAILURES['bad_http']}: {said}")
+        if isinstance(error, aiohttp.ClientError | OSError):
+            kind = _connection_kind(error)
+            if kind == "connect" and not isinstance(error, aiohttp.ClientConnectorError):
+                kind = "reset"
+            return Failure(kind, f"{FAILURES[kind]}: {error}")
+        logger.error("a request met a fault of this program", exc_info=error)
+        return Failure("internal", f"{type(error).__name__}: {error}")
 
 
 async def send_question(
@@ -1939,215 +2294,22 @@ async def send_question(
 ) -> Result:
     """Ask one question and return what became of it; never raises but for a fault of this program.
 
-    `messages` is the conversation so far, the new question last. `release` is called as soon as the server is done with
-    the request, so that the next one can start before this answer is read. A kept connection that dies before the first
-    byte of a response is replaced, the clock taken anew; nothing else is tried again.
+    `messages` is the conversation so far, the new question last. `release` is called as soon as the
+    server is done with the request, so that the next one can start before this answer is read.
+    A kept connection that dies before the first byte of a response is replaced, the clock taken
+    anew; nothing else is tried again.
     """
     said = messages or [{"role": "user", "content": planned.question.texts[0]}]
-    result = _new_result(planned, said)
+    result = planned.new_result(said)
     result.scheduled_ns = _whole_us(planned.scheduled_ns, client.start_ns)
-    body = pydantic_core.to_json(
-        client.api.body(client.config, *_marked(client.config, planned.question, said))
-    )
-    while True:
-        exchange = await _exchange(client, body)
-        if not _is_stale(exchange):
-            break
+    body = client.request_body(planned.question, said)
+    exchange = await client.exchange(body)
+    while exchange.died_unused:
         result.reconnects += 1
+        exchange = await client.exchange(body)
     release()
-    return await client.desk.read(functools.partial(_finish, client, exchange, result))
-
-
-def _new_result(planned: PlannedRequest, messages: Sequence[Mapping[str, str]]) -> Result:
-    """Return a result that says what is asked, and nothing of the answer yet."""
-    question, turn = planned.question, len(messages) // 2
-    return Result(
-        index=planned.index,
-        id=question.id,
-        question=messages[-1]["content"],
-        category=question.category,
-        stage=planned.stage,
-        turn=turn,
-        grader=question.grader
-        if turn + 1 == len(question.texts)
-        else None,  # a conversation is graded at its end
-    )
-
-
-def _marked(
-    config: Config, question: Question, messages: list[dict[str, str]]
-) -> tuple[Question, list[dict[str, str]]]:
-    """Put a unique mark where the prompt begins, so that no prefix cache can have seen it."""
-    if not config.cache_bust:
-        return question, messages
-    mark, system = f"[{uuid.uuid4().hex}] ", question.system(config)
-    if system is not None:
-        return question.model_copy(update={"system_prompt": mark + system}), messages
-    first, *others = messages
-    return question, [{**first, "content": mark + first["content"]}, *others]
-
-
-def _is_stale(exchange: Exchange) -> bool:
-    """Whether a kept connection turned out dead before the first byte of a response."""
-    dead = isinstance(
-        exchange.error,
-        aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | ConnectionResetError,
-    )
-    return exchange.reused and dead and not exchange.reads_ns
-
-
-async def _exchange(client: Client, body: bytes) -> Exchange:
-    """Send one request and keep what comes back; what goes wrong is kept as `error`."""
-    exchange = Exchange(client.config.max_answer_bytes)
-    _exchange_now.set(exchange)
-    try:
-        async with asyncio.timeout(client.config.timeout):
-            response = await client.session.post(
-                client.url, data=body, allow_redirects=False, proxy=client.target.proxy
-            )
-            exchange.attach(response)
-            try:
-                await _wait_for_end(client, exchange)
-            finally:
-                response.close()  # gives a connection back whose answer has ended, and closes any other
-    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  every failure becomes a result
-        exchange.error = error
-    exchange.ended_ns = clock()
-    if (
-        exchange.protocol is not None and exchange.protocol.exchange is exchange
-    ):  # else the next request has the connection already
-        exchange.protocol.exchange = None
-    return exchange
-
-
-async def _wait_for_end(client: Client, exchange: Exchange) -> None:
-    """Wait until the body has ended, or cannot. The bytes are kept meanwhile, and read only when in doubt."""
-    content = cast(aiohttp.StreamReader, exchange.content)
-    idle_ns = round(client.config.idle_timeout * NS_PER_S)
-    deadline_ns = clock() + idle_ns if client.config.stream else sys.maxsize
-    looks = 0
-    while not content.is_eof():
-        if (error := content.exception() or exchange.lost) is not None:
-            raise error
-        if exchange.too_large:
-            raise _TooLargeError
-        if exchange.done_seen and looks < MOST_LOOKS:
-            # The end of the body comes with [DONE] or right behind it; a server that keeps it open is not waited for.
-            exchange.done_seen, looks = False, looks + 1
-            await exchange.wait_for_news(0.25)
-            if not content.is_eof() and _is_complete(client, exchange):
-                return
-            continue
-        if clock() >= deadline_ns:
-            parsed = read_stream(client.api, exchange)
-            deadline_ns = max([deadline_ns - idle_ns, *parsed.chunk_ns[-1:]]) + idle_ns
-            if parsed.complete:
-                return
-            if clock() >= deadline_ns:
-                raise _IdleError
-        await exchange.wait_for_news((deadline_ns - clock()) / NS_PER_S)
-
-
-def _is_complete(client: Client, exchange: Exchange) -> bool:
-    return (
-        client.config.stream
-        and exchange.status == 200
-        and read_stream(client.api, exchange).complete
-    )
-
-
-def _finish(client: Client, exchange: Exchange, result: Result) -> Result:
-    """Turn the raw bytes into the result."""
-    mime = exchange.content_type.partition(";")[0].strip().lower()
-    answered = exchange.status == 200 and (mime in _TYPES[client.config.stream] or not mime)
-    read = read_stream if client.config.stream else _read_body
-    parsed = read(client.api, exchange) if answered else ParsedAnswer()
-    failure = _failure(client, exchange, parsed, answered)
-    _fill_times(client, exchange, parsed, result)
-    _fill_texts(client, parsed, result)
-    _fill_tokens(parsed, result)
-    if failure is not None:
-        result.status = _STATUS_OF_KIND.get(failure.kind, "error")
-        redact = client.target.redact
-        message = redact(_whole_text(failure.message))[:500]
-        wait = (
-            None
-            if exchange.retry_after is None
-            else redact(_whole_text(exchange.retry_after))[:100]
-        )
-        result.error = dataclasses.replace(failure, message=message, retry_after=wait)
-        result.end_ns = _whole_us(exchange.ended_ns, client.start_ns)
-    return result
-
-
-_TYPES = {True: ("text/event-stream",), False: ("application/json", "application/problem+json")}
-
-
-def _failure(
-    client: Client, exchange: Exchange, parsed: ParsedAnswer, answered: bool
-) -> Failure | None:
-    """Say why the answer does not count, if it does not."""
-    status = exchange.status
-    if status is not None and status != 200:
-        kind = "redirect" if status in (301, 302, 303, 307, 308) else "http_status"
-        return Failure(kind, _error_text(exchange) or FAILURES[kind], status)
-    if parsed.error is not None:
-        return Failure("server_error", _message_of(parsed.error), status)
-    if parsed.failure is not None and (client.config.stream or exchange.error is None):
-        return dataclasses.replace(parsed.failure, http_status=status)
-    if exchange.error is not None and not parsed.complete:
-        return _failure_of(exchange.error, client.config, status)
-    if not answered:
-        return _wrong_content(client, exchange)
-    if not parsed.complete and parsed.finish is None:
-        return Failure("truncated", FAILURES["truncated"], status)
-    if not parsed.text and not parsed.chunk_ns and not parsed.reasoning:
-        return Failure("empty", f"{FAILURES['empty']} (finish reason: {parsed.finish})", status)
-    return None
-
-
-def _wrong_content(client: Client, exchange: Exchange) -> Failure:
-    """Say what a 200 with another content type was: an error object, or something else."""
-    text = _error_text(exchange)
-    with contextlib.suppress(ValueError, RecursionError):
-        body = json.loads(exchange.body)
-        if isinstance(body, dict) and body.get("error"):
-            return Failure("server_error", text, exchange.status)
-    expected = _TYPES[client.config.stream][0]
-    hint = (
-        '; set "stream": false' if client.config.stream and "json" in exchange.content_type else ""
-    )
-    return Failure(
-        "wrong_type",
-        f"{exchange.content_type} where {expected} was asked for{hint}: {text}",
-        exchange.status,
-    )
-
-
-def _failure_of(error: BaseException, config: Config, status: int | None) -> Failure:
-    """Name what went wrong on the way."""
-    if isinstance(error, asyncio.CancelledError):
-        return Failure("cancelled", FAILURES["cancelled"], status)
-    if isinstance(error, _IdleError):
-        return Failure("idle", f"no token for {config.idle_timeout:g} s", status)
-    if isinstance(error, TimeoutError):
-        return Failure("timeout", f"took longer than {config.timeout:g} s", status)
-    if isinstance(error, _TooLargeError):
-        return Failure("too_large", f"longer than {config.max_answer_bytes} bytes", status)
-    if isinstance(error, aiohttp.ClientPayloadError):
-        cut_off = isinstance(error.__cause__, ConnectionError) or "ConnectionReset" in str(error)
-        return Failure("reset" if cut_off else "truncated", f"the body broke off: {error}", status)
-    if isinstance(error, aiohttp.ClientResponseError | aiohttp.http_exceptions.HttpProcessingError):
-        return Failure(
-            "bad_http", f"{FAILURES['bad_http']}: {getattr(error, 'message', error)}", status
-        )
-    if isinstance(error, aiohttp.ClientError | OSError):
-        kind = _connection_kind(error)
-        if kind == "connect" and not isinstance(error, aiohttp.ClientConnectorError):
-            kind = "reset"
-        return Failure(kind, f"{FAILURES[kind]}: {error}", status)
-    logger.error("a request met a fault of this program", exc_info=error)
-    return Failure("internal", f"{type(error).__name__}: {error}", status)
+    await client.desk.wait_for_turn()
+    return client.fill(result, exchange)
 
 
 def _connection_kind(error: BaseException) -> str:
@@ -2157,9 +2319,7 @@ def _connection_kind(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientConnectorDNSError) or type(error).__name__ == "gaierror":
         return "dns"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return (
-            _connection_kind(error.os_error) if isinstance(error.os_error, OSError) else "connect"
-        )
+        return _connection_kind(error.os_error) if error.os_error else "connect"
     if isinstance(error, ConnectionRefusedError):
         return "connection_refused"
     if isinstance(error, ConnectionResetError | aiohttp.ServerDisconnectedError):
@@ -2169,96 +2329,14 @@ def _connection_kind(error: BaseException) -> str:
     return "connect"
 
 
-def _error_text(exchange: Exchange) -> str:
+def _error_text(body: bytes) -> str:
     """Return what the server said in an error's body."""
-    text = exchange.body[:QUOTED].decode("utf-8", "replace")
+    text = body[:QUOTED].decode("utf-8", "replace")
     with contextlib.suppress(ValueError, RecursionError):
-        body = json.loads(text)
-        if isinstance(body, dict) and body.get("error"):
-            return _message_of(body["error"])
+        content = json.loads(text)
+        if isinstance(content, dict) and content.get("error"):
+            return _message_of(content["error"])
     return text
-
-
-def _message_of(error: Any) -> str:
-    message = error.get("message") if isinstance(error, dict) else error
-    return (
-        message if isinstance(message, str) else json.dumps(error, ensure_ascii=False, default=str)
-    )
-
-
-def _fill_times(client: Client, exchange: Exchange, parsed: ParsedAnswer, result: Result) -> None:
-    start = client.start_ns
-    chunks = [(now_ns - start) // 1000 * 1000 for now_ns in parsed.chunk_ns]
-    result.sent_ns = _whole_us(exchange.sent_ns, start)
-    result.connect_ns = _whole_us(exchange.connect_ns, 0)
-    result.chunk_ns, result.chunks = chunks, len(chunks)
-    if chunks:
-        result.first_ns, result.end_ns = chunks[0], chunks[-1]
-        result.answer_ns = _whole_us(_first_answer_ns(parsed), start)
-    elif parsed.answer_ns:
-        result.end_ns = _whole_us(parsed.answer_ns[-1], start)
-
-
-def _whole_us(ns: int | None, start_ns: int) -> int | None:
-    return None if ns is None else (ns - start_ns) // 1000 * 1000
-
-
-def _first_answer_ns(parsed: ParsedAnswer) -> int | None:
-    """Return when the first answer text came that is not white space and does not stand in a leading <think> block."""
-    whole, position = "".join(parsed.text), 0
-    begin = _answer_start(whole)
-    begin += len(whole) - begin - len(whole[begin:].lstrip())
-    for text, now_ns in zip(parsed.text, parsed.answer_ns, strict=False):
-        position += len(text)
-        if position > begin:
-            return now_ns
-    return None
-
-
-def _fill_texts(client: Client, parsed: ParsedAnswer, result: Result) -> None:
-    redact = client.target.redact
-    result.answer = redact(_whole_text("".join(parsed.text)))
-    result.reasoning = redact(_whole_text("".join(parsed.reasoning)))
-    result.question = redact(result.question)
-    if parsed.finish is not None:
-        result.finish_reason = redact(_whole_text(str(parsed.finish)))[:200]
-
-
-def _whole_text(text: str) -> str:
-    """Return the text with surrogate pairs joined that two chunks had cut, and lone halves replaced."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
-
-
-def _fill_tokens(parsed: ParsedAnswer, result: Result) -> None:
-    """Take the token counts from the server's usage; count chunks where it gives none."""
-    usage = parsed.usage if isinstance(parsed.usage, dict) else {}
-    result.token, result.token_source = _count(usage, "completion_tokens"), "usage"
-    if result.token is None:
-        result.token, result.token_source = (
-            (result.chunks, "chunks") if result.chunks else (None, None)
-        )
-    result.prompt_tokens = _count(usage, "prompt_tokens")
-    result.reasoning_tokens = _count(usage, "completion_tokens_details", "reasoning_tokens")
-    result.cached_tokens = _count(usage, "prompt_tokens_details", "cached_tokens")
-    if result.cached_tokens is None:
-        result.cached_tokens = _count(usage, "prompt_cache_hit_tokens")
-    if result.reasoning_tokens is None:
-        result.reasoning_tokens = _count(usage, "reasoning_tokens")
-
-
-def _count(usage: Mapping[str, Any], *keys: str) -> int | None:
-    value: Any = usage
-    for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return (
-        value
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
-        else None
-    )
 
 
 # === Load ===
@@ -2621,7 +2699,7 @@ class LoadGenerator:
         self, planned: PlannedRequest, messages: list[dict[str, str]], kind: str, prefix: str = ""
     ) -> Result:
         """Return the result of a request that has no answer because of this program."""
-        result = _new_result(planned, messages)
+        result = planned.new_result(messages)
         result.status = _STATUS_OF_KIND.get(kind, "error")
         result.error = Failure(kind, prefix + FAILURES[kind])
         return result
@@ -5456,7 +5534,7 @@ async def main(options: Options) -> int:
         show(run.plan_lines())
         return 0
     async with run:
-        await run.connect(test_connection(config, run.target))
+        await run.connect(test_connection(run.client))
         run.open_journal()
         send = functools.partial(send_question, run.client)
         async with run.watched():
