@@ -43,6 +43,7 @@ import os
 import platform
 import random
 import re
+import shlex
 import signal
 import ssl
 import statistics
@@ -3660,8 +3661,9 @@ def _drifting(run: Evidence) -> Reason | None:
     if worst is None or 1 / 1.2 < worst["ratio"] < 1.2:
         return None
     message = (
-        f"the median {_SHOWN[worst['metric']]} went from {format_ms(worst['first_half_ms'])} in the "
-        f"first half to {format_ms(worst['second_half_ms'])} in the second; use warmup, or run longer"
+        f"the median {Summary.METRICS[worst['metric']][0]} went from "
+        f"{format_ms(worst['first_half_ms'])} in the first half to "
+        f"{format_ms(worst['second_half_ms'])} in the second; use warmup, or run longer"
     )
     return Reason("SUSPECT", "drift", message)
 
@@ -4565,21 +4567,850 @@ def notice(message: str) -> None:
 
 
 # --- Terminal ---
+#
+# Numbers have three significant digits and a narrow space before their unit; no line breaks there.
+
+NARROW_SPACE = "\u202f"
+NOT_MEASURED = "–"
+# What stands in for a sign that an encoding lacks: as wide as it, so that columns stay straight.
+ASCII_SIGNS = str.maketrans(NARROW_SPACE + "–−·×▲✓✕─“”’", ' --|x!+x-""\'', "")
+VERDICT_SIGNS = {
+    "VALID": ("✓", "bold green", "trustworthy"),
+    "SUSPECT": ("▲", "bold yellow", "usable"),
+    "INVALID": ("✕", "bold red", "do not use these numbers"),
+}
+
+
+def format_number(value: float | None) -> str:
+    """Return a measured number with three significant digits; a dash when it was not measured."""
+    if value is None:
+        return NOT_MEASURED
+    rounded = float(f"{value:.3g}")
+    if not rounded or abs(rounded) < 1e-6:
+        return "0"
+    decimals = max(0, 2 - math.floor(math.log10(abs(rounded))))
+    return f"{rounded:,.{decimals}f}".replace("-", "−")
+
+
+def format_ms(value: float | None) -> str:
+    """Return a time for people: in ms, from a second in s, from two minutes in min."""
+    return format_interval((value,))
+
+
+def format_interval(bounds: Sequence[float | None]) -> str:
+    """Return the bounds of an interval in ms for people, in one unit: "1.18 to 1.80 s"."""
+    if None in bounds:
+        return NOT_MEASURED
+    known = cast(Sequence[float], bounds)
+    unit, size = "ms", 1.0
+    if max(known) >= 999.5:
+        unit, size = "s", 1000.0
+    if max(known) >= 119_500:
+        unit, size = "min", 60_000.0
+    return " to ".join(format_number(bound / size) for bound in known) + NARROW_SPACE + unit
+
+
+def format_share(*shares: float | None) -> str:
+    """Return a share or an interval of shares in percent: whole from 10, else with one decimal."""
+    if None in shares:
+        return NOT_MEASURED
+    texts = []
+    for share in cast(Sequence[float], shares):
+        percent = 100 * share
+        # 399 of 400 are not 100 %.
+        whole = 9.95 <= abs(percent) < 99.5 or round(percent, 1) in (0, 100)
+        text = f"{percent:.0f}" if whole else f"{percent:.1f}".removesuffix(".0")
+        texts.append(text.replace("-", "−"))
+    return " to ".join(texts) + NARROW_SPACE + "%"
+
+
+def headline(meta: Mapping[str, Any], aggregate: Mapping[str, Any]) -> str:
+    """Return the one sentence that says what a run shows, for a person to repeat aloud."""
+    return Headline(meta, aggregate).sentence()
+
+
+class Headline:
+    """Finds the sentence that says what a run shows: the first of its rules that applies.
+
+    Each rule is a method that returns its sentence, or None. What the run's validity puts in doubt
+    is not claimed: estimated tokens are "about", and times that are this program's own are no news.
+    """
+
+    GROWTH = 1.1  # a level pays when the total is this many times that of the level before
+    MISSED = 0.1  # the share of requests beyond a limit from which it is the news
+    FAILED = 0.01
+    MISSES: ClassVar = {
+        "ttft_ms": "start later than",
+        "tpot_ms": "need more for a token than",
+        "e2e_ms": "end later than",
+    }
+
+    def __init__(self, meta: Mapping[str, Any], aggregate: Mapping[str, Any]) -> None:
+        self.meta, self.aggregate = meta, aggregate
+        self.codes = {reason["code"] for reason in meta["validity"]["reasons"]}
+        self.about = "about " if "tokens_estimated" in self.codes else ""
+        by_level = {stage["concurrent"]: stage for stage in reversed(aggregate["stages"])}
+        self.stages = [by_level[level] for level in sorted(by_level)]
+        self.asked = aggregate["ok"] + aggregate["failed"]
+
+    def sentence(self) -> str:
+        """Return the sentence."""
+        rules = (
+            self.no_answer,
+            self.client_saturated,
+            self.quality_falls,
+            self.total_stops_growing,
+            self.total_grows,
+            self.limit_missed,
+            self.requests_fail,
+        )
+        found = (rule() for rule in rules)
+        return next((text for text in found if text is not None), None) or self.nothing_special()
+
+    def no_answer(self) -> str | None:
+        """Say why when every request failed."""
+        if self.aggregate["ok"]:
+            return None
+        if not self.aggregate["failures"]:
+            return "No answer came: nothing was asked."
+        kind, times = next(iter(self.aggregate["failures"].items()))
+        return f"No answer came: {times:,} × {kind.replace('_', ' ')}."
+
+    def client_saturated(self) -> str | None:
+        """Say when this program was the bottleneck."""
+        if "client_saturated" not in self.codes:
+            return None
+        return "These times are this program's own, not the server's."
+
+    def quality_falls(self) -> str | None:
+        """Say from which level on the same questions are answered worse, beyond chance."""
+        falls = None
+        for stage in reversed(self.stages[1:]):
+            if not self._answers_worse(stage["quality"].get("paired")):
+                break
+            falls = stage
+        if falls is None:
+            return None
+        before, after = (
+            format_share(stage["quality"]["under_load"]["avg"]) for stage in (self.stages[0], falls)
+        )
+        level = falls["concurrent"]
+        return f"From {level} at once on, answers get worse: {before} → {after} right."
+
+    def _answers_worse(self, paired: Mapping[str, int] | None) -> bool:
+        """Whether more pairs got worse than chance allows: exact sign test, two-sided (McNemar)."""
+        if paired is None or paired["worse"] <= paired["better"]:
+            return False
+        better, n = paired["better"], paired["better"] + paired["worse"]
+        tail = sum(math.comb(n, k) for k in range(better + 1))
+        return bool(2 * tail <= (1 - CONFIDENCE) * 2**n)
+
+    @property
+    def knee(self) -> int | None:
+        """The highest level at which the total still grew by a tenth; None unless it is a sweep."""
+        totals = [(stage["concurrent"], stage["tokens_per_s"]) for stage in self.stages]
+        known = [(level, total) for level, total in totals if total]
+        if len(known) < 2:
+            return None
+        knee = known[0][0]
+        for (_, before), (level, total) in itertools.pairwise(known):
+            if total >= self.GROWTH * before:
+                knee = level
+        return int(knee)
+
+    def total_stops_growing(self) -> str | None:
+        """Say what a sweep's levels beyond the knee cost."""
+        if self.knee is None or self.knee == self.stages[-1]["concurrent"]:
+            return None
+        knee = next(stage for stage in self.stages if stage["concurrent"] == self.knee)
+        top = [stage for stage in self.stages if stage["tokens_per_s"]][-1]
+        total = f"the total {self._change(knee['tokens_per_s'], top['tokens_per_s'])}"
+        before, after = one_user_speed(knee), one_user_speed(top)
+        if before is None or after is None or after >= 0.995 * before:
+            return f"Beyond {self.knee} at once, {total}."
+        speed = f"each user's speed {self._change(before, after)}"
+        if 0.45 <= after / before <= 0.55:
+            speed = "each user's speed halves"
+        return f"Beyond {self.knee} at once, users only slow each other down: {total}, {speed}."
+
+    def _change(self, before: float, after: float) -> str:
+        change = after / before - 1
+        if abs(change) < 0.0005:
+            return "stays the same"
+        way = "grows" if change > 0 else "falls by"
+        return f"{way} {self.about}{format_share(abs(change))}"
+
+    def total_grows(self) -> str | None:
+        """Say how far a sweep got whose highest level still pays."""
+        if self.knee is None:
+            return None
+        total = format_number(self.stages[-1]["tokens_per_s"])
+        return (
+            f"Up to {self.knee} at once the total keeps growing, to {self.about}{total} tokens/s."
+        )
+
+    def limit_missed(self) -> str | None:
+        """Say when a tenth of the requests were answered, but beyond a limit of `slo`."""
+        slo = {key: limit for key, limit in self.meta["config"]["slo"].items() if limit is not None}
+        good, failed = self.aggregate["good"], self.aggregate["failed"]
+        if good is None or self.aggregate["ok"] - good < self.MISSED * self.asked:
+            return None
+        what = "miss a limit"
+        if len(slo) == 1 and slo.keys() <= self.MISSES.keys():
+            ((key, limit),) = slo.items()
+            what = f"{self.MISSES[key]} the limit of {format_limit(limit)}"
+        also = f", and {failed:,} fail outright" if failed else ""
+        return f"{self.aggregate['ok'] - good:,} of {self.asked:,} requests {what}{also}."
+
+    def requests_fail(self) -> str | None:
+        """Say when a hundredth of the requests failed."""
+        failed = self.aggregate["failed"]
+        if failed < self.FAILED * self.asked or not failed:
+            return None
+        kind = next(iter(self.aggregate["failures"])).replace("_", " ")
+        return f"{failed:,} of {self.asked:,} requests fail, most often {kind}."
+
+    def nothing_special(self) -> str:
+        """Say how fast and how good the answers are."""
+        aggregate, parts = self.aggregate, []
+        if self.stages:  # over several levels they would mix
+            return f"{aggregate['ok']:,} of {self.asked:,} requests were answered."
+        speed, quality = one_user_speed(aggregate), aggregate["quality"]
+        if aggregate["ttft_ms"]["n"]:
+            start = format_ms(aggregate["ttft_ms"]["p50"])
+            parts.append(f"Half of the answers start within {start}")
+        else:
+            parts.append(f"Half of the answers end within {format_ms(aggregate['e2e_ms']['p50'])}")
+        if speed is not None:
+            parts.append(f"a user gets {self.about}{format_number(speed)} tokens/s")
+        if quality["graded"]:
+            right = format_share(quality["of_answers"]["avg"])
+            parts.append(f"{right} of the graded answers are right")
+        return "; ".join(parts) + "."
+
+
+def one_user_speed(part: Mapping[str, Any]) -> float | None:
+    """Return the tokens/s that one user sees: from the median TPOT of an aggregate or a stage."""
+    tpot_ms = part["tpot_ms"]["p50"]
+    return 1000 / tpot_ms if tpot_ms else None
+
+
+def format_limit(limit_ms: float) -> str:
+    """Return a limit as the user wrote it, in s from a second: no digit more."""
+    size, unit = (1000, "s") if limit_ms >= 1000 else (1, "ms")
+    return f"{limit_ms / size:,.12g}{NARROW_SPACE}{unit}"
+
+
+def styled(*pieces: str | tuple[str, str] | rich.text.Text) -> rich.text.Text:
+    """Return a line of plain and styled pieces; nothing in them is read as markup."""
+    import rich.text  # noqa: PLC0415
+
+    return rich.text.Text.assemble(*pieces)
+
+
+def wrapped(line: str | rich.text.Text, width: int, hang: int = 0) -> list[rich.text.Text]:
+    """Return the line as lines of at most `width` columns, the later ones indented by `hang`.
+
+    Broken at spaces only: a longer word, such as a path, stays whole, and the terminal wraps it.
+    A text with `no_wrap` (a command to copy) stays whole too.
+    """
+    from rich.cells import cell_len  # noqa: PLC0415
+
+    text = styled(line) if isinstance(line, str) else line
+    if text.no_wrap:
+        return [text]
+    breaks, used = list[int](), 0
+    for word in re.finditer(r" *[^ ]+", text.plain):
+        size = cell_len(word.group())
+        if used and used + size > width:
+            blanks = len(word.group()) - len(word.group().lstrip(" "))
+            breaks.append(word.start() + blanks)
+            used, size = hang, size - blanks
+        used += size
+    first, *rest = text.divide(breaks)
+    for part in (first, *rest):
+        part.rstrip()
+    return [first, *(styled(" " * hang, part) for part in rest)]
+
+
+class Column(NamedTuple):
+    """A column of a table."""
+
+    header: str  # of one line or two
+    weight: int = 0  # the lightest columns leave a narrow terminal first, of equal ones the last
+    label: str = ""  # of its row when the table is turned; has a second line for cells of two parts
+
+
+Cell = str | tuple[str, str]  # a text, or a value and its interval
+
+
+class Table:
+    """Figures in columns. What does not fit leaves, column by column; nothing is ever cut.
+
+    On a terminal narrower than `turned_below` columns the table is turned: each of its rows becomes
+    a column, four at a time, with the figures that a usual terminal would show.
+    """
+
+    GAP = 2
+    AT_ONCE = 4
+    USUAL_WIDTH = 80
+
+    def __init__(self, *columns: Column, turned_below: int = 0) -> None:
+        self.columns, self.turned_below = columns, turned_below
+        self.rows = list[tuple[Cell, ...]]()
+
+    def add_row(self, *cells: Cell) -> None:
+        """Add a row; the first cell is its label."""
+        self.rows.append(cells)
+
+    def lines(self, width: int) -> list[rich.text.Text]:
+        """Return the table's lines for a terminal of this width."""
+        if width < self.turned_below:
+            return self._turned(width)
+        kept = self._fitting(width)
+        headers = [self.columns[place].header.split("\n") for place in kept]
+        height = max(map(len, headers))
+        above = [[""] * (height - len(header)) + header for header in headers]
+        body = [[self._joined(row[place]) for place in kept] for row in self.rows]
+        return self._laid_out([list(line) for line in zip(*above, strict=True)], body)
+
+    @staticmethod
+    def _joined(cell: Cell) -> str:
+        if isinstance(cell, str):
+            return cell
+        value, interval = cell
+        return f"{value} ({interval})" if interval else value
+
+    def _fitting(self, width: int) -> list[int]:
+        """Return the places of the columns that fit; the first two always stay."""
+        from rich.cells import cell_len  # noqa: PLC0415
+
+        sizes = [
+            max(
+                *(cell_len(line) for line in column.header.split("\n")),
+                *(cell_len(self._joined(row[place])) for row in self.rows),
+                0,
+            )
+            for place, column in enumerate(self.columns)
+        ]
+        kept = list(range(len(self.columns)))
+        while len(kept) > 2 and sum(sizes[place] + self.GAP for place in kept) - self.GAP > width:
+            kept.remove(min(kept[1:], key=lambda place: (self.columns[place].weight, -place)))
+        return kept
+
+    def _turned(self, width: int) -> list[rich.text.Text]:
+        """Return the table with a column for each of its rows, in blocks of as many as fit."""
+        rows = list[list[str]]()
+        for place in self._fitting(self.USUAL_WIDTH)[1:]:
+            cells = [row[place] for row in self.rows]
+            column = self.columns[place]
+            labels = (column.label or column.header.replace("\n", " ")).split("\n")
+            parts = [(cell, "") if isinstance(cell, str) else cell for cell in cells]
+            rows.append([labels[0], *(value for value, _ in parts)])
+            if any(interval for _, interval in parts):
+                rows.append([labels[-1], *(interval for _, interval in parts)])
+        first = self.columns[0]
+        head = [first.label or first.header.replace("\n", " ")]
+        head += [self._joined(row[0]) for row in self.rows]
+        begin = 1
+        lines: list[rich.text.Text] = []
+        while begin < len(head):
+            for end in range(min(begin + self.AT_ONCE, len(head)), begin, -1):
+                block = [[line[0], *line[begin:end]] for line in (head, *rows)]
+                laid_out = self._laid_out(block[:1], block[1:], words_first=True)
+                if laid_out[0].cell_len <= width or end == begin + 1:
+                    break
+            lines += [styled(""), *laid_out] if lines else laid_out
+            begin = end
+        return lines
+
+    def _laid_out(
+        self, above: list[list[str]], body: list[list[str]], *, words_first: bool = False
+    ) -> list[rich.text.Text]:
+        """Return the lines under their header: words at the left, figures at the right."""
+        from rich.cells import cell_len  # noqa: PLC0415
+
+        sizes = [max(map(cell_len, column)) for column in zip(*above, *body, strict=True)]
+        figures = not words_first and all(re.fullmatch(r"[\d,]+", row[0]) for row in body)
+        lines: list[rich.text.Text] = []
+        for row in (*above, *body):
+            blanks = [" " * (size - cell_len(cell)) for cell, size in zip(row, sizes, strict=True)]
+            first = blanks[0] + row[0] if figures else row[0] + blanks[0]
+            rest = [blank + cell for blank, cell in zip(blanks[1:], row[1:], strict=True)]
+            gap = " " * self.GAP
+            if len(lines) < len(above):
+                lines.append(styled((gap.join((first, *rest)), "dim")))
+            else:
+                lines.append(styled((first, "dim" if words_first else "bold"), gap, gap.join(rest)))
+        lines.insert(len(above), styled(("─" * lines[0].cell_len, "dim")))
+        return lines
+
+
+def table(first: str | Column, *columns: str | Column, turned_below: int = 0) -> Table:
+    """Return a table to fill by `add_row` and to `show`; `first` heads the labels of its rows.
+
+    On a narrow terminal columns leave from the right, unless a Column says how much it weighs.
+    """
+    made = [Column(column) if isinstance(column, str) else column for column in (first, *columns)]
+    return Table(*made, turned_below=turned_below)
+
+
+def _console(file: TextIO) -> rich.console.Console:
+    import rich.console  # noqa: PLC0415
+
+    width = None if file.isatty() else Table.USUAL_WIDTH
+    return rich.console.Console(file=file, width=width, highlight=False)
+
+
+def terminal_width(file: TextIO | None = None) -> int:
+    """Return how many columns stdout, or another file, has; 80 when it is no terminal."""
+    file = file or sys.stdout
+    return max(_console(file).width, 20) if file and not file.closed else Table.USUAL_WIDTH
+
+
+def show(parts: Iterable[str | rich.text.Text | Table], file: TextIO | None = None) -> None:
+    """Print lines and tables, as wide as the terminal; the one place that does.
+
+    A reader that went away (`| head`), or a full disk that the output goes to, is no fault.
+    """
+    file = file or sys.stdout
+    if file is None or file.closed:
+        return
+    console, width = _console(file), terminal_width(file)
+    try:
+        with console.capture() as captured:  # which flushes the file
+            for part in parts:
+                lines = part.lines(width) if isinstance(part, Table) else wrapped(part, width)
+                for line in lines:
+                    console.print(line, markup=False, soft_wrap=True)
+        file.write(encodable(captured.get(), file))
+        file.flush()
+    except OSError:
+        with contextlib.suppress(OSError):  # or Python says at its exit that it cannot flush
+            os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+
+
+def encodable(text: str, file: TextIO) -> str:
+    """Return the text as the file's encoding can hold it; where it lacks a sign, in ASCII."""
+    encoding = file.encoding or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = text.replace("≤" + NARROW_SPACE, "<=").replace("≥" + NARROW_SPACE, ">=")
+        text = text.replace("→", "->").replace("…", "...").translate(ASCII_SIGNS)
+        return text.encode(encoding, "replace").decode(encoding)
+    return text
+
+
+def summary_lines(
+    name: str,
+    meta: Mapping[str, Any],
+    aggregate: Mapping[str, Any],
+    width: int,
+    files: Mapping[str, object] | None = None,
+) -> list[rich.text.Text]:
+    """Return the lines that tell a person about a run, for a terminal of this width.
+
+    `files` are the last lines, label and text: where the results are, what was used, what is next.
+    """
+    return Summary(name, meta, aggregate, width).lines(files or {})
+
+
+class Summary:
+    """Lays out what a terminal shows of a run: the answer first, then what it rests on."""
+
+    KEY_WIDTH = 9
+    TURNED_BELOW = 72
+    IN_LEVELS = ("ttft_ms", "e2e_ms")
+    METRICS: ClassVar = {
+        "ttft_ms": ("TTFT", "TTFT: time to the first token."),
+        "answer_ttft_ms": ("answer TTFT", "answer TTFT: to the first token after the reasoning."),
+        "tpot_ms": ("TPOT", "TPOT: time for each further token."),
+        "itl_ms": ("ITL", "ITL: gap between two chunks."),
+        "e2e_ms": ("E2E", "E2E: time to the last token."),
+        "queue_ms": ("queue", "queue: sent later than scheduled by."),
+        "scheduled_ttft_ms": ("TTFT, scheduled", ""),
+        "scheduled_e2e_ms": ("E2E, scheduled", "scheduled: from the time when it should be sent."),
+    }
+    LIMITS: ClassVar = {
+        "ttft_ms": "first token",
+        "tpot_ms": "each further one",
+        "e2e_ms": "whole answer",
+    }
+
+    def __init__(
+        self, name: str, meta: Mapping[str, Any], aggregate: Mapping[str, Any], width: int
+    ) -> None:
+        self.name, self.meta, self.aggregate, self.width = name, meta, aggregate, width
+        self.stages: Sequence[Mapping[str, Any]] = aggregate["stages"]
+        self.parts = self.stages or [aggregate]
+        validity = meta["validity"]
+        self.verdict: str = validity["verdict"]
+        self.reasons: Sequence[Mapping[str, str]] = validity["reasons"]
+        self.notes: Sequence[Mapping[str, str]] = validity.get("notes", ())
+        self.slo = {key: limit for key, limit in meta["config"]["slo"].items() if limit is not None}
+
+    def lines(self, files: Mapping[str, object]) -> list[rich.text.Text]:
+        """Return the blocks, one below the other, with an empty line between them."""
+        below = [] if self.verdict == "INVALID" else self._reasons()
+        blocks = [
+            self._top(),
+            [] if self.stages else self._figures(),
+            self._table().lines(self.width) if self.aggregate["ok"] else [],
+            wrapped(styled((self._legend(), "dim")), self.width),
+            [*self._failures(), *below, *self._notes()],
+            self._thresholds(),
+            [
+                line
+                for label, text in files.items()
+                for line in self._keyed(label, printable(text, 4000), whole=True)
+            ],
+        ]
+        lines: list[rich.text.Text] = []
+        for block in blocks:
+            if any(line.plain for line in block):
+                lines += [styled(""), *block] if lines else block
+        return lines
+
+    def _keyed(
+        self, key: str, text: str, style: str = "dim", *, whole: bool = False
+    ) -> list[rich.text.Text]:
+        line = styled((key.ljust(self.KEY_WIDTH), style), text)
+        line.no_wrap = whole
+        return wrapped(line, self.width, hang=self.KEY_WIDTH)
+
+    # What comes first
+
+    def _top(self) -> list[rich.text.Text]:
+        """Return name and verdict, the sentence, what was run; above it why not to use the run."""
+        sign, style, meaning = VERDICT_SIGNS[self.verdict]
+        if self.verdict == "SUSPECT":
+            caveats = len(self.reasons)
+            meaning += f", {caveats} caveat{'s' if caveats > 1 else ''}"
+        name = styled((printable(self.name), "bold"))
+        verdict = styled((f"{sign} {self.verdict}: {meaning}", style))
+        room = self.width - name.cell_len - verdict.cell_len
+        first = [name, verdict] if room < 2 else [styled(name, " " * room, verdict)]
+        return [
+            *first,
+            *(self._reasons() if self.verdict == "INVALID" else ()),
+            *wrapped(styled((headline(self.meta, self.aggregate), "bold")), self.width),
+            *wrapped(self._what_was_run(), self.width),
+        ]
+
+    def _what_was_run(self) -> rich.text.Text:
+        meta, config = self.meta, self.meta["config"]
+        server = printable(meta["server"], 100)
+        if meta["embedded"]:
+            server += f" {printable(meta['embedded'].get('engine', ''), 60)}"
+        asked = meta.get("questions_asked", meta["questions"])
+        what = f"{asked} questions"
+        if config["duration"] is not None:
+            what = f"{config['duration']:g}{NARROW_SPACE}s"
+        pieces = [
+            f"{printable(meta['model'], 100)} on {server}",
+            config["api"] + (", streaming" if config["stream"] else ""),
+            what + (" a level" if self.stages else ""),
+        ]
+        if config["rate"] is not None:
+            pieces.append(f"{config['rate']:g} requests/s ({config['arrival']})")
+        if not self.stages:
+            most = " at most" if config["rate"] is not None else ""
+            pieces.append(f"{meta['concurrent']} at once{most}")
+        pieces.append(format_ms(meta["total_duration_ms"]))
+        if meta["status"] != "complete":
+            pieces.append("interrupted")
+        text = styled((" · ".join(pieces), "dim"))
+        if meta["tls_verified"] is False:
+            text = styled(text, (" · ", "dim"), ("TLS not verified", "bold red"))
+        return text
+
+    # One level
+
+    def _figures(self) -> list[rich.text.Text]:
+        """Return what a run at one level has beside its latencies: counts, speed, quality."""
+        aggregate = self.aggregate
+        lines: list[rich.text.Text] = []
+        counts = [f"{aggregate['ok']:,} ok", f"{aggregate['failed']:,} failed"]
+        if aggregate["cancelled"]:
+            counts.append(f"{aggregate['cancelled']:,} cancelled")
+        if aggregate["good"] is not None:
+            counts.append(f"{self._within_limits(aggregate)} within limits")
+        lines += self._keyed("answers", " · ".join(counts))
+        if aggregate["ok"]:
+            lines += self._keyed("speed", self._speed())
+        if aggregate["quality"]["graded"] or aggregate["quality"]["ungraded"]:
+            lines += self._keyed("quality", self._quality())
+        return lines
+
+    def _speed(self) -> str:
+        aggregate = self.aggregate
+        about = "about " if "tokens_estimated" in {r["code"] for r in self.reasons} else ""
+        pieces = [f"{about}{format_number(aggregate['tokens_per_s'])} tokens/s in all"]
+        one_user = one_user_speed(aggregate)
+        if one_user is not None:
+            pieces[0] += f", {format_number(one_user)} for one user"
+        pieces.append(f"{format_number(aggregate['requests_per_s'])} requests/s")
+        if aggregate["token_sum"] is not None:
+            each = format_number(aggregate["token_avg"])
+            pieces.append(f"{aggregate['token_sum']:,} tokens, {each} an answer")
+        drain_ms, duration_ms = aggregate["drain_ms"], aggregate["duration_ms"]
+        if drain_ms and duration_ms and drain_ms > 0.2 * duration_ms:
+            pieces.append(f"{format_ms(drain_ms)} of it only for the last answers to end")
+        return " · ".join(pieces)
+
+    def _quality(self) -> str:
+        quality, pieces = self.aggregate["quality"], list[str]()
+        answers, under_load = quality["of_answers"], quality["under_load"]
+        if answers["n"]:
+            right, interval = format_share(answers["avg"]), format_share(*answers["ci95"])
+            pieces.append(f"{right} of {answers['n']:,} graded answers right ({interval})")
+        if under_load["n"] != answers["n"]:
+            pieces.append(f"{format_share(under_load['avg'])} when failures count as wrong")
+        if quality["ungraded"]:
+            pieces.append(f"{quality['ungraded']:,} not graded, see grade_reason")
+        if quality["tokens_per_correct"] is not None:
+            pieces.append(f"{format_number(quality['tokens_per_correct'])} tokens a right one")
+        return " · ".join(pieces)
+
+    def _within_limits(self, part: Mapping[str, Any]) -> str:
+        """Return how many requests met every limit: up to 100 a count, above a share."""
+        if part["good"] is None:
+            return NOT_MEASURED
+        asked = part["ok"] + part["failed"]
+        if asked <= 100:
+            return f"{part['good']}/{asked}"
+        return format_share(part["good"] / asked)
+
+    # The table
+
+    def _table(self) -> Table:
+        return self._levels() if self.stages else self._latencies()
+
+    def _levels(self) -> Table:
+        """Return the levels of a sweep side by side; light columns are for wide terminals."""
+
+        def column(
+            header: str, weight: int, cell: Callable[[Mapping[str, Any]], Cell], label: str = ""
+        ) -> tuple[Column, list[Cell]]:
+            return Column(header, weight, label), [cell(stage) for stage in self.stages]
+
+        lowest = min(stage["concurrent"] for stage in self.stages)
+        percent = f"95{NARROW_SPACE}%"
+        columns = [
+            column("at\nonce", 100, lambda stage: str(stage["concurrent"]), "requests at once"),
+            column("ok", 40, lambda stage: f"{stage['ok']:,}"),
+            column("failed", 80, lambda stage: f"{stage['failed']:,}"),
+            column("tokens/s\ntotal", 90, self._total, "tokens/s, total"),
+            column("tokens/s\none user", 85, self._one_user, "tokens/s, one user"),
+            column("TTFT\np50", 60, self._time("ttft_ms", "p50"), "TTFT p50"),
+            column("TTFT\np95", 15, self._time("ttft_ms", "p95")),
+            column("E2E\np50", 30, self._time("e2e_ms", "p50"), "E2E p50"),
+            column("E2E\np95", 10, self._time("e2e_ms", "p95")),
+            column("within\nlimits", 50, self._within_limits),
+            column(
+                f"right answers\n{percent} interval",
+                70,
+                self._right,
+                f"right answers\n  {percent} interval",
+            ),
+            column(f"answered\nunlike at {lowest}", 5, self._unlike),
+        ]
+        shown = [part for part in columns if any(cell != NOT_MEASURED for cell in part[1])]
+        levels = table(*(column for column, _ in shown), turned_below=self.TURNED_BELOW)
+        for row in zip(*(cells for _, cells in shown), strict=True):
+            levels.add_row(*row)
+        return levels
+
+    @staticmethod
+    def _total(stage: Mapping[str, Any]) -> str:
+        return format_number(stage["tokens_per_s"])
+
+    @staticmethod
+    def _one_user(stage: Mapping[str, Any]) -> str:
+        return format_number(one_user_speed(stage))
+
+    @staticmethod
+    def _right(stage: Mapping[str, Any]) -> Cell:
+        """Return the share of right answers, a failed request counting as a wrong one."""
+        under_load = stage["quality"]["under_load"]
+        if not under_load["n"]:
+            return NOT_MEASURED
+        interval = format_share(*under_load["ci95"])
+        return format_share(under_load["avg"]), interval.removesuffix(f"{NARROW_SPACE}%")
+
+    @staticmethod
+    def _unlike(stage: Mapping[str, Any]) -> str:
+        """Return how many answers differ from those to the same questions at the lowest level."""
+        stability = stage["quality"]["stability"]
+        return NOT_MEASURED if stability is None else format_share(stability["avg"])
+
+    @staticmethod
+    def _time(metric: str, name: str) -> Callable[[Mapping[str, Any]], str]:
+        """Return what formats a percentile: in brackets when too few answers support it."""
+
+        def cell(part: Mapping[str, Any]) -> str:
+            values = part[metric]
+            text = format_ms(values[name])
+            return f"({text})" if values["n"] and None in values["ci95"][name] else text
+
+        return cell
+
+    def _latencies(self) -> Table:
+        """Return the latencies of one level: a row a metric, the median with its interval."""
+        latencies = table(
+            "",
+            Column(f"p50 (95{NARROW_SPACE}% interval)", 90),
+            Column("p90", 50),
+            Column("p95", 70),
+            Column("p99", 60),
+            Column("max", 40),
+            Column("avg", 30),
+        )
+        for metric in self._measured():
+            row = self.aggregate[metric]
+            interval = row["ci95"]["p50"]
+            p50 = self._time(metric, "p50")(self.aggregate)
+            shown = "" if None in interval else format_interval(interval)
+            shown = shown.removesuffix(NARROW_SPACE + p50.rpartition(NARROW_SPACE)[2])
+            high = (self._time(metric, name)(self.aggregate) for name in ("p90", "p95", "p99"))
+            ends = (format_ms(row["max"]), format_ms(row["avg"]))
+            latencies.add_row(self.METRICS[metric][0], (p50, shown), *high, *ends)
+        late = self.aggregate["e2e_with_timeouts_ms"]
+        if late["timeouts"]:
+            cells = [
+                ("≥" + NARROW_SPACE if name in late["lower_bounds"] else "") + format_ms(late[name])
+                for name in PERCENTILES
+            ]
+            latencies.add_row("E2E, with timeouts", *cells, "", "")
+        return latencies
+
+    def _measured(self) -> list[str]:
+        """Return the metrics that were measured; the answer's own TTFT only where it differs."""
+        shown = [metric for metric in self.METRICS if any(part[metric]["n"] for part in self.parts)]
+        same = all(
+            part["answer_ttft_ms"]["p50"] == part["ttft_ms"]["p50"] or not part["ttft_ms"]["n"]
+            for part in self.parts
+        )
+        return [metric for metric in shown if metric != "answer_ttft_ms" or not same]
+
+    def _legend(self) -> str:
+        """Say what the table's words mean, what its brackets mean, and what was not measured."""
+        if not self.aggregate["ok"]:
+            return ""
+        measured = self._measured()
+        shown = [metric for metric in measured if not self.stages or metric in self.IN_LEVELS]
+        sentences = [self.METRICS[metric][1] for metric in shown]
+        sentences.append("p50: half are faster.")
+        if self.slo:
+            limits = [
+                f"{what} ≤{NARROW_SPACE}{format_limit(self.slo[key])}"
+                for key, what in self.LIMITS.items()
+                if key in self.slo
+            ]
+            if "quality" in self.slo:
+                limits.append(f"quality ≥{NARROW_SPACE}{self.slo['quality']:g}")
+            sentences.append(f"Limits: {', '.join(limits)}.")
+        if not any(part["ttft_ms"]["n"] for part in self.parts):
+            sentences.append("TTFT was not measured: that needs stream.")
+        sentences.append(self._needs_more())
+        return " ".join(filter(None, sentences))
+
+    def _needs_more(self) -> str:
+        """Say what the brackets mean, and how many more answers each percentile needs about."""
+        fewest = min((part for part in self.parts if part["ok"]), key=lambda part: part["ok"])
+        n = fewest["ok"]
+        supporting = fewest["e2e_ms"].get("n_eff") or n
+        needs = [
+            f"{name} needs about {math.ceil((min_samples(share) - supporting) * n / supporting):,}"
+            for name, share in PERCENTILES.items()
+            if min_samples(share) > supporting
+        ]
+        if not needs or (self.stages and supporting >= min_samples(PERCENTILES["p50"])):
+            return ""
+        more = " more a level." if self.stages else " more."
+        return "In brackets: too few answers for an interval; " + ", ".join(needs) + more
+
+    # What the numbers rest on
+
+    def _failures(self) -> list[rich.text.Text]:
+        return [
+            line
+            for kind, times in self.aggregate["failures"].items()
+            for line in self._keyed("failed", f"{times:,} × {kind}: {FAILURES.get(kind, '')}")
+        ]
+
+    def _reasons(self) -> list[rich.text.Text]:
+        sign, style, _ = VERDICT_SIGNS[self.verdict]
+        return [line for reason in self.reasons for line in self._remark(reason, sign, style)]
+
+    def _notes(self) -> list[rich.text.Text]:
+        return [line for note in self.notes for line in self._remark(note, "·", "dim")]
+
+    def _remark(self, remark: Mapping[str, str], sign: str, style: str) -> list[rich.text.Text]:
+        code, message = printable(remark["code"]), printable(remark["message"])
+        return wrapped(styled((f"{sign} {code}", style), f"  {message}"), self.width, hang=2)
+
+    def _thresholds(self) -> list[rich.text.Text]:
+        lines: list[rich.text.Text] = []
+        for check in self.meta["thresholds"]:
+            value = NOT_MEASURED if check["value"] is None else f"{check['value']:.6g}"
+            text = f"{printable(check['metric'])} {printable(check['condition'])}: {value}"
+            verdict, style = ("met", "green") if check["met"] else ("missed", "bold red")
+            lines += self._keyed(verdict, text, style)
+        return lines
+
+
+def next_command(name: str, meta: Mapping[str, Any], folder: str = "") -> dict[str, str]:
+    """Return what to do next with a run, as the last of `summary_lines`' files: label and command.
+
+    `folder` is where its results are when they are not beside the config.
+    """
+    where = f" --results-dir {shlex.quote(folder)}" if folder else ""
+    run = shlex.quote(name)
+    if meta["status"] != "complete":
+        return {"go on": f"{program()} {run} --resume{where}"}
+    if "report" in TOOLS:
+        return {"look": f"{program()} report {run}{where}"}
+    return {"check": f"{program()} verify {run}{where}"}
+
+
+def program() -> str:
+    """Return how this program is started from here, for a command that a person can copy."""
+    return f"python3 {shlex.quote(sys.argv[0] or 'llm_stresstest.py')}"
+
+
+def failure_line(name: str, meta: Mapping[str, Any]) -> str | None:
+    """Return the line that says why a saved run ends with exit code 1; None when it does not."""
+    verdict, reasons = meta["validity"]["verdict"], meta["validity"]["reasons"]
+    if verdict == "INVALID":
+        meaning = VERDICT_SIGNS[verdict][2]
+        return f"{name} is INVALID, {meaning}: {reasons[0]['code']}: {reasons[0]['message']}"
+    missed = [check for check in meta["thresholds"] if not check["met"]]
+    if not missed:
+        return None
+    texts = [
+        f"{check['metric']} {check['condition']}, "
+        + ("not measured" if check["value"] is None else f"it is {check['value']:.6g}")
+        for check in missed
+    ]
+    return f"{name} missed {'; '.join(texts)}"
 
 
 class Progress:
-    """Shows how far the load is on stderr: a bar on a terminal, a plain line now and then without one."""
+    """Shows on stderr how far the load is: a bar, or without a terminal a line now and then."""
 
     PLAIN_S = 10.0
     TERMINAL_S = 0.25
 
-    def __init__(self, total: int | None) -> None:
-        self.total = total
-        self.ok = self.failed = self.tokens = 0
+    def __init__(self, total: int | None, levels: Sequence[int] = ()) -> None:
+        self.total, self.levels = total, levels
+        self.ok = self.failed = self.tokens = self.stage = 0
         self.start_ns = clock()
 
     def add(self, result: Result) -> None:
         """Count a result."""
+        self.stage = max(self.stage, result.stage)
         if result.ok:
             self.ok += 1
             self.tokens += result.token or 0
@@ -4589,7 +5420,7 @@ class Progress:
     @contextlib.asynccontextmanager
     async def shown(self, *, quiet: bool) -> AsyncIterator[None]:
         """Show it while the block runs."""
-        if quiet:
+        if quiet or sys.stderr is None:
             yield
             return
         import rich.progress  # noqa: F401, PLC0415  here, because it takes a while: not in the measured window
@@ -4608,348 +5439,54 @@ class Progress:
         """Output tokens of finished answers per second so far."""
         return self.tokens / max((clock() - self.start_ns) / NS_PER_S, 1e-9)
 
+    @property
+    def level(self) -> str:
+        """Which level of a sweep is asked; empty unless it is one."""
+        if len(self.levels) < 2:
+            return ""
+        return f"{self.levels[min(self.stage, len(self.levels) - 1)]} at once  "
+
     async def _show_lines(self) -> None:
         while True:
             await asyncio.sleep(self.PLAIN_S)
-            of = "" if self.total is None else f" of {self.total}"
-            text = f"{self.ok + self.failed}{of} answered, {self.failed} failed, {self.speed:.0f} tokens/s"
+            of = "" if self.total is None else f" of {self.total:,}"
+            counts = f"{self.ok + self.failed:,}{of} answered, {self.failed:,} failed"
+            speed = f"{format_number(self.speed)} tokens/s"
             with contextlib.suppress(OSError):
-                sys.stderr.write(text + "\n")
+                sys.stderr.write(f"{self.level}{counts}, {speed}\n")
 
     async def _show_bar(self) -> None:
         import rich.progress  # noqa: PLC0415
 
-        columns = (
-            rich.progress.SpinnerColumn(style="cyan"),
-            rich.progress.TextColumn("{task.description}"),
-            rich.progress.BarColumn(bar_width=30, complete_style="cyan", finished_style="green"),
-            rich.progress.MofNCompleteColumn(),
-            rich.progress.TextColumn(" {task.fields[counts]}"),
-            rich.progress.TimeElapsedColumn(),
-            rich.progress.TextColumn("ETA"),
-            rich.progress.TimeRemainingColumn(),
-        )
+        wide = terminal_width(sys.stderr) >= 100
+        counts = rich.progress.TextColumn("{task.description}")
+        done, bar_width = rich.progress.MofNCompleteColumn(), 30 if wide else 10
+        times: list[rich.progress.ProgressColumn] = [rich.progress.TimeRemainingColumn()]
+        if wide:
+            times = [
+                rich.progress.TimeElapsedColumn(),
+                rich.progress.TextColumn("[dim]left[/]"),
+                *times,
+            ]
         # Drawn from here: the library's own thread would compete with the loop for the interpreter.
         with rich.progress.Progress(
-            *columns, console=_console(sys.stderr), auto_refresh=False, transient=True
+            rich.progress.BarColumn(bar_width=bar_width, complete_style="", finished_style=""),
+            done,
+            counts,
+            *times,
+            console=_console(sys.stderr),
+            auto_refresh=False,
+            transient=True,
         ) as bar:
-            task = bar.add_task("asking", total=self.total, counts="")
+            task = bar.add_task("", total=self.total)
             while True:
-                failed = f"[red]{self.failed} failed[/]" if self.failed else "[dim]0 failed[/]"
-                counts = f"[green]{self.ok} ok[/]  {failed}  {self.speed:.0f} tokens/s "
-                bar.update(task, completed=self.ok + self.failed, counts=counts)
+                style = "bold red" if self.failed else "dim"
+                failed = f"[{style}]{self.failed:,} failed[/]"
+                speed = f"{format_number(self.speed)} tokens/s"
+                done_count = self.ok + self.failed
+                bar.update(task, completed=done_count, description=f"{self.level}{failed}  {speed}")
                 bar.refresh()
                 await asyncio.sleep(self.TERMINAL_S)
-
-
-def _console(file: TextIO) -> rich.console.Console:
-    import rich.console  # noqa: PLC0415
-
-    width = None if file.isatty() else 100
-    return rich.console.Console(file=file, width=width, highlight=False, soft_wrap=False)
-
-
-def format_ms(value: float | None) -> str:
-    """Return a time for people: three digits that matter, in ms or s."""
-    if value is None:
-        return "–"
-    if value >= 10_000:
-        return f"{value / 1000:.1f} s"
-    return (
-        f"{value:.0f} ms"
-        if value >= 100
-        else f"{value:.1f} ms"
-        if value >= 10
-        else f"{value:.2f} ms"
-    )
-
-
-def _number(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{value:,.{digits}f}"
-
-
-def summary(name: str, meta: Mapping[str, Any], aggregate: Mapping[str, Any]) -> list[Any]:
-    """Return the lines and tables that tell a person about a run: what, how fast, what failed, and how sure that is."""
-    parts = [_headline(name, meta), *_what_was_run(meta), "", *_counts(aggregate)]
-    if aggregate["stages"]:
-        parts += ["", _stage_table(aggregate["stages"])]
-        if aggregate["quality"]["graded"]:
-            parts += ["", _stage_quality_table(aggregate["stages"])]
-    if aggregate["ok"] and not aggregate["stages"]:  # over several stages they would mix
-        parts += ["", _latency_table(aggregate), *_needs_more(aggregate)]
-    categories = aggregate["quality"]["categories"]
-    if aggregate["quality"]["graded"] and 1 < len(categories) <= 20:
-        parts += ["", _category_table(categories)]
-    if aggregate["failures"]:
-        parts += ["", *_failure_lines(aggregate["failures"])]
-    parts += _threshold_lines(meta["thresholds"])
-    parts += _reason_lines(meta["validity"])
-    return parts
-
-
-_VERDICT_STYLE = {"VALID": "bold green", "SUSPECT": "bold yellow", "INVALID": "bold red"}
-
-
-def styled(*pieces: str | tuple[str, str]) -> rich.text.Text:
-    """Return a line of plain and styled pieces; nothing in them is read as markup."""
-    import rich.text  # noqa: PLC0415
-
-    return rich.text.Text.assemble(*pieces)
-
-
-def _headline(name: str, meta: Mapping[str, Any]) -> Any:
-    verdict = meta["validity"]["verdict"]
-    stopped = "  interrupted" if meta["status"] != "complete" else ""
-    return styled(
-        (printable(name), "bold"), "  ", (verdict, _VERDICT_STYLE[verdict]), (stopped, "yellow")
-    )
-
-
-def _what_was_run(meta: Mapping[str, Any]) -> list[Any]:
-    config = meta["config"]
-    server = printable(meta["server"], 100)
-    if meta["embedded"]:
-        server += f" ({printable(meta['embedded'].get('engine', ''), 60)})"
-    levels = meta["concurrent"] if isinstance(meta["concurrent"], list) else [meta["concurrent"]]
-    load = f"{', '.join(map(str, levels))} at once"
-    if config["rate"] is not None:
-        load = f"{config['rate']:g} requests/s ({config['arrival']}), {load} at most"
-    how = f"{config['api']}{', streaming' if config['stream'] else ''}"
-    asked = (
-        f"{meta['questions_asked']} questions"
-        if config["duration"] is None
-        else f"{config['duration']:g} s"
-    )
-    insecure = ("  TLS not verified", "bold red") if meta["tls_verified"] is False else ""
-    what = styled((f"{printable(meta['model'], 100)} on {server}", "dim"), insecure)
-    return [
-        what,
-        styled((f"{how} · {asked}, {load} · took {format_ms(meta['total_duration_ms'])}", "dim")),
-    ]
-
-
-def _counts(aggregate: Mapping[str, Any]) -> list[Any]:
-    failed = aggregate["failed"]
-    cancelled = f"  {aggregate['cancelled']} cancelled" if aggregate["cancelled"] else ""
-    ok = (f"{aggregate['ok']} ok", "green" if aggregate["ok"] else "red")
-    lines = [
-        styled("answers  ", ok, "  ", (f"{failed} failed", "red" if failed else "dim"), cancelled)
-    ]
-    if aggregate["ok"]:
-        tokens = f"{_number(aggregate['token_sum'], 0)} tokens, {_number(aggregate['token_avg'], 0)} an answer"
-        speed = f"{_number(aggregate['tokens_per_s'])} tokens/s   {_number(aggregate['requests_per_s'], 2)} requests/s"
-        lines.append(styled("speed    ", (speed, "bold cyan"), f"   ({tokens})"))
-    drain_ms, duration_ms = aggregate["drain_ms"], aggregate["duration_ms"]
-    if drain_ms and duration_ms and drain_ms > 0.2 * duration_ms and not aggregate["stages"]:
-        lines.append(
-            styled(
-                (
-                    f"         of this {format_ms(drain_ms)} with slots empty, while the last answers ended",
-                    "dim",
-                )
-            )
-        )
-    if aggregate["quality"]["graded"]:
-        lines.append(_quality_line(aggregate["quality"]))
-    elif aggregate["quality"]["ungraded"]:
-        lines.append(
-            styled(
-                f"quality  {aggregate['quality']['ungraded']} answers could not be graded; see grade_reason"
-            )
-        )
-    if aggregate["goodput_per_s"] is not None:
-        met = f"{aggregate['good']} of {aggregate['requests']} requests met every SLO"
-        lines.append(
-            styled(f"goodput  {_number(aggregate['goodput_per_s'], 2)} requests/s   ({met})")
-        )
-    return lines
-
-
-def _quality_line(quality: Mapping[str, Any]) -> Any:
-    under = quality["under_load"]
-    failed = (
-        "" if quality["of_answers"]["n"] == under["n"] else f", {_percent(under['avg'])} under load"
-    )
-    ungraded = f", {quality['ungraded']} ungraded" if quality["ungraded"] else ""
-    each = (
-        ""
-        if quality["tokens_per_correct"] is None
-        else f", {_number(quality['tokens_per_correct'], 0)} tokens a correct one"
-    )
-    share = f"{_percent(quality['of_answers']['avg'])} correct"
-    return styled(
-        "quality  ",
-        (share, "bold cyan"),
-        f"   (of {quality['of_answers']['n']}; 95 %: {_range(quality['of_answers']['ci95'])}{failed}{ungraded}{each})",
-    )
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.0%}"
-
-
-def _category_table(categories: Mapping[str, Mapping[str, Any]]) -> Any:
-    """Return the accuracy by category."""
-    table = _table("category", "correct", "95 % interval", "graded", "ungraded", "under load")
-    for category, part in categories.items():
-        answers = (_percent(part["of_answers"]["avg"]), _range(part["of_answers"]["ci95"]))
-        counts = (str(part["graded"]), str(part["ungraded"] or ""))
-        table.add_row(
-            printable(category, 40), *answers, *counts, _percent(part["under_load"]["avg"])
-        )
-    return table
-
-
-_SHOWN = {
-    "ttft_ms": "TTFT",
-    "answer_ttft_ms": "answer TTFT",
-    "tpot_ms": "TPOT",
-    "itl_ms": "ITL",
-    "e2e_ms": "E2E",
-    "queue_ms": "queue",
-    "scheduled_ttft_ms": "TTFT, scheduled",
-    "scheduled_e2e_ms": "E2E, scheduled",
-}
-
-
-def _latency_table(aggregate: Mapping[str, Any]) -> Any:
-    """Return the latencies: a row a metric, the median with its interval."""
-    table = _table("latency", "avg", "p50", "95 % interval", "p90", "p95", "p99", "max")
-    for name, label in _SHOWN.items():
-        row = aggregate[name]
-        same = name == "answer_ttft_ms" and row["p50"] == aggregate["ttft_ms"]["p50"]
-        if row["n"] and not same:
-            cells = [
-                format_ms(row["avg"]),
-                format_ms(row["p50"]),
-                _interval_text(row["ci95"]["p50"]),
-            ]
-            high = [
-                format_ms(row[p]) if None not in row["ci95"][p] else f"({format_ms(row[p])})"
-                for p in ("p90", "p95", "p99")
-            ]
-            table.add_row(label, *cells, *high, format_ms(row["max"]))
-    late = aggregate["e2e_with_timeouts_ms"]
-    if late["timeouts"]:
-        p50, *high = [
-            ("≥ " if p in late["lower_bounds"] else "") + format_ms(late[p]) for p in PERCENTILES
-        ]
-        table.add_row("E2E, with timeouts", "", p50, "", *high, "")
-    return table
-
-
-def _interval_text(bounds: Sequence[float | None]) -> str:
-    low, high = bounds
-    return "–" if low is None or high is None else f"{format_ms(low)} – {format_ms(high)}"
-
-
-def _needs_more(aggregate: Mapping[str, Any]) -> list[Any]:
-    """Say which percentiles stand in brackets, and how many more requests they need."""
-    n = aggregate["ok"]
-    short = [
-        f"{name} needs {min_samples(share) - n} more"
-        for name, share in PERCENTILES.items()
-        if min_samples(share) > n
-    ]
-    return (
-        [styled((f"(in brackets: too few for an interval; {', '.join(short)})", "dim"))]
-        if short
-        else []
-    )
-
-
-def _stage_table(stages: Sequence[Mapping[str, Any]]) -> Any:
-    """Return the stages of a sweep side by side."""
-    times = (
-        ("ttft_ms", "p50"),
-        ("ttft_ms", "p95"),
-        ("tpot_ms", "p50"),
-        ("e2e_ms", "p50"),
-        ("e2e_ms", "p95"),
-    )
-    table = _table(
-        "at once", "ok", "failed", "tokens/s", "requests/s", *(f"{_SHOWN[m]} {p}" for m, p in times)
-    )
-    for stage in stages:
-        counts = (str(stage[name]) for name in ("concurrent", "ok", "failed"))
-        speed = (_number(stage["tokens_per_s"]), _number(stage["requests_per_s"], 2))
-        table.add_row(*counts, *speed, *(format_ms(stage[metric][name]) for metric, name in times))
-    return table
-
-
-def _stage_quality_table(stages: Sequence[Mapping[str, Any]]) -> Any:
-    """Return accuracy as a function of concurrency, and how many answers differ from those at the lowest one."""
-    lowest = min(stage["concurrent"] for stage in stages)
-    table = _table(
-        "at once",
-        "correct under load",
-        "95 % interval",
-        "of the answers",
-        f"answered unlike at {lowest}",
-    )
-    for stage in stages:
-        quality, stability = stage["quality"], stage["quality"]["stability"]
-        unlike = "" if stability is None else _percent(stability["avg"])
-        under = (_percent(quality["under_load"]["avg"]), _range(quality["under_load"]["ci95"]))
-        table.add_row(
-            str(stage["concurrent"]), *under, _percent(quality["of_answers"]["avg"]), unlike
-        )
-    return table
-
-
-def _table(first: str, *columns: str) -> Any:
-    """Return a table without lines, its figures at the right."""
-    import rich.table  # noqa: PLC0415
-
-    table = rich.table.Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column(first)
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
-
-
-def _range(bounds: Sequence[float | None]) -> str:
-    low, high = bounds
-    return "–" if low is None or high is None else f"{low:.0%} – {high:.0%}"
-
-
-def _failure_lines(failures: Mapping[str, int]) -> list[Any]:
-    return [
-        styled(("failed   ", "red"), f"{times:>4} × {kind}: {FAILURES.get(kind, '')}")
-        for kind, times in failures.items()
-    ]
-
-
-def _threshold_lines(checks: Sequence[Mapping[str, Any]]) -> list[Any]:
-    lines = []
-    for check in checks:
-        verdict = ("met      ", "green") if check["met"] else ("missed   ", "bold red")
-        value = "not measured" if check["value"] is None else f"{check['value']:.6g}"
-        lines.append(styled(verdict, f"{check['metric']} {check['condition']}: {value}"))
-    return ["", *lines] if lines else []
-
-
-def _reason_lines(validity: Mapping[str, Any]) -> list[Any]:
-    style = _VERDICT_STYLE[validity["verdict"]]
-    lines = [
-        styled((f"! {reason['code']}  ", style), printable(reason["message"]))
-        for reason in validity["reasons"]
-    ]
-    return ["", *lines] if lines else []
-
-
-def show(parts: Iterable[Any], file: TextIO | None = None) -> None:
-    """Print lines and tables; the one place that does. A reader that went away (`| head`) is no fault."""
-    file = file or sys.stdout
-    console = _console(file)
-    try:
-        with console.capture() as captured:  # which flushes the file
-            for part in parts:
-                console.print(part, markup=False)
-        file.write(captured.get())
-        file.flush()
-    except OSError:  # also a full disk that the summary is sent to
-        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
 # === Command line ===
@@ -5440,7 +5977,8 @@ class Run:
         self.client = dataclasses.replace(self.client, start_ns=self.start.start_ns)
         turns = sum(len(question.texts) for question in self.questions) * len(self.config.levels)
         left = max(turns - len(self.start.done), 0)
-        self.progress = Progress(None if self.config.duration is not None else left)
+        total = None if self.config.duration is not None else left
+        self.progress = Progress(total, self.config.levels)
 
     def _load_start(self, before: JournalReader | None) -> LoadStart:
         """Return what the load starts with; an earlier part of the run has left its footer."""
@@ -5484,11 +6022,23 @@ class Run:
         await self._closing.aclose()
         return JournalReader(self.journal.path)
 
-    def end(self, load: LoadReport) -> None:
-        """Let the journal go, now that the results are saved; --resume needs an interrupted one."""
+    def end(
+        self, load: LoadReport, path: Path, meta: Mapping[str, Any], aggregate: Mapping[str, Any]
+    ) -> None:
+        """Say how it went, now that the results are saved; let the journal go.
+
+        An interrupted run keeps its journal, so that --resume can go on with it.
+        """
+        saved = {"results": path, "log": self.log}
+        log_run(meta, aggregate, saved)
         if not load.interrupted:
             self.journal.remove()
         self._until_saved.close()
+        if not self.options.quiet:
+            files = {**saved, **next_command(path.stem, meta)}
+            show(summary_lines(path.stem, meta, aggregate, terminal_width(), files))
+        elif (line := failure_line(path.stem, meta)) is not None:
+            notice(line)
 
     def plan_lines(self) -> list[Any]:
         """Return what a dry run shows."""
@@ -5547,12 +6097,7 @@ async def main(options: Options) -> int:
         with run.journal.kept_when_saving_fails():
             replace = files.may_replace(meta["run_id"])
             path = save_results(files.results, meta, results, aggregate, overwrite=replace)
-        log_run(meta, aggregate, {"results": path, "log": run.log})
-        run.end(load)
-        if not options.quiet:
-            where = {"results": path, "log": run.log}
-            lines = [styled((f"{name:<9}", "dim"), str(file)) for name, file in where.items()]
-            show([*summary(path.stem, meta, aggregate), "", *lines])
+        run.end(load, path, meta, aggregate)
         return run.exit_code(meta)
 
 
