@@ -5493,7 +5493,7 @@ class Progress:
 
 
 class Tool(NamedTuple):
-    """A subcommand: one file in extensions/, or `verify`, which stands here."""
+    """A subcommand: one file in extensions/."""
 
     help: str
     group: str | None = None  # the dependency group that it needs
@@ -5501,7 +5501,7 @@ class Tool(NamedTuple):
 
 
 TOOLS = {
-    "verify": Tool("recompute every number of a results file from its records"),
+    "verify": Tool("recompute every number of a results file from its records", None, "verify"),
     "grade": Tool(
         "grade a results file anew, without asking the model again", "quality", "quality"
     ),
@@ -5526,89 +5526,6 @@ def import_extension(name: str, group: str | None) -> ModuleType:
 
 def _missing_package(name: str, error: ModuleNotFoundError, group: str | None) -> ExtensionError:
     return ExtensionError(f"{name} needs {error.name}: uv sync --group {group}")
-
-
-def verify(argv: Sequence[str]) -> int:
-    """Recompute the aggregate of a results file from its records; 0 when they agree, 1 with the differences."""
-    parser = argparse.ArgumentParser(
-        prog="llm_stresstest.py verify", description=TOOLS["verify"].help
-    )
-    parser.add_argument("name", help="a results file, or the name of a run")
-    parser.add_argument(
-        "--results-dir", type=Path, help="where the run's file is, when it is given by name"
-    )
-    options = parser.parse_args(argv)
-    run = load_results(find_results(options.name, options.results_dir))
-    differences = verify_run(run)
-    lines = [styled(("differs  ", "bold red"), printable(line)) for line in differences[:20]]
-    if len(differences) > 20:
-        lines.append(styled(f"         and {len(differences) - 20} more"))
-    verdict = ("verified", "bold green") if not differences else ("NOT VERIFIED", "bold red")
-    show(
-        [
-            *lines,
-            styled(
-                verdict,
-                f"  {printable(run.path)}: {len(run.results)} results, {len(differences)} differences",
-            ),
-        ]
-    )
-    return 1 if differences else 0
-
-
-def verify_run(run: SavedRun) -> list[str]:
-    """Return what differs between a run's aggregate and one computed anew from its records."""
-    try:
-        config = run.config
-    except (pydantic.ValidationError, KeyError) as error:
-        return [f"meta.config: {str(error).splitlines()[0]}"]
-    anew = calculate_aggregates(run.results, config, run.itl_us)
-    differences = list(_differences(anew, dict(run.aggregate), "aggregate"))
-    for place, (result, record) in enumerate(zip(run.results, run.records, strict=True)):
-        differences += _record_faults(place, result)
-        differences += _differences(result.to_record(), record, f"results[{place}]")
-    return differences
-
-
-def _record_faults(place: int, result: Result) -> Iterator[str]:
-    """Yield what cannot be true of a record."""
-    where = f"results[{place}]"
-    if result.ok and (result.sent_ns is None or result.end_ns is None or result.error is not None):
-        yield f"{where}: status ok, but without times or with an error"
-    if result.error is None and not result.ok:
-        yield f"{where}: status {result.status} without an error"
-    if result.chunk_ns and (
-        len(result.chunk_ns) != result.chunks
-        or (result.ok and result.chunk_ns[-1] != result.end_ns)
-    ):
-        yield f"{where}: chunk_ms does not add up to time"
-
-
-def _differences(anew: Any, stored: Any, where: str) -> Iterator[str]:
-    """Yield where two JSON values differ; numbers may differ by rounding."""
-    if isinstance(anew, Mapping) and isinstance(stored, Mapping):
-        for key in anew.keys() | stored.keys():
-            yield from _differences(
-                anew.get(key, _ABSENT), stored.get(key, _ABSENT), f"{where}.{key}"
-            )
-    elif isinstance(anew, list) and isinstance(stored, list) and len(anew) == len(stored):
-        for place, (mine, theirs) in enumerate(zip(anew, stored, strict=True)):
-            yield from _differences(mine, theirs, f"{where}[{place}]")
-    elif not _same(anew, stored):
-        said, says = (
-            "nothing" if value is _ABSENT else json.dumps(value) for value in (anew, stored)
-        )
-        yield f"{where}: the records give {said}, the file says {says}"
-
-
-def _same(anew: Any, stored: Any) -> bool:
-    if (
-        isinstance(anew, int | float)
-        and isinstance(stored, int | float)
-        and not isinstance(stored, bool)
-    ):
-        return math.isclose(anew, stored, rel_tol=1e-9, abs_tol=2e-6)
-    return type(anew) is type(stored) and bool(anew == stored)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -6148,8 +6065,6 @@ def describe_fault(error: Exception) -> str:
 
 def run_tool(name: str, argv: Sequence[str]) -> int:
     """Run a tool and return its exit code."""
-    if name == "verify":
-        return verify(argv)
     return cast(int, import_extension(TOOLS[name].module, TOOLS[name].group).main(argv))
 
 
