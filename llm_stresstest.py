@@ -54,7 +54,7 @@ import urllib.parse
 import uuid
 import weakref
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -3648,28 +3648,80 @@ def _failures(run: Evidence) -> Reason | None:
     return Reason("INVALID" if rate >= 0.5 else "SUSPECT", "failures", message)
 
 
+class ClientCheck:
+    """How far one stage's numbers may be this client's own: its delay in them, and who caused it."""
+
+    P99_FROM = 100  # first tokens; below, a p99 is a single one
+
+    def __init__(self, part: Mapping[str, Any], client: Mapping[str, Any]) -> None:
+        self.client, self.where = client, ""
+        if "concurrent" in part:
+            self.where = f" at {part['concurrent']} at once"
+        medians = [value for value in (part["ttft_ms"]["p50"], part["e2e_ms"]["p50"]) if value]
+        error, lag = part["client_error_ms"], client["loop_lag_ms"]["p95"] or 0.0
+        self.severity, self.found = 0, list[str]()
+        floor_ms = min(medians, default=math.inf)
+        self._judge(error["p95"], 5, 0.05 * floor_ms, "first tokens may be timed {} late (p95)")
+        if error["n"] >= self.P99_FROM:
+            late = "first tokens may be timed {} late (p99)"
+            self._judge(error["p99"], 10, 0.1 * floor_ms, late)
+        if not part["queue_ms"]["n"]:  # a closed loop: a slot idles so long before the next request
+            e2e_ms = part["e2e_ms"]["p50"] or math.inf
+            self._judge(lag, 5, 0.05 * e2e_ms, "requests start {} late (p95)")
+        if part["merged_chunks"] is not None:
+            merged = part["merged_chunks"] / part["timed_chunks"]
+            if merged >= 0.05:
+                self.severity = max(self.severity, 1 + (merged >= 0.25))
+                self.found.append(f"{merged:.0%} of the chunks were read together with later ones")
+        self.cpu, self.waits = client["cpu_share"] or 0.0, client.get("cpu_wait_share") or 0.0
+        if self.cpu >= 0.98:
+            self.severity = max(self.severity, 1)
+        if self.starved:
+            self.severity = max(self.severity, 1)
+
+    def _judge(self, value: float | None, least_ms: float, limit_ms: float, what: str) -> None:
+        """Hold a delay against what is harmless; four times that makes the numbers useless."""
+        harmless_ms = max(least_ms, limit_ms)
+        if value is not None and value > harmless_ms:
+            self.severity = max(self.severity, 1 + (value > 4 * harmless_ms))
+            self.found.append(what.format(format_ms(value)))
+
+    @property
+    def starved(self) -> bool:
+        """Whether it got no processor for much of the time in which it had work."""
+        return self.waits >= 0.1 and self.waits >= 0.4 * (self.waits + self.cpu)
+
+    def reason(self) -> Reason:
+        """Say what is wrong, and what to do."""
+        found = "; ".join(self.found) or "its times still hold"
+        if not self.starved:
+            used = f"its process used {self.cpu:.0%} of a core"
+            message = f"this client was the bottleneck{self.where}: {found}; {used}"
+            message += "; lower the load, or give it a faster core"
+            return Reason(VERDICTS[self.severity], "client_saturated", message)
+        rivals = self.client.get("rivals") or ()
+        names = [
+            f"{printable(rival['name'], 40)} (pid {rival['pid']}, {rival['cpu_share']:.0%})"
+            for rival in rivals
+        ]
+        held = ", ".join(names) or "another process"
+        message = (
+            f"this client waited for a processor {self.waits:.0%} of the time{self.where}: {found}; "
+            f"running beside it: {held}; give it a core of its own"
+        )
+        return Reason(VERDICTS[self.severity], "client_starved", message)
+
+
 @validity_rule
-def _client_saturated(run: Evidence) -> Reason | None:
-    client, aggregate = run.load.client, run.aggregate
-    if (aggregate["duration_ms"] or 0) < JUDGED_FROM_MS:
+def _client_limited(run: Evidence) -> Reason | None:
+    if (run.aggregate["duration_ms"] or 0) < JUDGED_FROM_MS:
         return None
-    lag_ms, cpu = client["loop_lag_ms"]["p95"] or 0.0, client["cpu_share"]
-    medians = [
-        value for value in (aggregate["ttft_ms"]["p50"], aggregate["e2e_ms"]["p50"]) if value
+    clients = {client["stage"]: client for client in run.load.client.get("stages", ())}
+    checks = [
+        ClientCheck(part, clients.get(part.get("stage", 0), run.load.client)) for part in run.parts
     ]
-    harmless_ms = 0.05 * min(medians, default=math.inf)
-    # Of the time in which it had work, how much did it get no processor?
-    waits = client.get("cpu_wait_share") or 0.0
-    starved = waits >= 0.1 and waits >= 0.4 * (waits + cpu)
-    if cpu < 0.9 and lag_ms <= max(5.0, harmless_ms) and not starved:
-        return None
-    bad = lag_ms > max(20.0, 4 * harmless_ms) or cpu >= 0.98 or starved
-    message = (
-        f"this client was the bottleneck: its event loop lagged {lag_ms:.1f} ms (p95), its process "
-        f"used {cpu:.0%} of a core and waited for one {waits:.0%} of the time; lower the load, or "
-        "give it a core of its own"
-    )
-    return Reason("INVALID" if bad else "SUSPECT", "client_saturated", message)
+    worst = max(checks, key=lambda check: (check.severity, check.waits))
+    return worst.reason() if worst.severity else None
 
 
 @validity_rule
