@@ -43,10 +43,13 @@ import os
 import platform
 import random
 import re
+import selectors
 import shlex
 import signal
+import socket
 import ssl
 import statistics
+import struct
 import sys
 import threading
 import time
@@ -1408,6 +1411,7 @@ class ParsedAnswer:
         "failure",
         "finish",
         "foreign",
+        "merged",
         "reasoning",
         "text",
         "usage",
@@ -1418,6 +1422,7 @@ class ParsedAnswer:
         self.reasoning: list[str] = []
         self.chunk_ns: list[int] = []  # arrival of each chunk that brought something
         self.answer_ns: list[int] = []  # of each chunk that brought answer text
+        self.merged: list[int] = []  # places of the chunks that were not the last of their read
         self.finish: Any = None
         self.usage: Any = None
         self.error: Any = None  # an error object that the server sent
@@ -1428,8 +1433,12 @@ class ParsedAnswer:
     def read_stream(self, api: Api, events: Iterable[tuple[int, bytes]]) -> None:
         """Read a streamed answer: each event's data with the time of the read that completed it."""
         data, decode, read_event = b"", api.events.decode, api.read_event
+        brought, before_ns = NOTHING, 0
         try:
             for now_ns, data in events:
+                if now_ns == before_ns and brought in (ANSWER, OTHER):
+                    self.merged.append(len(self.chunk_ns) - 1)
+                before_ns = now_ns
                 try:
                     event = decode(data)
                 except _MISFIT:
@@ -1826,6 +1835,189 @@ class Responses(Api):
 APIS: Mapping[str, Api] = {"chat": Chat(), "completions": Completions(), "responses": Responses()}
 
 
+# --- Clocks ---
+#
+# Linux stamps each TCP segment when it arrives. So the time of a token does not depend on when this
+# process gets round to reading it, as long as that is before the next token comes: segments that
+# wait unread are merged, and carry the last one's time. How much earlier the first of them may have
+# come is bounded by the read before and by when the event loop last looked.
+
+
+class WatchedSelector(selectors.DefaultSelector):
+    """Knows since when what is read on this turn of the event loop can have been there."""
+
+    IDLE_NS = 100_000
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.woke_ns = self.since_ns = 0
+        self.was_idle = False
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait, and take the times."""
+        begun_ns = clock()
+        ready = super().select(timeout)
+        now_ns = clock()
+        # A wait shows that nothing was there when it began.
+        self.was_idle = now_ns - begun_ns > self.IDLE_NS
+        self.since_ns = begun_ns if self.was_idle else self.woke_ns
+        self.woke_ns = now_ns
+        return ready
+
+
+class WatchedLoop(asyncio.SelectorEventLoop):
+    """The event loop with a WatchedSelector; another loop measures too, but bounds less closely."""
+
+    def __init__(self) -> None:
+        self.watch = WatchedSelector()
+        super().__init__(self.watch)
+
+
+class ArrivalClock:
+    """Turns the kernel's stamps into times of `clock`; shared by a session's sockets.
+
+    A stamp is wall-clock time, which may be set or slewed: both clocks are read at each read, and a
+    stamp that lies outside [previous read, now] is not used.
+    """
+
+    STAMP = struct.Struct("@ll")  # a timespec: seconds, nanoseconds
+    TIGHT_NS = 10_000  # both clocks were read within so long
+    MOST_TRIES = 5
+    QUICK_NS = 300_000  # an idle loop has read what arrives by then, if it gets a processor
+
+    def __init__(self) -> None:
+        self.kernel = self.absent = self.outside = 0  # reads, by what became of their stamp
+        self.watch: WatchedSelector | None = None
+        loop = asyncio.get_running_loop()
+        if isinstance(loop, WatchedLoop):
+            self.watch = loop.watch
+        self.offset_ns = self._measure()
+
+    def _measure(self) -> int:
+        """Return wall clock minus `clock`, from two readings close together."""
+        readings = []
+        for _ in range(self.MOST_TRIES):
+            before_ns, wall_ns, after_ns = clock(), time.time_ns(), clock()
+            readings.append((after_ns - before_ns, wall_ns - (before_ns + after_ns) // 2))
+            if after_ns - before_ns <= self.TIGHT_NS:
+                break
+        return min(readings)[1]
+
+    def arrival(
+        self, ancillary: list[tuple[int, int, bytes]], previous_ns: int
+    ) -> tuple[int, int | None]:
+        """Return when what was just read had arrived, and how much earlier its beginning may have.
+
+        Without a usable stamp that is now, and None.
+        """
+        now_ns = clock()
+        if abs(time.time_ns() - now_ns - self.offset_ns) > self.TIGHT_NS:
+            self.offset_ns = self._measure()
+        if not ancillary:
+            self.absent += 1
+            return now_ns, None
+        seconds, ns = self.STAMP.unpack(ancillary[0][2])
+        arrived_ns = seconds * NS_PER_S + ns - self.offset_ns
+        if not previous_ns <= arrived_ns <= now_ns:
+            self.outside += 1
+            return now_ns, None
+        self.kernel += 1
+        watch = self.watch
+        if watch is None:
+            return arrived_ns, arrived_ns - previous_ns
+        if watch.was_idle and watch.woke_ns - arrived_ns < self.QUICK_NS:
+            return arrived_ns, 0  # read at once, so all of it came at once
+        return arrived_ns, max(0, arrived_ns - max(previous_ns, watch.since_ns))
+
+    def to_record(self) -> dict[str, Any]:
+        """Return what `meta.client.timestamps` says."""
+        source = "kernel" if self.kernel else "loop"
+        reads = {"kernel": self.kernel, "absent": self.absent, "outside": self.outside}
+        return {"source": source, "reads": reads}
+
+
+class StampedSocket(socket.socket):
+    """A TCP socket that notes when what it reads had arrived, and when it first wrote."""
+
+    SO_TIMESTAMPNS = 35  # Linux; the socket module has no name for it
+    READ_BYTES = 1 << 16  # asyncio's own size costs a memory map a read
+    ANCILLARY_BYTES = 64
+
+    def __init__(self, family: int, kind: int, protocol: int, clock_of_all: ArrivalClock) -> None:
+        super().__init__(family, kind, protocol)
+        self.clock = clock_of_all
+        self.last_read: tuple[int, int | None] = (0, None)  # see ArrivalClock.arrival
+        self.sent_ns: int | None = None  # the first write since this was set to None
+        with contextlib.suppress(OSError):
+            self.setsockopt(socket.SOL_SOCKET, self.SO_TIMESTAMPNS, 1)
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """Read, with the stamp."""
+        data, ancillary, _, _ = self.recvmsg(
+            min(size, self.READ_BYTES), self.ANCILLARY_BYTES, flags
+        )
+        self.last_read = self.clock.arrival(ancillary, self.last_read[0])
+        return data
+
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
+        """Read into a buffer, with the stamp; so asyncio reads what TLS then decrypts."""
+        view = memoryview(buffer)[: nbytes or None]
+        count, ancillary, _, _ = self.recvmsg_into([view], self.ANCILLARY_BYTES, flags)
+        self.last_read = self.clock.arrival(ancillary, self.last_read[0])
+        return count
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """Write, and note when."""
+        self._note_sending()
+        return super().send(data, flags)
+
+    def sendmsg(self, *args: Any) -> int:
+        """Write several pieces, and note when."""
+        self._note_sending()
+        return super().sendmsg(*args)
+
+    def _note_sending(self) -> None:
+        if self.sent_ns is None:
+            self.sent_ns = clock()
+            self.last_read = (self.sent_ns, None)  # no answer can have arrived before
+
+
+class LoopTime:
+    """Stands in for a StampedSocket where there is none: the time is when the loop reads."""
+
+    sent_ns: int | None = None
+
+    @property
+    def last_read(self) -> tuple[int, int | None]:
+        """The time now; how long the bytes had waited is not known."""
+        return clock(), None
+
+
+class TimedConnector(aiohttp.TCPConnector):
+    """A pool of connections whose sockets take the kernel's times, on Linux and asyncio's loop."""
+
+    used = sys.platform == "linux"
+
+    def __init__(self, **options: Any) -> None:
+        self.arrivals = ArrivalClock()
+        self._by_fileno = weakref.WeakValueDictionary[int, StampedSocket]()
+        if self.used and isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
+            options["socket_factory"] = self._make_socket
+        super().__init__(**options)
+
+    def _make_socket(self, address: tuple[Any, ...]) -> StampedSocket:
+        family, kind, protocol = address[:3]
+        made = StampedSocket(family, kind, protocol, self.arrivals)
+        self._by_fileno[made.fileno()] = made
+        return made
+
+    def timing_of(self, transport: asyncio.Transport) -> StampedSocket | LoopTime:
+        """Return what takes the times of a connection."""
+        plain = transport.get_extra_info("socket")
+        stamped = None if plain is None else self._by_fileno.get(plain.fileno())
+        return stamped or LoopTime()
+
+
 # --- Transport ---
 #
 # Here alone the program leans on what aiohttp does not promise to keep. `check_aiohttp` says so
@@ -1838,19 +2030,22 @@ class Exchange:
     SLICE = (
         1 << 18
     )  # bytes of a body that are read at a time: a hostile one holds millions of events
+    MERGED_NS = NS_PER_MS  # a chunk is called merged when it may have come so much earlier
     TYPES: ClassVar = {
         True: ("text/event-stream",),
         False: ("application/json", "application/problem+json"),
     }  # the content types of a streamed answer, and of one in a piece
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, connector: aiohttp.BaseConnector | None = None) -> None:
         self.limit = limit
+        self.connector = connector
         self.begun_ns = clock()
         self.connected_ns: int | None = None
         self.sent_ns: int | None = None
         self.ended_ns: int | None = None
         self.reused = False
-        self.reads_ns: list[int] = []
+        self.reads_ns: list[int] = []  # when the bytes of each read had arrived
+        self.early_ns: list[int | None] = []  # how much earlier its first bytes may have
         self.offsets: list[int] = []  # bytes of the body that had arrived by each read
         self.status: int | None = None
         self.content_type = ""
@@ -1863,9 +2058,10 @@ class Exchange:
         self.lost: BaseException | None = None  # what ended the connection
         self.error: BaseException | None = None
 
-    def received(self, now_ns: int, data: bytes) -> None:
+    def received(self, arrived_ns: int, early_ns: int | None, data: bytes) -> None:
         """Take the time of a read; called by the transport, with the parser already fed."""
-        self.reads_ns.append(now_ns)
+        self.reads_ns.append(arrived_ns)
+        self.early_ns.append(early_ns)
         if b"[DONE]" in data:
             self.done_seen = True
         content = self.content
@@ -1946,6 +2142,21 @@ class Exchange:
             return None
         return self.connected_ns - self.begun_ns
 
+    def fill_errors(self, result: Result, parsed: ParsedAnswer) -> None:
+        """Write down how far the times of chunks may be off that were read with later ones.
+
+        Both stay None where the kernel did not say when the bytes arrived.
+        """
+        times_ns = parsed.chunk_ns or parsed.answer_ns
+        early_ns = dict(zip(self.reads_ns, self.early_ns, strict=False))
+        if not times_ns or early_ns.get(times_ns[0]) is None:
+            return
+        merged = [early_ns.get(parsed.chunk_ns[place]) or 0 for place in parsed.merged]
+        result.merged_chunks = sum(early >= self.MERGED_NS for early in merged)
+        result.client_error_ns = 0
+        if parsed.merged and parsed.merged[0] == 0:
+            result.client_error_ns = merged[0] // 1000 * 1000
+
     def is_answer(self, stream: bool) -> bool:
         """Whether the head is that of an answer as it was asked for."""
         mime = self.content_type.partition(";")[0].strip().lower()
@@ -1981,8 +2192,13 @@ class TimingProtocol(asyncio.Protocol):
     server's time, and waking a task a token costs many times as much.
     """
 
-    def __init__(self, handler: aiohttp.client_proto.ResponseHandler) -> None:
+    def __init__(
+        self,
+        handler: aiohttp.client_proto.ResponseHandler,
+        timing: StampedSocket | LoopTime | None = None,
+    ) -> None:
         self.handler = handler
+        self.timing = timing or LoopTime()
         self.exchange: Exchange | None = None
         self.eof_received = handler.eof_received  # type: ignore[method-assign]
         self.pause_writing = handler.pause_writing  # type: ignore[method-assign]
@@ -1990,10 +2206,10 @@ class TimingProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass the bytes on, and their time. Bytes that nobody asked for end the connection."""
-        now_ns = clock()
+        arrived_ns, early_ns = self.timing.last_read
         if self.exchange is not None:
             self.handler.data_received(data)
-            self.exchange.received(now_ns, data)
+            self.exchange.received(arrived_ns, early_ns, data)
         elif self.handler.transport is not None:
             self.handler.transport.abort()
 
@@ -2017,7 +2233,10 @@ class MeasuredRequest(aiohttp.ClientRequest):
         exchange.reused = isinstance(protocol, TimingProtocol)
         if not isinstance(protocol, TimingProtocol):
             handler = cast(aiohttp.client_proto.ResponseHandler, conn.protocol)
-            protocol = TimingProtocol(handler)
+            timing: StampedSocket | LoopTime = LoopTime()
+            if isinstance(exchange.connector, TimedConnector):
+                timing = exchange.connector.timing_of(transport)
+            protocol = TimingProtocol(handler, timing)
             transport.set_protocol(protocol)
         protocol.exchange = exchange
         exchange.protocol = protocol
@@ -2025,9 +2244,14 @@ class MeasuredRequest(aiohttp.ClientRequest):
         return await super().send(conn)
 
     async def write_bytes(self, *args: Any, **kwargs: Any) -> None:
-        """Take the time, then write."""
-        _exchange_now.get().sent_ns = clock()
-        await super().write_bytes(*args, **kwargs)
+        """Take the time, then write; the socket knows it better."""
+        exchange = _exchange_now.get()
+        timing = cast(TimingProtocol, exchange.protocol).timing
+        exchange.sent_ns, timing.sent_ns = clock(), None
+        try:
+            await super().write_bytes(*args, **kwargs)
+        finally:
+            exchange.sent_ns = timing.sent_ns or exchange.sent_ns
 
 
 def check_aiohttp() -> None:
@@ -2065,7 +2289,7 @@ def open_session(config: Config, target: Target) -> aiohttp.ClientSession:
     Raises ExtensionError when aiohttp is not one that can be measured through.
     """
     check_aiohttp()
-    connector = aiohttp.TCPConnector(
+    connector = TimedConnector(
         limit=max(config.levels), ttl_dns_cache=300, keepalive_timeout=60, ssl=target.tls
     )
     return aiohttp.ClientSession(
@@ -2158,6 +2382,11 @@ class Client:
         """How this run's API is asked and read."""
         return APIS[self.config.api]
 
+    @property
+    def timestamps(self) -> dict[str, Any]:
+        """Which clock the times are of so far: what `meta.client.timestamps` says."""
+        return cast(TimedConnector, self.session.connector).arrivals.to_record()
+
     @functools.cached_property
     def url(self) -> yarl.URL:
         """The address that is asked."""
@@ -2176,7 +2405,7 @@ class Client:
 
     async def exchange(self, body: bytes) -> Exchange:
         """Send one request and keep what comes back; what goes wrong is kept as `error`."""
-        exchange = Exchange(self.config.max_answer_bytes)
+        exchange = Exchange(self.config.max_answer_bytes, self.session.connector)
         _exchange_now.set(exchange)
         try:
             async with asyncio.timeout(self.config.timeout):
@@ -2237,6 +2466,7 @@ class Client:
         result.sent_ns = _whole_us(exchange.sent_ns, self.start_ns)
         result.connect_ns = _whole_us(exchange.connect_ns, 0)
         parsed.fill(result, self.start_ns, redact)
+        exchange.fill_errors(result, parsed)
         failure = self.failure(exchange, parsed)
         if failure is not None:
             result.status = _STATUS_OF_KIND.get(failure.kind, "error")
@@ -3691,37 +3921,55 @@ class ClientCheck:
         """Whether it got no processor for much of the time in which it had work."""
         return self.waits >= 0.1 and self.waits >= 0.4 * (self.waits + self.cpu)
 
-    def reason(self) -> Reason:
-        """Say what is wrong, and what to do."""
-        found = "; ".join(self.found) or "its times still hold"
-        if not self.starved:
-            used = f"its process used {self.cpu:.0%} of a core"
-            message = f"this client was the bottleneck{self.where}: {found}; {used}"
-            message += "; lower the load, or give it a faster core"
-            return Reason(VERDICTS[self.severity], "client_saturated", message)
-        rivals = self.client.get("rivals") or ()
-        names = [
+    @property
+    def consequence(self) -> str:
+        """Say what it does to the numbers."""
+        return "; ".join(self.found) or "its times still hold"
+
+    @property
+    def rivals(self) -> str:
+        """Name who ran beside this client."""
+        named = [
             f"{printable(rival['name'], 40)} (pid {rival['pid']}, {rival['cpu_share']:.0%})"
-            for rival in rivals
+            for rival in self.client.get("rivals") or ()
         ]
-        held = ", ".join(names) or "another process"
-        message = (
-            f"this client waited for a processor {self.waits:.0%} of the time{self.where}: {found}; "
-            f"running beside it: {held}; give it a core of its own"
-        )
-        return Reason(VERDICTS[self.severity], "client_starved", message)
+        return ", ".join(named) or "another process"
+
+    @classmethod
+    def worst_of(cls, run: Evidence) -> ClientCheck | None:
+        """Return the check of the stage that suffered most; None when none did."""
+        if (run.aggregate["duration_ms"] or 0) < JUDGED_FROM_MS:
+            return None
+        clients = {client["stage"]: client for client in run.load.client.get("stages", ())}
+        checks = [
+            cls(part, clients.get(part.get("stage", 0), run.load.client)) for part in run.parts
+        ]
+        worst = max(checks, key=lambda check: (check.severity, check.waits))
+        return worst if worst.severity else None
 
 
 @validity_rule
-def _client_limited(run: Evidence) -> Reason | None:
-    if (run.aggregate["duration_ms"] or 0) < JUDGED_FROM_MS:
+def _client_saturated(run: Evidence) -> Reason | None:
+    check = ClientCheck.worst_of(run)
+    if check is None or check.starved:
         return None
-    clients = {client["stage"]: client for client in run.load.client.get("stages", ())}
-    checks = [
-        ClientCheck(part, clients.get(part.get("stage", 0), run.load.client)) for part in run.parts
-    ]
-    worst = max(checks, key=lambda check: (check.severity, check.waits))
-    return worst.reason() if worst.severity else None
+    message = (
+        f"this client was the bottleneck{check.where}: {check.consequence}; its process used "
+        f"{check.cpu:.0%} of a core; lower the load, or give it a faster core"
+    )
+    return Reason(VERDICTS[check.severity], "client_saturated", message)
+
+
+@validity_rule
+def _client_starved(run: Evidence) -> Reason | None:
+    check = ClientCheck.worst_of(run)
+    if check is None or not check.starved:
+        return None
+    message = (
+        f"this client waited for a processor {check.waits:.0%} of the time{check.where}: "
+        f"{check.consequence}; beside it ran {check.rivals}; give it a core of its own"
+    )
+    return Reason(VERDICTS[check.severity], "client_starved", message)
 
 
 @validity_rule
@@ -6105,6 +6353,7 @@ class Run:
         """Grade the answers, end the journal and return all results, graded."""
         await self.grading.grade(self.journal, self.stop_signal, self.target.redact)
         load.interrupted = load.interrupted or self.stop_signal.signum is not None
+        load.client["timestamps"] = self.client.timestamps
         footer = {
             "status": "interrupted" if load.interrupted else "complete",
             "duration_ms": (load.ended_ns - load.start.start_ns) / NS_PER_MS,
@@ -6203,7 +6452,10 @@ def cli(argv: Sequence[str] | None = None) -> int:
         try:
             if arguments and arguments[0] in TOOLS:
                 return run_tool(arguments[0], arguments[1:])
-            return asyncio.run(main(Options(**vars(build_parser().parse_args(arguments)))))
+            options = Options(**vars(build_parser().parse_args(arguments)))
+            loop_factory = WatchedLoop if TimedConnector.used else None
+            with asyncio.Runner(loop_factory=loop_factory) as runner:
+                return runner.run(main(options))
         except SystemExit as stop:  # argparse has said why
             return stop.code if isinstance(stop.code, int) else 2
         except StressTestError as error:

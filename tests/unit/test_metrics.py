@@ -344,12 +344,15 @@ def test_a_saturated_last_stage_of_a_sweep_is_seen() -> None:
     config: dict[str, Any] = {"concurrent": [1, 64], "cache_bust": True}
     assert verdict(*calm, *late([0.2] * 400, stage=1), **config) == ("VALID", set())
     assert verdict(*calm, *full, **config) == ("INVALID", {"client_saturated"})
-    message = st.ClientCheck({**aggregate_of(*full), "concurrent": 64}, load().client).reason()
-    assert "at 64 at once" in message.message
+    assert "at 64 at once" in message(*calm, *full, **config)
 
 
-def aggregate_of(*results: st.Result) -> dict[str, Any]:
-    return st.calculate_aggregates(results, CONFIG)
+def message(*results: st.Result, made: st.LoadReport | None = None, **config: Any) -> str:
+    """Return the one reason's message."""
+    full = st.Config.model_validate({"server": "embedded", "model": "m", **config})
+    aggregate = st.calculate_aggregates(results, full)
+    (reason,) = st.judge_validity(full, aggregate, made or load())["reasons"]
+    return str(reason["message"])
 
 
 def test_a_lagging_loop_holds_requests_back_in_a_closed_loop() -> None:
@@ -371,7 +374,7 @@ def test_a_starved_client_is_told_from_a_busy_one_and_the_rival_is_named() -> No
     rivals = [{"name": "ffmpeg\x1b", "pid": 7, "cpu_share": 0.97}]
     starved = load(cpu_share=0.3, cpu_wait_share=0.4, rivals=rivals)
     assert verdict(*ENOUGH, made=starved) == ("SUSPECT", {"client_starved"})
-    said = st.ClientCheck(aggregate_of(*ENOUGH), starved.client).reason().message
+    said = message(*ENOUGH, made=starved)
     assert "ffmpeg" in said and "pid 7, 97%" in said and "\x1b" not in said
 
 
