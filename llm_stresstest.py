@@ -1855,6 +1855,11 @@ class WatchedSelector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait, and take the times."""
+        if timeout == 0:  # the loop has other work, so this is no wait
+            self.was_idle, self.since_ns = False, self.woke_ns
+            ready = super().select(timeout)
+            self.woke_ns = clock()
+            return ready
         begun_ns = clock()
         ready = super().select(timeout)
         now_ns = clock()
@@ -1880,28 +1885,13 @@ class ArrivalClock:
     stamp that lies outside [previous read, now] is not used.
     """
 
-    STAMP = struct.Struct("@ll")  # a timespec: seconds, nanoseconds
-    TIGHT_NS = 10_000  # both clocks were read within so long
-    MOST_TRIES = 5
     QUICK_NS = 300_000  # an idle loop has read what arrives by then, if it gets a processor
 
     def __init__(self) -> None:
         self.kernel = self.absent = self.outside = 0  # reads, by what became of their stamp
-        self.watch: WatchedSelector | None = None
+        self._unpack = struct.Struct("@ll").unpack  # a timespec: seconds, nanoseconds
         loop = asyncio.get_running_loop()
-        if isinstance(loop, WatchedLoop):
-            self.watch = loop.watch
-        self.offset_ns = self._measure()
-
-    def _measure(self) -> int:
-        """Return wall clock minus `clock`, from two readings close together."""
-        readings = []
-        for _ in range(self.MOST_TRIES):
-            before_ns, wall_ns, after_ns = clock(), time.time_ns(), clock()
-            readings.append((after_ns - before_ns, wall_ns - (before_ns + after_ns) // 2))
-            if after_ns - before_ns <= self.TIGHT_NS:
-                break
-        return min(readings)[1]
+        self._watch = loop.watch if isinstance(loop, WatchedLoop) else None
 
     def arrival(
         self, ancillary: list[tuple[int, int, bytes]], previous_ns: int
@@ -1910,24 +1900,22 @@ class ArrivalClock:
 
         Without a usable stamp that is now, and None.
         """
-        now_ns = clock()
-        if abs(time.time_ns() - now_ns - self.offset_ns) > self.TIGHT_NS:
-            self.offset_ns = self._measure()
+        now_ns, wall_ns = clock(), time.time_ns()
         if not ancillary:
             self.absent += 1
             return now_ns, None
-        seconds, ns = self.STAMP.unpack(ancillary[0][2])
-        arrived_ns = seconds * NS_PER_S + ns - self.offset_ns
+        seconds, ns = self._unpack(ancillary[0][2])
+        arrived_ns: int = now_ns - wall_ns + seconds * NS_PER_S + ns
         if not previous_ns <= arrived_ns <= now_ns:
             self.outside += 1
             return now_ns, None
         self.kernel += 1
-        watch = self.watch
+        watch = self._watch
         if watch is None:
             return arrived_ns, arrived_ns - previous_ns
         if watch.was_idle and watch.woke_ns - arrived_ns < self.QUICK_NS:
             return arrived_ns, 0  # read at once, so all of it came at once
-        return arrived_ns, max(0, arrived_ns - max(previous_ns, watch.since_ns))
+        return arrived_ns, arrived_ns - max(previous_ns, min(watch.since_ns, arrived_ns))
 
     def to_record(self) -> dict[str, Any]:
         """Return what `meta.client.timestamps` says."""
@@ -1940,7 +1928,6 @@ class StampedSocket(socket.socket):
     """A TCP socket that notes when what it reads had arrived, and when it first wrote."""
 
     SO_TIMESTAMPNS = 35  # Linux; the socket module has no name for it
-    READ_BYTES = 1 << 16  # asyncio's own size costs a memory map a read
     ANCILLARY_BYTES = 64
 
     def __init__(self, family: int, kind: int, protocol: int, clock_of_all: ArrivalClock) -> None:
@@ -1953,9 +1940,7 @@ class StampedSocket(socket.socket):
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Read, with the stamp."""
-        data, ancillary, _, _ = self.recvmsg(
-            min(size, self.READ_BYTES), self.ANCILLARY_BYTES, flags
-        )
+        data, ancillary, _, _ = self.recvmsg(min(size, 65536), self.ANCILLARY_BYTES, flags)
         self.last_read = self.clock.arrival(ancillary, self.last_read[0])
         return data
 
@@ -2064,13 +2049,12 @@ class Exchange:
         self.early_ns.append(early_ns)
         if b"[DONE]" in data:
             self.done_seen = True
-        content = self.content
-        if content is None:
-            return
-        self.offsets.append(content.total_bytes)
-        self.too_large = content.total_bytes > self.limit
-        if self.done_seen or self.too_large or content.is_eof():
             self.wake()
+        if self.content is not None:
+            self.offsets.append(self.content.total_bytes)
+            if self.offsets[-1] > self.limit:
+                self.too_large = True
+                self.wake()
 
     def attach(self, response: aiohttp.ClientResponse) -> None:
         """Take the head of the response; the bytes behind it came with the read just before."""
@@ -2083,6 +2067,7 @@ class Exchange:
         self.reads_ns = self.reads_ns or [clock()]  # it had come before it was asked for
         self.offsets = [0] * len(self.reads_ns)
         self.offsets[-1] = response.content.total_bytes
+        response.content.on_eof(self.wake)
 
     def detach(self) -> None:
         """Take the end's time and let go of the connection, if no other request has it already."""
@@ -2148,14 +2133,16 @@ class Exchange:
         Both stay None where the kernel did not say when the bytes arrived.
         """
         times_ns = parsed.chunk_ns or parsed.answer_ns
-        early_ns = dict(zip(self.reads_ns, self.early_ns, strict=False))
-        if not times_ns or early_ns.get(times_ns[0]) is None:
+        if not times_ns or len(self.early_ns) != len(self.reads_ns):
             return
-        merged = [early_ns.get(parsed.chunk_ns[place]) or 0 for place in parsed.merged]
-        result.merged_chunks = sum(early >= self.MERGED_NS for early in merged)
+        if self.early_ns[bisect.bisect_left(self.reads_ns, times_ns[0])] is None:
+            return
+        places = [bisect.bisect_left(self.reads_ns, times_ns[place]) for place in parsed.merged]
+        merged_ns = [self.early_ns[place] or 0 for place in places]
+        result.merged_chunks = sum(early_ns >= self.MERGED_NS for early_ns in merged_ns)
         result.client_error_ns = 0
         if parsed.merged and parsed.merged[0] == 0:
-            result.client_error_ns = merged[0] // 1000 * 1000
+            result.client_error_ns = merged_ns[0] // 1000 * 1000
 
     def is_answer(self, stream: bool) -> bool:
         """Whether the head is that of an answer as it was asked for."""
