@@ -1929,6 +1929,7 @@ class StampedSocket(socket.socket):
 
     SO_TIMESTAMPNS = 35  # Linux; the socket module has no name for it
     ANCILLARY_BYTES = 64
+    READ_BYTES = 1 << 16  # what asyncio asks for costs a memory map a read
 
     def __init__(self, family: int, kind: int, protocol: int, clock_of_all: ArrivalClock) -> None:
         super().__init__(family, kind, protocol)
@@ -1940,7 +1941,9 @@ class StampedSocket(socket.socket):
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Read, with the stamp."""
-        data, ancillary, _, _ = self.recvmsg(min(size, 65536), self.ANCILLARY_BYTES, flags)
+        if size > self.READ_BYTES:
+            size = self.READ_BYTES
+        data, ancillary, _, _ = self.recvmsg(size, self.ANCILLARY_BYTES, flags)
         self.last_read = self.clock.arrival(ancillary, self.last_read[0])
         return data
 
@@ -2030,7 +2033,9 @@ class Exchange:
         self.ended_ns: int | None = None
         self.reused = False
         self.reads_ns: list[int] = []  # when the bytes of each read had arrived
-        self.early_ns: list[int | None] = []  # how much earlier its first bytes may have
+        # How much earlier the first bytes of a read may have come, by its time, where that is not
+        # 0; None where it is not known.
+        self.early_ns: dict[int, int | None] = {}
         self.offsets: list[int] = []  # bytes of the body that had arrived by each read
         self.status: int | None = None
         self.content_type = ""
@@ -2046,7 +2051,8 @@ class Exchange:
     def received(self, arrived_ns: int, early_ns: int | None, data: bytes) -> None:
         """Take the time of a read; called by the transport, with the parser already fed."""
         self.reads_ns.append(arrived_ns)
-        self.early_ns.append(early_ns)
+        if early_ns != 0:
+            self.early_ns[arrived_ns] = early_ns
         if b"[DONE]" in data:
             self.done_seen = True
             self.wake()
@@ -2064,7 +2070,9 @@ class Exchange:
         self.content_type = response.headers.get("Content-Type", "")
         self.retry_after = response.headers.get("Retry-After")
         self.content = response.content
-        self.reads_ns = self.reads_ns or [clock()]  # it had come before it was asked for
+        if not self.reads_ns:  # it had come before it was asked for
+            self.reads_ns = [clock()]
+            self.early_ns[self.reads_ns[0]] = None
         self.offsets = [0] * len(self.reads_ns)
         self.offsets[-1] = response.content.total_bytes
         response.content.on_eof(self.wake)
@@ -2133,16 +2141,13 @@ class Exchange:
         Both stay None where the kernel did not say when the bytes arrived.
         """
         times_ns = parsed.chunk_ns or parsed.answer_ns
-        if not times_ns or len(self.early_ns) != len(self.reads_ns):
+        if not times_ns or self.early_ns.get(times_ns[0], 0) is None:
             return
-        if self.early_ns[bisect.bisect_left(self.reads_ns, times_ns[0])] is None:
-            return
-        places = [bisect.bisect_left(self.reads_ns, times_ns[place]) for place in parsed.merged]
-        merged_ns = [self.early_ns[place] or 0 for place in places]
-        result.merged_chunks = sum(early_ns >= self.MERGED_NS for early_ns in merged_ns)
+        early_ns = [self.early_ns.get(times_ns[place], 0) or 0 for place in parsed.merged]
+        result.merged_chunks = sum(early >= self.MERGED_NS for early in early_ns)
         result.client_error_ns = 0
         if parsed.merged and parsed.merged[0] == 0:
-            result.client_error_ns = merged_ns[0] // 1000 * 1000
+            result.client_error_ns = early_ns[0] // 1000 * 1000
 
     def is_answer(self, stream: bool) -> bool:
         """Whether the head is that of an answer as it was asked for."""
