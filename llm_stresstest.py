@@ -3039,6 +3039,7 @@ def calculate_aggregates(
     ]
     for part in parts:
         part["quality"]["stability"] = stability.describe(part["stage"])
+        part["quality"]["paired"] = stability.pairs(part["stage"])
     aggregate["stages"] = parts if len(parts) > 1 else []
     if itl_us:
         aggregate["itl_histogram_us"] = {
@@ -3127,6 +3128,7 @@ def _quality(aggregator: Aggregator, window_s: float | None, config: Config) -> 
             for category in categories
         },
         "stability": None,
+        "paired": None,
     }
 
 
@@ -3150,19 +3152,46 @@ class Stability:
 
     def __init__(self, config: Config) -> None:
         self.levels = config.levels
-        self.used = len(config.levels) > 1 and config.temperature == 0 and config.duration is None
+        self.paired = len(config.levels) > 1 and config.duration is None
+        self.used = self.paired and config.temperature == 0
         self._answers: dict[int, dict[tuple[int, int], tuple[str, bytes, str]]] = {}
+        self._right: dict[int, dict[tuple[int, int], bool]] = {}
         self._first: dict[int, int] = {}  # the index at which a stage begins
 
     def add(self, result: Result) -> None:
-        """Keep a fingerprint of an answer, and its beginning."""
-        if not self.used:
+        """Keep a fingerprint of an answer, its beginning, and whether it was right."""
+        if not self.paired:
             return
         self._first[result.stage] = min(result.index, self._first.get(result.stage, result.index))
-        if result.ok:
+        failed = not result.ok and result.status != "cancelled"
+        if result.grader is not None and (result.graded or failed):
+            right = result.graded and result.quality >= CORRECT
+            self._right.setdefault(result.stage, {})[result.index, result.turn] = right
+        if result.ok and self.used:
             digest = hashlib.blake2b(result.answer.encode(), digest_size=8).digest()
             kept = (result.id, digest, result.answer[: self.SHOWN_CHARS])
             self._answers.setdefault(result.stage, {})[result.index, result.turn] = kept
+
+    def pairs(self, stage: int) -> dict[str, int] | None:
+        """Return how many questions got a better and a worse answer than at the lowest level.
+
+        A failed request counts as a wrong answer. None at the lowest level, and without grades.
+        """
+        lowest = self.levels.index(min(self.levels))
+        base, here = self._right.get(lowest), self._right.get(stage)
+        if not base or not here or stage == lowest:
+            return None
+        shift = self._first[lowest] - self._first[stage]
+        both = [
+            (base[index + shift, turn], right)
+            for (index, turn), right in here.items()
+            if (index + shift, turn) in base
+        ]
+        return {
+            "n": len(both),
+            "better": sum(right and not before for before, right in both),
+            "worse": sum(before and not right for before, right in both),
+        }
 
     def describe(self, stage: int) -> dict[str, Any] | None:
         """Return which share of the answers differs from the lowest level's, with examples; None at that level."""
@@ -4162,9 +4191,10 @@ def notice(message: str) -> None:
 # Numbers have three significant digits and a narrow space before their unit; no line breaks there.
 
 NARROW_SPACE = "\u202f"
+SEPARATOR = "\u00a0· "  # no line begins with it
 NOT_MEASURED = "–"
 # What stands in for a sign that an encoding lacks: as wide as it, so that columns stay straight.
-ASCII_SIGNS = str.maketrans(NARROW_SPACE + "–−·×▲✓✕─“”’", ' --|x!+x-""\'', "")
+ASCII_SIGNS = str.maketrans(NARROW_SPACE + "\u00a0–−·×▲✓✕─“”’", '  --|x!+x-""\'')
 VERDICT_SIGNS = {
     "VALID": ("✓", "bold green", "trustworthy"),
     "SUSPECT": ("▲", "bold yellow", "usable"),
@@ -4322,7 +4352,8 @@ class Headline:
         speed = f"each user's speed {self._change(before, after)}"
         if 0.45 <= after / before <= 0.55:
             speed = "each user's speed halves"
-        return f"Beyond {self.knee} at once, users only slow each other down: {total}, {speed}."
+        only = "only " if top["tokens_per_s"] > knee["tokens_per_s"] else ""
+        return f"Beyond {self.knee} at once, users {only}slow each other down: {total}, {speed}."
 
     def _change(self, before: float, after: float) -> str:
         change = after / before - 1
@@ -4581,6 +4612,19 @@ def show(parts: Iterable[str | rich.text.Text | Table], file: TextIO | None = No
             os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
+def open_standard_streams() -> None:
+    """Open the standard streams that the caller closed (`>&-`), to nowhere.
+
+    Else the run's first file would get the free number, and what is meant for stdout would go there.
+    """
+    for number, (name, mode) in enumerate({"stdin": "r", "stdout": "w", "stderr": "w"}.items()):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
 def encodable(text: str, file: TextIO) -> str:
     """Return the text as the file's encoding can hold it; where it lacks a sign, in ASCII."""
     encoding = file.encoding or "utf-8"
@@ -4644,11 +4688,16 @@ class Summary:
     def lines(self, files: Mapping[str, object]) -> list[rich.text.Text]:
         """Return the blocks, one below the other, with an empty line between them."""
         below = [] if self.verdict == "INVALID" else self._reasons()
+        figures = [] if self.stages else self._figures()
+        table_lines = self._table().lines(self.width) if self.aggregate["ok"] else []
+        if self.verdict == "INVALID":
+            for line in (*figures, *table_lines):
+                line.stylize("dim")
         blocks = [
             self._top(),
-            [] if self.stages else self._figures(),
-            self._table().lines(self.width) if self.aggregate["ok"] else [],
-            wrapped(styled((self._legend(), "dim")), self.width),
+            figures,
+            table_lines,
+            wrapped(styled((self._legend(table_lines), "dim")), self.width),
             [*self._failures(), *below, *self._notes()],
             self._thresholds(),
             [
@@ -4711,9 +4760,9 @@ class Summary:
         pieces.append(format_ms(meta["total_duration_ms"]))
         if meta["status"] != "complete":
             pieces.append("interrupted")
-        text = styled((" · ".join(pieces), "dim"))
+        text = styled((SEPARATOR.join(pieces), "dim"))
         if meta["tls_verified"] is False:
-            text = styled(text, (" · ", "dim"), ("TLS not verified", "bold red"))
+            text = styled(text, (SEPARATOR, "dim"), ("TLS not verified", "bold red"))
         return text
 
     # One level
@@ -4727,7 +4776,7 @@ class Summary:
             counts.append(f"{aggregate['cancelled']:,} cancelled")
         if aggregate["good"] is not None:
             counts.append(f"{self._within_limits(aggregate)} within limits")
-        lines += self._keyed("answers", " · ".join(counts))
+        lines += self._keyed("answers", SEPARATOR.join(counts))
         if aggregate["ok"]:
             lines += self._keyed("speed", self._speed())
         if aggregate["quality"]["graded"] or aggregate["quality"]["ungraded"]:
@@ -4748,7 +4797,7 @@ class Summary:
         drain_ms, duration_ms = aggregate["drain_ms"], aggregate["duration_ms"]
         if drain_ms and duration_ms and drain_ms > 0.2 * duration_ms:
             pieces.append(f"{format_ms(drain_ms)} of it only for the last answers to end")
-        return " · ".join(pieces)
+        return SEPARATOR.join(pieces)
 
     def _quality(self) -> str:
         quality, pieces = self.aggregate["quality"], list[str]()
@@ -4762,7 +4811,7 @@ class Summary:
             pieces.append(f"{quality['ungraded']:,} not graded, see grade_reason")
         if quality["tokens_per_correct"] is not None:
             pieces.append(f"{format_number(quality['tokens_per_correct'])} tokens a right one")
-        return " · ".join(pieces)
+        return SEPARATOR.join(pieces)
 
     def _within_limits(self, part: Mapping[str, Any]) -> str:
         """Return how many requests met every limit: up to 100 a count, above a share."""
@@ -4885,9 +4934,9 @@ class Summary:
         )
         return [metric for metric in shown if metric != "answer_ttft_ms" or not same]
 
-    def _legend(self) -> str:
+    def _legend(self, table_lines: Sequence[rich.text.Text]) -> str:
         """Say what the table's words mean, what its brackets mean, and what was not measured."""
-        if not self.aggregate["ok"]:
+        if not table_lines:
             return ""
         measured = self._measured()
         shown = [metric for metric in measured if not self.stages or metric in self.IN_LEVELS]
@@ -4904,23 +4953,25 @@ class Summary:
             sentences.append(f"Limits: {', '.join(limits)}.")
         if not any(part["ttft_ms"]["n"] for part in self.parts):
             sentences.append("TTFT was not measured: that needs stream.")
-        sentences.append(self._needs_more())
+        text = " ".join(line.plain for line in table_lines)
+        sentences.append(self._needs_more([name for name in PERCENTILES if name in text]))
         return " ".join(filter(None, sentences))
 
-    def _needs_more(self) -> str:
+    def _needs_more(self, shown: Sequence[str]) -> str:
         """Say what the brackets mean, and how many more answers each percentile needs about."""
         fewest = min((part for part in self.parts if part["ok"]), key=lambda part: part["ok"])
         n = fewest["ok"]
         supporting = fewest["e2e_ms"].get("n_eff") or n
+        missing = {
+            name: (min_samples(PERCENTILES[name]) - supporting) * n / supporting for name in shown
+        }
         needs = [
-            f"{name} needs about {math.ceil((min_samples(share) - supporting) * n / supporting):,}"
-            for name, share in PERCENTILES.items()
-            if min_samples(share) > supporting
+            f"{name} needs about {math.ceil(more):,}" for name, more in missing.items() if more > 0
         ]
-        if not needs or (self.stages and supporting >= min_samples(PERCENTILES["p50"])):
+        if not needs:
             return ""
-        more = " more a level." if self.stages else " more."
-        return "In brackets: too few answers for an interval; " + ", ".join(needs) + more
+        where = " more a level." if self.stages else " more."
+        return "In brackets: too few answers for an interval; " + ", ".join(needs) + where
 
     # What the numbers rest on
 
@@ -4968,7 +5019,10 @@ def next_command(name: str, meta: Mapping[str, Any], folder: str = "") -> dict[s
 
 def program() -> str:
     """Return how this program is started from here, for a command that a person can copy."""
-    return f"python3 {shlex.quote(sys.argv[0] or 'llm_stresstest.py')}"
+    script = Path(__file__).resolve()
+    here = Path.cwd()
+    shown = script.relative_to(here) if script.is_relative_to(here) else script
+    return f"python3 {shlex.quote(str(shown))}"
 
 
 def failure_line(name: str, meta: Mapping[str, Any]) -> str | None:
@@ -5522,7 +5576,8 @@ class Recorder:
         if before is not None:
             self._go_on_with(before, config)
         turns = sum(len(question.texts) for question in questions) * len(config.levels)
-        self.progress = Progress(None if config.duration is not None else max(turns - len(done), 0))
+        left = None if config.duration is not None else max(turns - len(done), 0)
+        self.progress = Progress(left, config.levels)
 
     def _go_on_with(self, before: JournalReader, config: Config) -> None:
         """Take over what the earlier part of the run has left beside its results."""
@@ -5613,6 +5668,7 @@ def exit_code(meta: Mapping[str, Any], stop_signal: StopSignal) -> int:
 def cli(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; the one place that shows errors."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    open_standard_streams()
     with early_log() as memory:
         try:
             if arguments and arguments[0] in TOOLS:
