@@ -3,15 +3,20 @@
 
     python llm_stresstest.py first_run
 
-asks the questions of questions.json as config.json says, many at once, and writes results/first_run.json: each answer
-with its time, tokens and quality, and the statistics. The way of a run, and the order of this file:
+asks the questions of questions.json as config.json says, many at once, and writes
+results/first_run.json: each answer with its time, tokens and quality, and the statistics. The way
+of a run, and the order of this file:
 
-    load_config -> load_questions -> test_connection -> process_questions (send_question for each) ->
-    calculate_aggregates -> save_results
+    load_config -> load_questions -> test_connection -> process_questions (send_question for each)
+    -> calculate_aggregates -> save_results
 
-Raw times are integer nanoseconds of the monotonic clock, relative to the start of the run (`_ns`); milliseconds (`_ms`)
-appear only in files and on screen. "Not measured" is None, never 0. A failed request is data (a Result with a Failure);
-exceptions are for what stops the run, and only `cli` shows them.
+`grep -E '^# (===|---)' llm_stresstest.py` prints the table of contents; `main` shows a run. What
+tools may use stands in `__all__`.
+
+Raw times are integer nanoseconds of the monotonic clock, relative to the start of the run (`_ns`);
+milliseconds (`_ms`) appear only in files and on screen. "Not measured" is None, never 0. A failed
+request is data (a Result with a Failure); exceptions are for what stops the run, and only `cli`
+shows them.
 """
 
 from __future__ import annotations
@@ -106,11 +111,86 @@ if TYPE_CHECKING:
     import rich.console
     import rich.text
 
-# An extension imports this module by its name; without this line it would load a second copy, and nobody would catch
-# that copy's errors.
+# An extension imports this module by its name; without this line it would load a second copy, and
+# nobody would catch that copy's errors.
 sys.modules.setdefault("llm_stresstest", sys.modules[__name__])
 
 __version__ = "0.1.0"
+__all__ = [  # what tools may use; the rest may change at any time
+    "CORRECT",
+    "FAILURES",
+    "GRADERS",
+    "PERCENTILES",
+    "REDACTED",
+    "SCHEMA_VERSION",
+    "Client",
+    "Config",
+    "ConfigError",
+    "Evidence",
+    "ExtensionError",
+    "Failure",
+    "Histogram",
+    "Journal",
+    "JournalReader",
+    "Judge",
+    "LoadReport",
+    "LoadStart",
+    "Options",
+    "PlannedRequest",
+    "Question",
+    "QuestionsError",
+    "Reason",
+    "Redactor",
+    "Result",
+    "ResultsError",
+    "Run",
+    "RunFiles",
+    "SSEDecoder",
+    "SavedRun",
+    "ServerUnreachableError",
+    "Slo",
+    "StopSignal",
+    "StressTestError",
+    "Target",
+    "calculate_aggregates",
+    "check_name",
+    "check_thresholds",
+    "describe",
+    "find_file",
+    "find_results",
+    "format_interval",
+    "format_ms",
+    "format_number",
+    "format_share",
+    "headline",
+    "import_extension",
+    "judge_validity",
+    "load_config",
+    "load_questions",
+    "load_results",
+    "logger",
+    "min_samples",
+    "notice",
+    "one_user_speed",
+    "open_session",
+    "percentile",
+    "printable",
+    "process_questions",
+    "questions_hash",
+    "read_json",
+    "resolve_target",
+    "save_results",
+    "send_question",
+    "show",
+    "styled",
+    "summary_lines",
+    "table",
+    "terminal_width",
+    "test_connection",
+    "validity_rule",
+    "wilson_interval",
+    "wrapped",
+]
 
 HERE = Path(__file__).resolve().parent
 logger = logging.getLogger("llm_stresstest")
@@ -122,9 +202,8 @@ SCHEMA_VERSION = 1
 NS_PER_MS = 1_000_000  # ns in a ms
 NS_PER_S = 1_000_000_000  # ns in a s
 REDACTED = "[REDACTED]"
-QUOTED = (
-    1 << 16
-)  # bytes of a faulty answer that an error takes over, before secrets are taken out of it
+# Bytes of a faulty answer that an error takes over, before secrets are taken out of it.
+QUOTED = 1 << 16
 PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 CONFIDENCE = 0.95
 CORRECT = 0.5  # the score from which an answer counts as correct
@@ -150,7 +229,7 @@ exit codes:
 
 # === Errors ===
 #
-# StressTestError              what stops a run; the message is one line: the file, the key, what is wrong, what to do
+# StressTestError              what stops a run; one line: file, key, what is wrong, the remedy
 #  +-- ConfigError             2  arguments and config.json
 #  +-- QuestionsError          2  questions.json
 #  +-- ExtensionError          2  a tool or one of its packages is missing
@@ -302,7 +381,7 @@ class Strict(pydantic.BaseModel):
 
     @classmethod
     def _first_fault(cls, error: pydantic.ValidationError, data: Mapping[str, Any]) -> str:
-        """Say the first thing that is wrong; an unknown key before a missing one, it may be a typo."""
+        """Say the first thing that is wrong; a misspelt key before the one that it left out."""
         faults = error.errors(include_url=False)
         faults.sort(key=lambda fault: fault["type"] == "missing")
         first, *others = faults
@@ -528,7 +607,7 @@ def load_config(
 
 
 def find_file(given: Path | None, name: str) -> Path:
-    """Return the file that was given, else the one in the current directory or beside the script."""
+    """Return the given file, else the one in the current directory or beside the script."""
     if given is not None:
         return given
     here = Path.cwd() / name
@@ -562,11 +641,11 @@ def set_key(data: dict[str, Any], override: str) -> None:
 
 
 class StrictJson:
-    """JSON without what Python reads and the standard forbids, and without a key that stands twice."""
+    """JSON without what the standard forbids and Python reads; no key stands twice in an object."""
 
     @classmethod
     def loads(cls, text: str) -> Any:
-        """Return the value. Raises ValueError (JSONDecodeError where it is no JSON), RecursionError."""
+        """Return the value. Raises ValueError (JSONDecodeError when not JSON), RecursionError."""
         return json.loads(
             text,
             object_pairs_hook=cls._object,
@@ -684,7 +763,8 @@ class Question(Strict):
 def load_questions(path: Path, count: int | None = None) -> list[Question]:
     """Read questions.json; return `count` questions in its order, from the start again if need be.
 
-    Raises QuestionsError, one line: the file, the question's place and id, the key, what is allowed.
+    Raises QuestionsError, one line: the file, the question's place and id, the key, what is
+    allowed.
     """
     data = read_json(path, QuestionsError)
     if isinstance(data, dict) and set(data) == {"questions"}:
@@ -789,7 +869,7 @@ class Failure:
 
 @dataclasses.dataclass(slots=True)
 class Result:
-    """What one request did; every per-request metric is a property of it, and computed nowhere else.
+    """What one request did; each per-request metric is a property, and computed nowhere else.
 
     Times are ns since the start of the run, in whole microseconds, so that files hold them exactly.
     """
@@ -846,7 +926,7 @@ class Result:
 
     @property
     def tpot_ms(self) -> float | None:
-        """Time per output token after the first; None below two tokens, and when all came at once."""
+        """Time per output token after the first; None below two tokens, or when all came at once."""
         generating_ms = ms_between(self.first_ns, self.end_ns)
         if not generating_ms or self.token is None or self.token < 2:
             return None
@@ -854,7 +934,7 @@ class Result:
 
     @property
     def came_at_once(self) -> bool:
-        """Whether several tokens came in one piece: something held the stream back, TPOT is unknown."""
+        """Whether several tokens came in one piece, held back by something; TPOT is unknown."""
         return self.first_ns is not None and self.first_ns == self.end_ns and (self.token or 0) > 1
 
     @property
@@ -1541,7 +1621,8 @@ def _message_of(error: Any) -> str:
 #
 # The types declare only what is read. `Any` stands where servers differ, so that a value of an
 # unexpected type costs nothing as long as nobody needs it. What does not fit at all is read by
-# the same code, as `_Fields`. No event is part of a cycle: the collector need not know it (gc=False).
+# the same code, as `_Fields`. No event is part of a cycle: the collector need not know of it
+# (gc=False).
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -3281,7 +3362,7 @@ class Scores:
 
 
 class Stability:
-    """Holds a sweep's answers against those at its lowest level: the same question, temperature 0."""
+    """Holds a sweep's answers against the lowest level's to the same questions."""
 
     SHOWN = 3
     SHOWN_CHARS = 200
@@ -5024,7 +5105,8 @@ def show(parts: Iterable[str | rich.text.Text | Table], file: TextIO | None = No
 def open_standard_streams() -> None:
     """Open the standard streams that the caller closed (`>&-`), to nowhere.
 
-    Else the run's first file would get the free number, and what is meant for stdout would go there.
+    Else the run's first file would get the free number, and what is meant for stdout would go
+    there.
     """
     for number, (name, mode) in enumerate({"stdin": "r", "stdout": "w", "stderr": "w"}.items()):
         try:
@@ -5587,7 +5669,10 @@ def build_parser() -> argparse.ArgumentParser:
     tools = "\n".join(f"  {name:<10} {tool.help}" for name, tool in TOOLS.items())
     parser = argparse.ArgumentParser(
         prog="llm_stresstest.py",
-        description="Ask an OpenAI-compatible server many questions at once; see how fast and how well it answers.",
+        description=(
+            "Ask an OpenAI-compatible server many questions at once; see how fast and how well it "
+            "answers."
+        ),
         epilog=f"tools (llm_stresstest.py TOOL --help):\n{tools}\n\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -5798,14 +5883,15 @@ def raise_file_limit(connections: int) -> None:
         return
     if hard != resource.RLIM_INFINITY and hard < wanted:
         raise ConfigError(
-            f"concurrent: {connections} needs {wanted} open files, {hard} are allowed; raise `ulimit -n`"
+            f"concurrent: {connections} needs {wanted} open files, {hard} are allowed; "
+            "raise `ulimit -n`"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @contextlib.asynccontextmanager
 async def serving(config: Config, target: Target) -> AsyncIterator[Target]:
-    """Yield the target; when it is "embedded", with the address of a server that ends with the block."""
+    """Yield the target; an embedded one with the address of a server that ends with the block."""
     if config.server != "embedded":
         yield target
         return
@@ -5833,7 +5919,7 @@ class Grading:
     def of(
         cls, path: Path, questions: Sequence[Question], config: Config, *, allow_code: bool
     ) -> Self:
-        """Check the catalogue's graders. Raises QuestionsError, one line, with the question's id."""
+        """Check the catalogue's graders. Raises QuestionsError, one line with the question's id."""
         catalogue = {question.id: question for question in questions}
         graded = [question for question in catalogue.values() if question.grader is not None]
         quality = None
@@ -5850,12 +5936,12 @@ class Grading:
                 return cls(None, catalogue, config, allow_code)
             if wrong is not None:
                 raise QuestionsError(
-                    f"{path}: question {printable(json.dumps(wrong[0].id, ensure_ascii=False), 80)}: {wrong[1]}"
+                    f"{path}: question {printable(json.dumps(wrong[0].id), 80)}: {wrong[1]}"
                 )
         return cls(quality, catalogue, config, allow_code)
 
     async def grade(self, journal: Journal, stop_signal: StopSignal, redact: Redactor) -> None:
-        """Grade the answers that the journal holds, and write each grade to it. Raises ResultsError."""
+        """Grade the answers of the journal, and write each grade to it. Raises ResultsError."""
         if self.quality is None:
             return
         graders = self.quality.Graders(
