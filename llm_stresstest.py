@@ -926,7 +926,7 @@ class Result:
 
     @property
     def tpot_ms(self) -> float | None:
-        """Time per output token after the first; None below two tokens, or when all came at once."""
+        """Whether several tokens came in one piece, held back on the way; TPOT is then unknown."""
         generating_ms = ms_between(self.first_ns, self.end_ns)
         if not generating_ms or self.token is None or self.token < 2:
             return None
