@@ -1670,7 +1670,7 @@ class Completions(Api):
             is_usage = event.choices is not None or (event.usage and not event.type)
             return NOTHING if is_usage else FOREIGN
         choice = event.choices[0]
-        if choice.index:
+        if choice.index and isinstance(choice.index, int):
             return NOTHING  # a second alternative, which nobody asked for
         if choice.finish_reason:
             parsed.finish = choice.finish_reason
@@ -1712,8 +1712,8 @@ class Chat(Completions):
             parsed.text.append(text)
             brought = ANSWER
         reasoning = message.reasoning_content or message.reasoning
-        if not reasoning and (details := message.reasoning_details):
-            reasoning = self.joined(details, "text", "summary")
+        if not reasoning and message.reasoning_details:
+            reasoning = self.joined(message.reasoning_details, "text", "summary")
         if reasoning and isinstance(reasoning, str):
             parsed.reasoning.append(reasoning)
             return brought or OTHER
@@ -1721,22 +1721,27 @@ class Chat(Completions):
 
     def read_parts(self, parts: list[Any], parsed: ParsedAnswer) -> int:
         """Read content that is a list of parts: text, or thinking that holds parts of its own."""
-        texts = [part for part in parts if part.get("type") != "thinking"]
-        if text := self.joined(texts, "text"):
-            parsed.text.append(text)
-        thoughts = [part.get("thinking") for part in parts if part.get("type") == "thinking"]
-        for thought in filter(None, thoughts):
-            parsed.reasoning.append(
-                thought if isinstance(thought, str) else self.joined(thought, "text")
-            )
+        text = thought = ""
+        for part in parts:
+            if part.get("type") == "thinking":
+                inner = part.get("thinking") or ""
+                thought += inner if isinstance(inner, str) else self.joined(inner, "text")
+            else:
+                text += part.get("text") or ""
+        if thought:
+            parsed.reasoning.append(thought)
         if text:
+            parsed.text.append(text)
             return ANSWER
-        return OTHER if any(thoughts) else NOTHING
+        return OTHER if thought else NOTHING
 
     @staticmethod
-    def joined(parts: list[Any], *names: str) -> str:
-        """Return the texts of parts, each from the first of these fields that holds one."""
-        return "".join(next(filter(None, map(part.get, names)), "") for part in parts)
+    def joined(parts: Any, *names: str) -> str:
+        """Return the texts that stand in these fields of parts; "" for what has none."""
+        if not isinstance(parts, list):
+            return ""
+        texts = (part.get(name) for part in parts if isinstance(part, dict) for name in names)
+        return "".join(text for text in texts if isinstance(text, str))
 
 
 class Responses(Api):
