@@ -933,7 +933,7 @@ class Result:
 
     @property
     def tpot_ms(self) -> float | None:
-        """Whether several tokens came in one piece, held back on the way; TPOT is then unknown."""
+        """Time per output token after the first; None below two, or when all came at once."""
         generating_ms = ms_between(self.first_ns, self.end_ns)
         if not generating_ms or self.token is None or self.token < 2:
             return None
@@ -941,7 +941,7 @@ class Result:
 
     @property
     def came_at_once(self) -> bool:
-        """Whether several tokens came in one piece, held back by something; TPOT is unknown."""
+        """Whether several tokens came in one piece, held back on the way; TPOT is unknown."""
         return self.first_ns is not None and self.first_ns == self.end_ns and (self.token or 0) > 1
 
     @property
@@ -1651,8 +1651,7 @@ def _message_of(error: Any) -> str:
 #
 # The types declare only what is read. `Any` stands where servers differ, so that a value of an
 # unexpected type costs nothing as long as nobody needs it. What does not fit at all is read by
-# the same code, as `_Fields`. No event is part of a cycle: the collector need not know of it
-# (gc=False).
+# the same code, as `_Fields`. No event is in a cycle, so the collector need not know it (gc=False).
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -1771,7 +1770,7 @@ class Completions(Api):
             is_usage = event.choices is not None or (event.usage and not event.type)
             return NOTHING if is_usage else FOREIGN
         choice = event.choices[0]
-        if choice.index:
+        if choice.index and isinstance(choice.index, int):
             return NOTHING  # a second alternative, which nobody asked for
         if choice.finish_reason:
             parsed.finish = choice.finish_reason
@@ -1813,8 +1812,8 @@ class Chat(Completions):
             parsed.text.append(text)
             brought = ANSWER
         reasoning = message.reasoning_content or message.reasoning
-        if not reasoning and (details := message.reasoning_details):
-            reasoning = self.joined(details, "text", "summary")
+        if not reasoning and message.reasoning_details:
+            reasoning = self.joined(message.reasoning_details, "text", "summary")
         if reasoning and isinstance(reasoning, str):
             parsed.reasoning.append(reasoning)
             return brought or OTHER
@@ -1822,22 +1821,27 @@ class Chat(Completions):
 
     def read_parts(self, parts: list[Any], parsed: ParsedAnswer) -> int:
         """Read content that is a list of parts: text, or thinking that holds parts of its own."""
-        texts = [part for part in parts if part.get("type") != "thinking"]
-        if text := self.joined(texts, "text"):
-            parsed.text.append(text)
-        thoughts = [part.get("thinking") for part in parts if part.get("type") == "thinking"]
-        for thought in filter(None, thoughts):
-            parsed.reasoning.append(
-                thought if isinstance(thought, str) else self.joined(thought, "text")
-            )
+        text = thought = ""
+        for part in parts:
+            if part.get("type") == "thinking":
+                inner = part.get("thinking") or ""
+                thought += inner if isinstance(inner, str) else self.joined(inner, "text")
+            else:
+                text += part.get("text") or ""
+        if thought:
+            parsed.reasoning.append(thought)
         if text:
+            parsed.text.append(text)
             return ANSWER
-        return OTHER if any(thoughts) else NOTHING
+        return OTHER if thought else NOTHING
 
     @staticmethod
-    def joined(parts: list[Any], *names: str) -> str:
-        """Return the texts of parts, each from the first of these fields that holds one."""
-        return "".join(next(filter(None, map(part.get, names)), "") for part in parts)
+    def joined(parts: Any, *names: str) -> str:
+        """Return the texts that stand in these fields of parts; "" for what has none."""
+        if not isinstance(parts, list):
+            return ""
+        texts = (part.get(name) for part in parts if isinstance(part, dict) for name in names)
+        return "".join(text for text in texts if isinstance(text, str))
 
 
 class Responses(Api):
@@ -2412,28 +2416,31 @@ class _TooLargeError(Exception):
 
 
 class Desk:
-    """Lets answers be read one at a time, each on a turn of the loop of its own.
+    """Lets finished answers be read one at a turn of the loop; more when many wait.
 
     Answers that end together would else be read in one go, and the tokens of others timed late.
     """
 
-    MOST_WAITING = (
-        1000  # so that a client that cannot keep up does not fill its memory with answers
-    )
-
     def __init__(self) -> None:
-        self._lock = asyncio.Lock()
-        self._waiting = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def wait_for_turn(self) -> None:
-        """Wait until no other answer is read on this turn of the loop, or the run is stopped."""
-        if self._waiting >= self.MOST_WAITING:
-            return
-        self._waiting += 1
+        """Wait until it is this answer's turn, or the run is stopped."""
+        loop = asyncio.get_running_loop()
+        turn = loop.create_future()
+        self._waiting.append(turn)
+        if len(self._waiting) == 1:
+            loop.call_soon(self._call_next)
         with contextlib.suppress(asyncio.CancelledError):
-            async with self._lock:
-                await asyncio.sleep(0)
-        self._waiting -= 1
+            await turn
+
+    def _call_next(self) -> None:
+        for _ in range(1 + len(self._waiting) // 16):
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._call_next)
 
 
 @dataclasses.dataclass(frozen=True)
