@@ -3,15 +3,20 @@
 
     python llm_stresstest.py first_run
 
-asks the questions of questions.json as config.json says, many at once, and writes results/first_run.json: each answer
-with its time, tokens and quality, and the statistics. The way of a run, and the order of this file:
+asks the questions of questions.json as config.json says, many at once, and writes
+results/first_run.json: each answer with its time, tokens and quality, and the statistics. The way
+of a run, and the order of this file:
 
-    load_config -> load_questions -> test_connection -> process_questions (send_question for each) ->
-    calculate_aggregates -> save_results
+    load_config -> load_questions -> test_connection -> process_questions (send_question for each)
+    -> calculate_aggregates -> save_results
 
-Raw times are integer nanoseconds of the monotonic clock, relative to the start of the run (`_ns`); milliseconds (`_ms`)
-appear only in files and on screen. "Not measured" is None, never 0. A failed request is data (a Result with a Failure);
-exceptions are for what stops the run, and only `cli` shows them.
+`grep -E '^# (===|---)' llm_stresstest.py` prints the table of contents; `main` shows a run. What
+tools may use stands in `__all__`.
+
+Raw times are integer nanoseconds of the monotonic clock, relative to the start of the run (`_ns`);
+milliseconds (`_ms`) appear only in files and on screen. "Not measured" is None, never 0. A failed
+request is data (a Result with a Failure); exceptions are for what stops the run, and only `cli`
+shows them.
 """
 
 from __future__ import annotations
@@ -54,7 +59,7 @@ import urllib.parse
 import uuid
 import weakref
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -106,11 +111,86 @@ if TYPE_CHECKING:
     import rich.console
     import rich.text
 
-# An extension imports this module by its name; without this line it would load a second copy, and nobody would catch
-# that copy's errors.
+# An extension imports this module by its name; without this line it would load a second copy, and
+# nobody would catch that copy's errors.
 sys.modules.setdefault("llm_stresstest", sys.modules[__name__])
 
 __version__ = "0.1.0"
+__all__ = [  # what tools may use; the rest may change at any time
+    "CORRECT",
+    "FAILURES",
+    "GRADERS",
+    "PERCENTILES",
+    "REDACTED",
+    "SCHEMA_VERSION",
+    "Client",
+    "Config",
+    "ConfigError",
+    "Evidence",
+    "ExtensionError",
+    "Failure",
+    "Histogram",
+    "Journal",
+    "JournalReader",
+    "Judge",
+    "LoadReport",
+    "LoadStart",
+    "Options",
+    "PlannedRequest",
+    "Question",
+    "QuestionsError",
+    "Reason",
+    "Redactor",
+    "Result",
+    "ResultsError",
+    "Run",
+    "RunFiles",
+    "SSEDecoder",
+    "SavedRun",
+    "ServerUnreachableError",
+    "Slo",
+    "StopSignal",
+    "StressTestError",
+    "Target",
+    "calculate_aggregates",
+    "check_name",
+    "check_thresholds",
+    "describe",
+    "find_file",
+    "find_results",
+    "format_interval",
+    "format_ms",
+    "format_number",
+    "format_share",
+    "headline",
+    "import_extension",
+    "judge_validity",
+    "load_config",
+    "load_questions",
+    "load_results",
+    "logger",
+    "min_samples",
+    "notice",
+    "one_user_speed",
+    "open_session",
+    "percentile",
+    "printable",
+    "process_questions",
+    "questions_hash",
+    "read_json",
+    "resolve_target",
+    "save_results",
+    "send_question",
+    "show",
+    "styled",
+    "summary_lines",
+    "table",
+    "terminal_width",
+    "test_connection",
+    "validity_rule",
+    "wilson_interval",
+    "wrapped",
+]
 
 HERE = Path(__file__).resolve().parent
 logger = logging.getLogger("llm_stresstest")
@@ -122,9 +202,8 @@ SCHEMA_VERSION = 1
 NS_PER_MS = 1_000_000  # ns in a ms
 NS_PER_S = 1_000_000_000  # ns in a s
 REDACTED = "[REDACTED]"
-QUOTED = (
-    1 << 16
-)  # bytes of a faulty answer that an error takes over, before secrets are taken out of it
+# Bytes of a faulty answer that an error takes over, before secrets are taken out of it.
+QUOTED = 1 << 16
 PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 CONFIDENCE = 0.95
 CORRECT = 0.5  # the score from which an answer counts as correct
@@ -150,7 +229,7 @@ exit codes:
 
 # === Errors ===
 #
-# StressTestError              what stops a run; the message is one line: the file, the key, what is wrong, what to do
+# StressTestError              what stops a run; one line: file, key, what is wrong, the remedy
 #  +-- ConfigError             2  arguments and config.json
 #  +-- QuestionsError          2  questions.json
 #  +-- ExtensionError          2  a tool or one of its packages is missing
@@ -302,7 +381,7 @@ class Strict(pydantic.BaseModel):
 
     @classmethod
     def _first_fault(cls, error: pydantic.ValidationError, data: Mapping[str, Any]) -> str:
-        """Say the first thing that is wrong; an unknown key before a missing one, it may be a typo."""
+        """Say the first thing that is wrong; a misspelt key before the one that it left out."""
         faults = error.errors(include_url=False)
         faults.sort(key=lambda fault: fault["type"] == "missing")
         first, *others = faults
@@ -528,7 +607,7 @@ def load_config(
 
 
 def find_file(given: Path | None, name: str) -> Path:
-    """Return the file that was given, else the one in the current directory or beside the script."""
+    """Return the given file, else the one in the current directory or beside the script."""
     if given is not None:
         return given
     here = Path.cwd() / name
@@ -562,11 +641,11 @@ def set_key(data: dict[str, Any], override: str) -> None:
 
 
 class StrictJson:
-    """JSON without what Python reads and the standard forbids, and without a key that stands twice."""
+    """JSON without what the standard forbids and Python reads; no key stands twice in an object."""
 
     @classmethod
     def loads(cls, text: str) -> Any:
-        """Return the value. Raises ValueError (JSONDecodeError where it is no JSON), RecursionError."""
+        """Return the value. Raises ValueError (JSONDecodeError when not JSON), RecursionError."""
         return json.loads(
             text,
             object_pairs_hook=cls._object,
@@ -684,7 +763,8 @@ class Question(Strict):
 def load_questions(path: Path, count: int | None = None) -> list[Question]:
     """Read questions.json; return `count` questions in its order, from the start again if need be.
 
-    Raises QuestionsError, one line: the file, the question's place and id, the key, what is allowed.
+    Raises QuestionsError, one line: the file, the question's place and id, the key, what is
+    allowed.
     """
     data = read_json(path, QuestionsError)
     if isinstance(data, dict) and set(data) == {"questions"}:
@@ -789,7 +869,7 @@ class Failure:
 
 @dataclasses.dataclass(slots=True)
 class Result:
-    """What one request did; every per-request metric is a property of it, and computed nowhere else.
+    """What one request did; each per-request metric is a property, and computed nowhere else.
 
     Times are ns since the start of the run, in whole microseconds, so that files hold them exactly.
     """
@@ -846,7 +926,7 @@ class Result:
 
     @property
     def tpot_ms(self) -> float | None:
-        """Time per output token after the first; None below two tokens, and when all came at once."""
+        """Time per output token after the first; None below two, or when all came at once."""
         generating_ms = ms_between(self.first_ns, self.end_ns)
         if not generating_ms or self.token is None or self.token < 2:
             return None
@@ -854,7 +934,7 @@ class Result:
 
     @property
     def came_at_once(self) -> bool:
-        """Whether several tokens came in one piece: something held the stream back, TPOT is unknown."""
+        """Whether several tokens came in one piece, held back on the way; TPOT is unknown."""
         return self.first_ns is not None and self.first_ns == self.end_ns and (self.token or 0) > 1
 
     @property
@@ -1541,7 +1621,7 @@ def _message_of(error: Any) -> str:
 #
 # The types declare only what is read. `Any` stands where servers differ, so that a value of an
 # unexpected type costs nothing as long as nobody needs it. What does not fit at all is read by
-# the same code, as `_Fields`. No event is part of a cycle: the collector need not know it (gc=False).
+# the same code, as `_Fields`. No event is in a cycle, so the collector need not know it (gc=False).
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -1660,7 +1740,7 @@ class Completions(Api):
             is_usage = event.choices is not None or (event.usage and not event.type)
             return NOTHING if is_usage else FOREIGN
         choice = event.choices[0]
-        if choice.index:
+        if choice.index and isinstance(choice.index, int):
             return NOTHING  # a second alternative, which nobody asked for
         if choice.finish_reason:
             parsed.finish = choice.finish_reason
@@ -1702,8 +1782,8 @@ class Chat(Completions):
             parsed.text.append(text)
             brought = ANSWER
         reasoning = message.reasoning_content or message.reasoning
-        if not reasoning and (details := message.reasoning_details):
-            reasoning = self.joined(details, "text", "summary")
+        if not reasoning and message.reasoning_details:
+            reasoning = self.joined(message.reasoning_details, "text", "summary")
         if reasoning and isinstance(reasoning, str):
             parsed.reasoning.append(reasoning)
             return brought or OTHER
@@ -1711,22 +1791,27 @@ class Chat(Completions):
 
     def read_parts(self, parts: list[Any], parsed: ParsedAnswer) -> int:
         """Read content that is a list of parts: text, or thinking that holds parts of its own."""
-        texts = [part for part in parts if part.get("type") != "thinking"]
-        if text := self.joined(texts, "text"):
-            parsed.text.append(text)
-        thoughts = [part.get("thinking") for part in parts if part.get("type") == "thinking"]
-        for thought in filter(None, thoughts):
-            parsed.reasoning.append(
-                thought if isinstance(thought, str) else self.joined(thought, "text")
-            )
+        text = thought = ""
+        for part in parts:
+            if part.get("type") == "thinking":
+                inner = part.get("thinking") or ""
+                thought += inner if isinstance(inner, str) else self.joined(inner, "text")
+            else:
+                text += part.get("text") or ""
+        if thought:
+            parsed.reasoning.append(thought)
         if text:
+            parsed.text.append(text)
             return ANSWER
-        return OTHER if any(thoughts) else NOTHING
+        return OTHER if thought else NOTHING
 
     @staticmethod
-    def joined(parts: list[Any], *names: str) -> str:
-        """Return the texts of parts, each from the first of these fields that holds one."""
-        return "".join(next(filter(None, map(part.get, names)), "") for part in parts)
+    def joined(parts: Any, *names: str) -> str:
+        """Return the texts that stand in these fields of parts; "" for what has none."""
+        if not isinstance(parts, list):
+            return ""
+        texts = (part.get(name) for part in parts if isinstance(part, dict) for name in names)
+        return "".join(text for text in texts if isinstance(text, str))
 
 
 class Responses(Api):
@@ -2095,28 +2180,31 @@ class _TooLargeError(Exception):
 
 
 class Desk:
-    """Lets answers be read one at a time, each on a turn of the loop of its own.
+    """Lets finished answers be read one at a turn of the loop; more when many wait.
 
     Answers that end together would else be read in one go, and the tokens of others timed late.
     """
 
-    MOST_WAITING = (
-        1000  # so that a client that cannot keep up does not fill its memory with answers
-    )
-
     def __init__(self) -> None:
-        self._lock = asyncio.Lock()
-        self._waiting = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def wait_for_turn(self) -> None:
-        """Wait until no other answer is read on this turn of the loop, or the run is stopped."""
-        if self._waiting >= self.MOST_WAITING:
-            return
-        self._waiting += 1
+        """Wait until it is this answer's turn, or the run is stopped."""
+        loop = asyncio.get_running_loop()
+        turn = loop.create_future()
+        self._waiting.append(turn)
+        if len(self._waiting) == 1:
+            loop.call_soon(self._call_next)
         with contextlib.suppress(asyncio.CancelledError):
-            async with self._lock:
-                await asyncio.sleep(0)
-        self._waiting -= 1
+            await turn
+
+    def _call_next(self) -> None:
+        for _ in range(1 + len(self._waiting) // 16):
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._call_next)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -3281,7 +3369,7 @@ class Scores:
 
 
 class Stability:
-    """Holds a sweep's answers against those at its lowest level: the same question, temperature 0."""
+    """Holds a sweep's answers against the lowest level's to the same questions."""
 
     SHOWN = 3
     SHOWN_CHARS = 200
@@ -3907,12 +3995,13 @@ class Journal:
         self._lock.remove()
 
     @contextlib.contextmanager
-    def kept_when_saving_fails(self) -> Iterator[None]:
+    def kept_when_writing_fails(self) -> Iterator[None]:
         """Say where the answers still are, when the block raises ResultsError."""
         try:
             yield
         except ResultsError as error:
-            kept = f"{self._answers} finished answers are kept in {self.path}"
+            where = "it" if str(error).startswith(str(self.path)) else self.path
+            kept = f"{self._answers} finished answers are kept in {where}"
             raise ResultsError(f"{error}; {kept}; make room and go on with --resume") from None
 
     def append(self, kind: str, content: Mapping[str, Any]) -> None:
@@ -3929,14 +4018,14 @@ class Journal:
                 os.ftruncate(self._lock.fd, os.fstat(self._lock.fd).st_size - written)
             raise self._failed(error) from None
         self._seq += 1
-        self._answers += kind == "result"
+        self._answers += kind == "result" and content["status"] != "cancelled"
         self._dirty = True
 
     def _failed(self, error: OSError) -> ResultsError:
-        kept = f"{self._answers} finished answers are kept in it; make room and go on with --resume"
+        problem = f"{self.path}: cannot be written: {error.strerror}"
         if self._seq == 0:
-            kept = "nothing was asked; make room"
-        return ResultsError(f"{self.path}: cannot be written: {error.strerror}; {kept}")
+            problem += "; nothing was asked; make room"
+        return ResultsError(problem)
 
     def _sync(self) -> None:
         """Bring the lines to the disk, off the event loop."""
@@ -5023,7 +5112,8 @@ def show(parts: Iterable[str | rich.text.Text | Table], file: TextIO | None = No
 def open_standard_streams() -> None:
     """Open the standard streams that the caller closed (`>&-`), to nowhere.
 
-    Else the run's first file would get the free number, and what is meant for stdout would go there.
+    Else the run's first file would get the free number, and what is meant for stdout would go
+    there.
     """
     for number, (name, mode) in enumerate({"stdin": "r", "stdout": "w", "stderr": "w"}.items()):
         try:
@@ -5586,7 +5676,10 @@ def build_parser() -> argparse.ArgumentParser:
     tools = "\n".join(f"  {name:<10} {tool.help}" for name, tool in TOOLS.items())
     parser = argparse.ArgumentParser(
         prog="llm_stresstest.py",
-        description="Ask an OpenAI-compatible server many questions at once; see how fast and how well it answers.",
+        description=(
+            "Ask an OpenAI-compatible server many questions at once; see how fast and how well it "
+            "answers."
+        ),
         epilog=f"tools (llm_stresstest.py TOOL --help):\n{tools}\n\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -5797,14 +5890,15 @@ def raise_file_limit(connections: int) -> None:
         return
     if hard != resource.RLIM_INFINITY and hard < wanted:
         raise ConfigError(
-            f"concurrent: {connections} needs {wanted} open files, {hard} are allowed; raise `ulimit -n`"
+            f"concurrent: {connections} needs {wanted} open files, {hard} are allowed; "
+            "raise `ulimit -n`"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @contextlib.asynccontextmanager
 async def serving(config: Config, target: Target) -> AsyncIterator[Target]:
-    """Yield the target; when it is "embedded", with the address of a server that ends with the block."""
+    """Yield the target; an embedded one with the address of a server that ends with the block."""
     if config.server != "embedded":
         yield target
         return
@@ -5832,7 +5926,7 @@ class Grading:
     def of(
         cls, path: Path, questions: Sequence[Question], config: Config, *, allow_code: bool
     ) -> Self:
-        """Check the catalogue's graders. Raises QuestionsError, one line, with the question's id."""
+        """Check the catalogue's graders. Raises QuestionsError, one line with the question's id."""
         catalogue = {question.id: question for question in questions}
         graded = [question for question in catalogue.values() if question.grader is not None]
         quality = None
@@ -5849,12 +5943,12 @@ class Grading:
                 return cls(None, catalogue, config, allow_code)
             if wrong is not None:
                 raise QuestionsError(
-                    f"{path}: question {printable(json.dumps(wrong[0].id, ensure_ascii=False), 80)}: {wrong[1]}"
+                    f"{path}: question {printable(json.dumps(wrong[0].id), 80)}: {wrong[1]}"
                 )
         return cls(quality, catalogue, config, allow_code)
 
     async def grade(self, journal: Journal, stop_signal: StopSignal, redact: Redactor) -> None:
-        """Grade the answers that the journal holds, and write each grade to it. Raises ResultsError."""
+        """Grade the answers of the journal, and write each grade to it. Raises ResultsError."""
         if self.quality is None:
             return
         graders = self.quality.Graders(
@@ -5881,7 +5975,7 @@ class Run:
     for, and opens the session. Leaving it closes all of them. `main` shows its use.
     """
 
-    PATIENCE_S = 2.0  # of a log that somebody reads later; a person at a terminal is told at once
+    PATIENCE_S = 5.0  # of a log that somebody reads later; a person at a terminal is told at once
 
     def __init__(
         self,
@@ -5966,9 +6060,12 @@ class Run:
             itl_lost=not footer and not self.config.record_chunk_times,
         )
 
-    def watched(self) -> contextlib.AbstractAsyncContextManager[None]:
-        """Return the context around the load, which shows how far it is."""
-        return self.progress.shown(quiet=self.options.quiet)
+    @contextlib.asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """Show how far the load is while the block runs; say what is kept when it cannot go on."""
+        with self.journal.kept_when_writing_fails():
+            async with self.progress.shown(quiet=self.options.quiet):
+                yield
 
     def record(self, result: Result) -> None:
         """Write a result down the moment its request ends. Raises ResultsError."""
@@ -5978,9 +6075,16 @@ class Run:
 
     async def finish(self, load: LoadReport) -> JournalReader:
         """Grade the answers, end the journal and return all results, graded."""
-        await self.grading.grade(self.journal, self.stop_signal, self.target.redact)
+        with self.journal.kept_when_writing_fails():
+            await self.grading.grade(self.journal, self.stop_signal, self.target.redact)
+            self.journal.append("footer", self._footer(load))
+        await self._closing.aclose()
+        return JournalReader(self.journal.path)
+
+    def _footer(self, load: LoadReport) -> dict[str, Any]:
+        """Return the journal's last line: all that a results file needs beside the results."""
         load.interrupted = load.interrupted or self.stop_signal.signum is not None
-        footer = {
+        return {
             "status": "interrupted" if load.interrupted else "complete",
             "duration_ms": (load.ended_ns - load.start.start_ns) / NS_PER_MS,
             "client": load.client,
@@ -5988,9 +6092,6 @@ class Run:
             "warmup": dict(load.warmup),
             "itl_us": {str(stage): sorted(counts.items()) for stage, counts in load.itl_us.items()},
         }
-        self.journal.append("footer", footer)
-        await self._closing.aclose()
-        return JournalReader(self.journal.path)
 
     def end(
         self, load: LoadReport, path: Path, meta: Mapping[str, Any], aggregate: Mapping[str, Any]
@@ -6064,7 +6165,7 @@ async def main(options: Options) -> int:
         results = await run.finish(load)
         aggregate = calculate_aggregates(results, config, None if load.itl_lost else load.itl_us)
         meta = run_meta(config, run.target, load, aggregate, run.journal.header)
-        with run.journal.kept_when_saving_fails():
+        with run.journal.kept_when_writing_fails():
             replace = files.may_replace(meta["run_id"])
             path = save_results(files.results, meta, results, aggregate, overwrite=replace)
         run.end(load, path, meta, aggregate)
