@@ -4637,6 +4637,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="let the grader `code` run what the model wrote, confined",
     )
     parser.add_argument(
+        "--allow-code=weak",
+        dest="allow_code",
+        action="store_const",
+        const="weak",
+        help="the same where the system cannot confine it well",
+    )
+    parser.add_argument(
         "--quiet", action="store_true", help="no progress and no summary, only errors"
     )
     parser.add_argument(
@@ -4838,13 +4845,14 @@ class Grading:
     quality: ModuleType | None
     questions: Mapping[str, Question]
     config: Config
-    allow_code: bool
+    allow_code: bool | str
+    hints: Sequence[str] = ()  # what will stay ungraded, and why
 
     @classmethod
     def of(
-        cls, path: Path, questions: Sequence[Question], config: Config, *, allow_code: bool
+        cls, path: Path, questions: Sequence[Question], config: Config, *, allow_code: bool | str
     ) -> Self:
-        """Check the catalogue's graders. Raises QuestionsError, one line, with the question's id."""
+        """Check the catalogue's graders. Raises QuestionsError, ConfigError, one line."""
         catalogue = {question.id: question for question in questions}
         graded = [question for question in catalogue.values() if question.grader is not None]
         quality = None
@@ -4863,19 +4871,27 @@ class Grading:
                 raise QuestionsError(
                     f"{path}: question {printable(json.dumps(wrong[0].id, ensure_ascii=False), 80)}: {wrong[1]}"
                 )
-        return cls(quality, catalogue, config, allow_code)
+        hints = () if quality is None else quality.check_run(config, graded, allow_code)
+        return cls(quality, catalogue, config, allow_code, hints)
+
+    async def test_judge(self) -> None:
+        """Ask the judge one thing, where there is one. Raises ServerUnreachableError."""
+        if self.quality is not None:
+            await self.quality.test_judge(self.config, self.questions.values())
 
     async def grade(self, journal: Journal, stop_signal: StopSignal, redact: Redactor) -> None:
         """Grade the answers that the journal holds, and write each grade to it. Raises ResultsError."""
         if self.quality is None:
             return
         graders = self.quality.Graders(
-            self.config, allow_code=self.allow_code, hurry=stop_signal.event.is_set
+            self.config,
+            allow_code=self.allow_code,
+            hurry=stop_signal.event.is_set,
+            redact=redact,
         )
         ungraded = (result for result in JournalReader(journal.path) if result.grade_reason is None)
         async with graders:
             async for result, score, reason in graders.grade_results(self.questions, ungraded):
-                reason = redact(reason) if isinstance(reason, str) else reason
                 grade = {
                     "index": result.index,
                     "turn": result.turn,
@@ -4941,8 +4957,10 @@ async def main(options: argparse.Namespace, memory: logging.handlers.MemoryHandl
     target = resolve_target(config, os.environ)
     raise_file_limit(max(config.levels))
     if options.dry_run:
-        show(plan_lines(config, questions, paths))
+        show([*plan_lines(config, questions, paths), *map(styled, grading.hints)])
         return 0
+    for hint in grading.hints:
+        logger.warning("%s", hint)
     log_path = open_log(memory, paths.logs, paths.name, options.log_level, target.redact)
     with StopSignal.caught() as stop_signal, contextlib.ExitStack() as until_saved:
         async with contextlib.AsyncExitStack() as stack:
@@ -4950,6 +4968,7 @@ async def main(options: argparse.Namespace, memory: logging.handlers.MemoryHandl
                 stack.enter_async_context(serving(config, target))
             )
             await stop_signal.unless_stopped(test_connection(config, target))
+            await stop_signal.unless_stopped(grading.test_judge())
             session = await stack.enter_async_context(open_session(config, target))
             journal, before = paths.open_journal(journal_header(config, target, questions))
             until_saved.enter_context(
