@@ -5806,6 +5806,8 @@ def build_parser() -> RunParser:
     option(
         "--log-level", type=str.upper, choices=levels, default="INFO", metavar="LEVEL", help=meaning
     )
+    weak = "the same where the system cannot confine it well"
+    option("--allow-code=weak", dest="allow_code", action="store_const", const="weak", help=weak)
     option("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
 
@@ -5823,7 +5825,7 @@ class Options:
     resume: bool = False
     overwrite: bool = False
     dry_run: bool = False
-    allow_code: bool = False
+    allow_code: bool | str = False  # "weak": also where the system confines little
     quiet: bool = False
     log_level: str = "INFO"
 
@@ -5989,13 +5991,14 @@ class Grading:
     quality: ModuleType | None
     questions: Mapping[str, Question]
     config: Config
-    allow_code: bool
+    allow_code: bool | str
+    hints: Sequence[str] = ()  # what will stay ungraded, and why
 
     @classmethod
     def of(
-        cls, path: Path, questions: Sequence[Question], config: Config, *, allow_code: bool
+        cls, path: Path, questions: Sequence[Question], config: Config, *, allow_code: bool | str
     ) -> Self:
-        """Check the catalogue's graders. Raises QuestionsError, one line with the question's id."""
+        """Check the catalogue's graders. Raises QuestionsError, ConfigError, one line."""
         catalogue = {question.id: question for question in questions}
         graded = [question for question in catalogue.values() if question.grader is not None]
         quality = None
@@ -6014,19 +6017,27 @@ class Grading:
                 raise QuestionsError(
                     f"{path}: question {printable(json.dumps(wrong[0].id), 80)}: {wrong[1]}"
                 )
-        return cls(quality, catalogue, config, allow_code)
+        hints = () if quality is None else quality.check_run(config, graded, allow_code)
+        return cls(quality, catalogue, config, allow_code, hints)
+
+    async def test_judge(self) -> None:
+        """Ask the judge one thing, where there is one. Raises ServerUnreachableError."""
+        if self.quality is not None:
+            await self.quality.test_judge(self.config, self.questions.values())
 
     async def grade(self, journal: Journal, stop_signal: StopSignal, redact: Redactor) -> None:
         """Grade the answers of the journal, and write each grade to it. Raises ResultsError."""
         if self.quality is None:
             return
         graders = self.quality.Graders(
-            self.config, allow_code=self.allow_code, hurry=stop_signal.event.is_set
+            self.config,
+            allow_code=self.allow_code,
+            hurry=stop_signal.event.is_set,
+            redact=redact,
         )
         ungraded = (result for result in JournalReader(journal.path) if result.grade_reason is None)
         async with graders:
             async for result, score, reason in graders.grade_results(self.questions, ungraded):
-                reason = redact(reason) if isinstance(reason, str) else reason
                 log_grade(result, score, reason)
                 grade = {
                     "index": result.index,
@@ -6090,12 +6101,13 @@ class Run:
                 sys.stderr.write(printable(message, 1000) + "\n")
 
     async def connect(self, test: Awaitable[None]) -> None:
-        """Wait for the connection test; say so when it takes a moment."""
+        """Wait for the connection test, and ask the judge one thing; say so when it takes long."""
         message = f"connecting to {self.target.shown} …"
         patience_s = 0.0 if sys.stderr.isatty() else self.PATIENCE_S
         timer = asyncio.get_running_loop().call_later(patience_s, self.say, message)
         try:
             await self.stop_signal.unless_stopped(test)
+            await self.stop_signal.unless_stopped(self.grading.test_judge())
         finally:
             timer.cancel()
 
@@ -6106,6 +6118,8 @@ class Run:
         self._until_saved.enter_context(self.journal)
         inputs = {"config": self.files.config, "questions": self.files.questions}
         log_start(self.journal.header, {**inputs, "journal": self.journal.path})
+        for hint in self.grading.hints:
+            logger.warning("%s", hint)
         self.start = self._load_start(before)
         self.client = dataclasses.replace(self.client, start_ns=self.start.start_ns)
         turns = sum(len(question.texts) for question in self.questions) * len(self.config.levels)
@@ -6201,7 +6215,8 @@ class Run:
             "results": self.files.results,
         }
         head = styled(("dry run: ", "bold"), "the files are good; nothing was asked")
-        return [head, *(styled(f"{name:<10} {value}") for name, value in rows.items())]
+        lines = [f"{name:<10} {value}" for name, value in rows.items()]
+        return [head, *map(styled, [*lines, *self.grading.hints])]
 
     def exit_code(self, meta: Mapping[str, Any]) -> int:
         """Return the exit code of a run whose results are saved."""
