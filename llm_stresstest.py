@@ -49,10 +49,13 @@ import os
 import platform
 import random
 import re
+import selectors
 import shlex
 import signal
+import socket
 import ssl
 import statistics
+import struct
 import subprocess
 import sys
 import threading
@@ -939,6 +942,10 @@ class Result:
     token_source: str | None = None  # "usage" or "chunks"
     finish_reason: str | None = None
     reconnects: int = 0  # kept connections that turned out dead
+    client_error_ns: int | None = None  # the first token came at most so much earlier than it says
+    merged_chunks: int | None = None  # chunks whose time is not known: more had come by the read
+    server_prefill_ms: float | None = None  # the server's own timings, where it sends them
+    server_decode_ms: float | None = None
     grader: str | None = None  # how the answer is to be graded
     quality: float = 0.0
     graded: bool = False
@@ -1005,6 +1012,18 @@ class Result:
         return ms_between(self.scheduled_ns, self.end_ns)
 
     @property
+    def client_error_ms(self) -> float | None:
+        """How much earlier the first token (without streaming, the answer) may have come."""
+        return ms_between(0, self.client_error_ns)
+
+    @property
+    def server_wait_ms(self) -> float | None:
+        """TTFT without the server's prefill: its queue, and the network."""
+        if self.ttft_ms is None or self.server_prefill_ms is None:
+            return None
+        return self.ttft_ms - self.server_prefill_ms
+
+    @property
     def answer_text(self) -> str:
         """The answer without a leading <think> block: what is graded."""
         return self.answer[_answer_start(self.answer) :]
@@ -1045,6 +1064,10 @@ class Result:
             "queue_ms": self.queue_ms,
             "reconnects": self.reconnects,
             "end_ms": ms_between(0, self.end_ns),
+            "client_error_ms": self.client_error_ms,
+            "merged_chunks": self.merged_chunks,
+            "server_prefill_ms": self.server_prefill_ms,
+            "server_decode_ms": self.server_decode_ms,
         }
 
     @classmethod
@@ -1062,7 +1085,7 @@ class Result:
             )
         error = record["error"]
         return cls(
-            **{name: record[name] for name in _PLAIN_FIELDS},
+            **{name: record[name] for name in _PLAIN_FIELDS if name in record},
             error=None if error is None else Failure(**error),
             scheduled_ns=ms_to_ns(record["scheduled_ms"]),
             sent_ns=sent,
@@ -1071,6 +1094,7 @@ class Result:
             first_ns=first,
             answer_ns=ms_to_ns(record["answer_ttft_ms"], sent),
             connect_ns=ms_to_ns(record["connect_ms"]),
+            client_error_ns=ms_to_ns(record.get("client_error_ms")),
         )
 
 
@@ -1507,6 +1531,7 @@ class ParsedAnswer:
         "failure",
         "finish",
         "foreign",
+        "merged",
         "reasoning",
         "text",
         "usage",
@@ -1517,6 +1542,7 @@ class ParsedAnswer:
         self.reasoning: list[str] = []
         self.chunk_ns: list[int] = []  # arrival of each chunk that brought something
         self.answer_ns: list[int] = []  # of each chunk that brought answer text
+        self.merged: list[int] = []  # places of the chunks that were not the last of their read
         self.finish: Any = None
         self.usage: Any = None
         self.error: Any = None  # an error object that the server sent
@@ -1527,8 +1553,12 @@ class ParsedAnswer:
     def read_stream(self, api: Api, events: Iterable[tuple[int, bytes]]) -> None:
         """Read a streamed answer: each event's data with the time of the read that completed it."""
         data, decode, read_event = b"", api.events.decode, api.read_event
+        brought, before_ns = NOTHING, 0
         try:
             for now_ns, data in events:
+                if now_ns == before_ns and brought in (ANSWER, OTHER):
+                    self.merged.append(len(self.chunk_ns) - 1)
+                before_ns = now_ns
                 try:
                     event = decode(data)
                 except _MISFIT:
@@ -1930,6 +1960,176 @@ class Responses(Api):
 APIS: Mapping[str, Api] = {"chat": Chat(), "completions": Completions(), "responses": Responses()}
 
 
+# --- Clocks ---
+#
+# Linux stamps each TCP segment when it arrives. So the time of a token does not depend on when this
+# process gets round to reading it, as long as that is before the next token comes: segments that
+# wait unread are merged, and carry the last one's time. How much earlier the first of them may have
+# come is bounded by the read before and by when the event loop last looked.
+
+
+class WatchedSelector(selectors.DefaultSelector):
+    """Knows since when what is read on this turn of the event loop can have been there."""
+
+    IDLE_NS = 100_000
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.woke_ns = self.since_ns = 0
+        self.was_idle = False
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait, and take the times."""
+        if timeout == 0:  # the loop has other work, so this is no wait
+            self.was_idle, self.since_ns = False, self.woke_ns
+            ready = super().select(timeout)
+            self.woke_ns = clock()
+            return ready
+        begun_ns = clock()
+        ready = super().select(timeout)
+        now_ns = clock()
+        # A wait shows that nothing was there when it began.
+        self.was_idle = now_ns - begun_ns > self.IDLE_NS
+        self.since_ns = begun_ns if self.was_idle else self.woke_ns
+        self.woke_ns = now_ns
+        return ready
+
+
+class WatchedLoop(asyncio.SelectorEventLoop):
+    """The event loop with a WatchedSelector; another loop measures too, but bounds less closely."""
+
+    def __init__(self) -> None:
+        self.watch = WatchedSelector()
+        super().__init__(self.watch)
+
+
+class ArrivalClock:
+    """Turns the kernel's stamps into times of `clock`; shared by a session's sockets.
+
+    A stamp is wall-clock time, which may be set or slewed: both clocks are read at each read, and a
+    stamp that lies outside [previous read, now] is not used.
+    """
+
+    QUICK_NS = 300_000  # an idle loop has read what arrives by then, if it gets a processor
+
+    def __init__(self) -> None:
+        self.kernel = self.absent = self.outside = 0  # reads, by what became of their stamp
+        self._unpack = struct.Struct("@ll").unpack  # a timespec: seconds, nanoseconds
+        loop = asyncio.get_running_loop()
+        self._watch = loop.watch if isinstance(loop, WatchedLoop) else None
+
+    def arrival(
+        self, ancillary: list[tuple[int, int, bytes]], previous_ns: int
+    ) -> tuple[int, int | None]:
+        """Return when what was just read had arrived, and how much earlier its beginning may have.
+
+        Without a usable stamp that is now, and None.
+        """
+        now_ns, wall_ns = clock(), time.time_ns()
+        if not ancillary:
+            self.absent += 1
+            return now_ns, None
+        seconds, ns = self._unpack(ancillary[0][2])
+        arrived_ns: int = now_ns - wall_ns + seconds * NS_PER_S + ns
+        if not previous_ns <= arrived_ns <= now_ns:
+            self.outside += 1
+            return now_ns, None
+        self.kernel += 1
+        watch = self._watch
+        if watch is None:
+            return arrived_ns, arrived_ns - previous_ns
+        if watch.was_idle and watch.woke_ns - arrived_ns < self.QUICK_NS:
+            return arrived_ns, 0  # read at once, so all of it came at once
+        return arrived_ns, arrived_ns - max(previous_ns, min(watch.since_ns, arrived_ns))
+
+    def to_record(self) -> dict[str, Any]:
+        """Return what `meta.client.timestamps` says."""
+        source = "kernel" if self.kernel else "loop"
+        reads = {"kernel": self.kernel, "absent": self.absent, "outside": self.outside}
+        return {"source": source, "reads": reads}
+
+
+class StampedSocket(socket.socket):
+    """A TCP socket that notes when what it reads had arrived, and when it first wrote."""
+
+    SO_TIMESTAMPNS = 35  # Linux; the socket module has no name for it
+    ANCILLARY_BYTES = 64
+    READ_BYTES = 1 << 16  # what asyncio asks for costs a memory map a read
+
+    def __init__(self, family: int, kind: int, protocol: int, clock_of_all: ArrivalClock) -> None:
+        super().__init__(family, kind, protocol)
+        self.clock = clock_of_all
+        self.last_read: tuple[int, int | None] = (0, None)  # see ArrivalClock.arrival
+        self.sent_ns: int | None = None  # the first write since this was set to None
+        with contextlib.suppress(OSError):
+            self.setsockopt(socket.SOL_SOCKET, self.SO_TIMESTAMPNS, 1)
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """Read, with the stamp."""
+        size = min(size, self.READ_BYTES)
+        data, ancillary, _, _ = self.recvmsg(size, self.ANCILLARY_BYTES, flags)
+        self.last_read = self.clock.arrival(ancillary, self.last_read[0])
+        return data
+
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
+        """Read into a buffer, with the stamp; so asyncio reads what TLS then decrypts."""
+        view = memoryview(buffer)[: nbytes or None]
+        count, ancillary, _, _ = self.recvmsg_into([view], self.ANCILLARY_BYTES, flags)
+        self.last_read = self.clock.arrival(ancillary, self.last_read[0])
+        return count
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """Write, and note when."""
+        self._note_sending()
+        return super().send(data, flags)
+
+    def sendmsg(self, *args: Any) -> int:
+        """Write several pieces, and note when."""
+        self._note_sending()
+        return super().sendmsg(*args)
+
+    def _note_sending(self) -> None:
+        if self.sent_ns is None:
+            self.sent_ns = clock()
+            self.last_read = (self.sent_ns, None)  # no answer can have arrived before
+
+
+class LoopTime:
+    """Stands in for a StampedSocket where there is none: the time is when the loop reads."""
+
+    sent_ns: int | None = None
+
+    @property
+    def last_read(self) -> tuple[int, int | None]:
+        """The time now; how long the bytes had waited is not known."""
+        return clock(), None
+
+
+class TimedConnector(aiohttp.TCPConnector):
+    """A pool of connections whose sockets take the kernel's times, on Linux and asyncio's loop."""
+
+    used = sys.platform == "linux"
+
+    def __init__(self, **options: Any) -> None:
+        self.arrivals = ArrivalClock()
+        self._by_fileno = weakref.WeakValueDictionary[int, StampedSocket]()
+        if self.used and isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
+            options["socket_factory"] = self._make_socket
+        super().__init__(**options)
+
+    def _make_socket(self, address: tuple[Any, ...]) -> StampedSocket:
+        family, kind, protocol = address[:3]
+        made = StampedSocket(family, kind, protocol, self.arrivals)
+        self._by_fileno[made.fileno()] = made
+        return made
+
+    def timing_of(self, transport: asyncio.Transport) -> StampedSocket | LoopTime:
+        """Return what takes the times of a connection."""
+        plain = transport.get_extra_info("socket")
+        stamped = None if plain is None else self._by_fileno.get(plain.fileno())
+        return stamped or LoopTime()
+
+
 # --- Transport ---
 #
 # Here alone the program leans on what aiohttp does not promise to keep. `check_aiohttp` says so
@@ -1942,19 +2142,24 @@ class Exchange:
     SLICE = (
         1 << 18
     )  # bytes of a body that are read at a time: a hostile one holds millions of events
+    MERGED_NS = NS_PER_MS  # a chunk is called merged when it may have come so much earlier
     TYPES: ClassVar = {
         True: ("text/event-stream",),
         False: ("application/json", "application/problem+json"),
     }  # the content types of a streamed answer, and of one in a piece
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, connector: aiohttp.BaseConnector | None = None) -> None:
         self.limit = limit
+        self.connector = connector
         self.begun_ns = clock()
         self.connected_ns: int | None = None
         self.sent_ns: int | None = None
         self.ended_ns: int | None = None
         self.reused = False
-        self.reads_ns: list[int] = []
+        self.reads_ns: list[int] = []  # when the bytes of each read had arrived
+        # How much earlier the first bytes of a read may have come, by its time, where that is not
+        # 0; None where it is not known.
+        self.early_ns: dict[int, int | None] = {}
         self.offsets: list[int] = []  # bytes of the body that had arrived by each read
         self.status: int | None = None
         self.content_type = ""
@@ -1967,18 +2172,19 @@ class Exchange:
         self.lost: BaseException | None = None  # what ended the connection
         self.error: BaseException | None = None
 
-    def received(self, now_ns: int, data: bytes) -> None:
+    def received(self, arrived_ns: int, early_ns: int | None, data: bytes) -> None:
         """Take the time of a read; called by the transport, with the parser already fed."""
-        self.reads_ns.append(now_ns)
+        self.reads_ns.append(arrived_ns)
+        if early_ns != 0:
+            self.early_ns[arrived_ns] = early_ns
         if b"[DONE]" in data:
             self.done_seen = True
-        content = self.content
-        if content is None:
-            return
-        self.offsets.append(content.total_bytes)
-        self.too_large = content.total_bytes > self.limit
-        if self.done_seen or self.too_large or content.is_eof():
             self.wake()
+        if self.content is not None:
+            self.offsets.append(self.content.total_bytes)
+            if self.offsets[-1] > self.limit:
+                self.too_large = True
+                self.wake()
 
     def attach(self, response: aiohttp.ClientResponse) -> None:
         """Take the head of the response; the bytes behind it came with the read just before."""
@@ -1988,9 +2194,12 @@ class Exchange:
         self.content_type = response.headers.get("Content-Type", "")
         self.retry_after = response.headers.get("Retry-After")
         self.content = response.content
-        self.reads_ns = self.reads_ns or [clock()]  # it had come before it was asked for
+        if not self.reads_ns:  # it had come before it was asked for
+            self.reads_ns = [clock()]
+            self.early_ns[self.reads_ns[0]] = None
         self.offsets = [0] * len(self.reads_ns)
         self.offsets[-1] = response.content.total_bytes
+        response.content.on_eof(self.wake)
 
     def detach(self) -> None:
         """Take the end's time and let go of the connection, if no other request has it already."""
@@ -2050,6 +2259,20 @@ class Exchange:
             return None
         return self.connected_ns - self.begun_ns
 
+    def fill_errors(self, result: Result, parsed: ParsedAnswer) -> None:
+        """Write down how far the times of chunks may be off that were read with later ones.
+
+        Both stay None where the kernel did not say when the bytes arrived.
+        """
+        times_ns = parsed.chunk_ns or parsed.answer_ns
+        if not times_ns or self.early_ns.get(times_ns[0], 0) is None:
+            return
+        early_ns = [self.early_ns.get(times_ns[place], 0) or 0 for place in parsed.merged]
+        result.merged_chunks = sum(early >= self.MERGED_NS for early in early_ns)
+        result.client_error_ns = 0
+        if parsed.merged and parsed.merged[0] == 0:
+            result.client_error_ns = early_ns[0] // 1000 * 1000
+
     def is_answer(self, stream: bool) -> bool:
         """Whether the head is that of an answer as it was asked for."""
         mime = self.content_type.partition(";")[0].strip().lower()
@@ -2085,8 +2308,13 @@ class TimingProtocol(asyncio.Protocol):
     server's time, and waking a task a token costs many times as much.
     """
 
-    def __init__(self, handler: aiohttp.client_proto.ResponseHandler) -> None:
+    def __init__(
+        self,
+        handler: aiohttp.client_proto.ResponseHandler,
+        timing: StampedSocket | LoopTime | None = None,
+    ) -> None:
         self.handler = handler
+        self.timing = timing or LoopTime()
         self.exchange: Exchange | None = None
         self.eof_received = handler.eof_received  # type: ignore[method-assign]
         self.pause_writing = handler.pause_writing  # type: ignore[method-assign]
@@ -2094,10 +2322,10 @@ class TimingProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass the bytes on, and their time. Bytes that nobody asked for end the connection."""
-        now_ns = clock()
+        arrived_ns, early_ns = self.timing.last_read
         if self.exchange is not None:
             self.handler.data_received(data)
-            self.exchange.received(now_ns, data)
+            self.exchange.received(arrived_ns, early_ns, data)
         elif self.handler.transport is not None:
             self.handler.transport.abort()
 
@@ -2121,7 +2349,10 @@ class MeasuredRequest(aiohttp.ClientRequest):
         exchange.reused = isinstance(protocol, TimingProtocol)
         if not isinstance(protocol, TimingProtocol):
             handler = cast(aiohttp.client_proto.ResponseHandler, conn.protocol)
-            protocol = TimingProtocol(handler)
+            timing: StampedSocket | LoopTime = LoopTime()
+            if isinstance(exchange.connector, TimedConnector):
+                timing = exchange.connector.timing_of(transport)
+            protocol = TimingProtocol(handler, timing)
             transport.set_protocol(protocol)
         protocol.exchange = exchange
         exchange.protocol = protocol
@@ -2129,9 +2360,14 @@ class MeasuredRequest(aiohttp.ClientRequest):
         return await super().send(conn)
 
     async def write_bytes(self, *args: Any, **kwargs: Any) -> None:
-        """Take the time, then write."""
-        _exchange_now.get().sent_ns = clock()
-        await super().write_bytes(*args, **kwargs)
+        """Take the time, then write; the socket knows it better."""
+        exchange = _exchange_now.get()
+        timing = cast(TimingProtocol, exchange.protocol).timing
+        exchange.sent_ns, timing.sent_ns = clock(), None
+        try:
+            await super().write_bytes(*args, **kwargs)
+        finally:
+            exchange.sent_ns = timing.sent_ns or exchange.sent_ns
 
 
 def check_aiohttp() -> None:
@@ -2169,7 +2405,7 @@ def open_session(config: Config, target: Target) -> aiohttp.ClientSession:
     Raises ExtensionError when aiohttp is not one that can be measured through.
     """
     check_aiohttp()
-    connector = aiohttp.TCPConnector(
+    connector = TimedConnector(
         limit=max(config.levels), ttl_dns_cache=300, keepalive_timeout=60, ssl=target.tls
     )
     return aiohttp.ClientSession(
@@ -2265,6 +2501,11 @@ class Client:
         """How this run's API is asked and read."""
         return APIS[self.config.api]
 
+    @property
+    def timestamps(self) -> dict[str, Any]:
+        """Which clock the times are of so far: what `meta.client.timestamps` says."""
+        return cast(TimedConnector, self.session.connector).arrivals.to_record()
+
     @functools.cached_property
     def url(self) -> yarl.URL:
         """The address that is asked."""
@@ -2283,7 +2524,7 @@ class Client:
 
     async def exchange(self, body: bytes) -> Exchange:
         """Send one request and keep what comes back; what goes wrong is kept as `error`."""
-        exchange = Exchange(self.config.max_answer_bytes)
+        exchange = Exchange(self.config.max_answer_bytes, self.session.connector)
         _exchange_now.set(exchange)
         try:
             async with asyncio.timeout(self.config.timeout):
@@ -2344,6 +2585,7 @@ class Client:
         result.sent_ns = _whole_us(exchange.sent_ns, self.start_ns)
         result.connect_ns = _whole_us(exchange.connect_ns, 0)
         parsed.fill(result, self.start_ns, redact)
+        exchange.fill_errors(result, parsed)
         failure = self.failure(exchange, parsed)
         if failure is not None:
             result.status = _STATUS_OF_KIND.get(failure.kind, "error")
@@ -2590,8 +2832,8 @@ async def process_questions(
     other requests were cancelled.
     """
     report = LoadReport(start or LoadStart())
-    generator = LoadGenerator(config, questions, send, record, report)
     with gc_paused(), LagMonitor() as lag:
+        generator = LoadGenerator(config, questions, send, record, report, lag)
         work = asyncio.create_task(generator.run())
         stop = asyncio.create_task(stop_signal.event.wait())
         await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
@@ -2727,12 +2969,14 @@ class LoadGenerator:
         send: Send,
         record: Callable[[Result], None],
         report: LoadReport,
+        lag: LagMonitor,
     ) -> None:
         part, parts = report.start.share
         if not 0 <= part < parts <= min(config.levels):
             raise ValueError(f"share {part} of {parts}: there are {min(config.levels)} slots")
         self.config, self.questions = config, questions
-        self.send, self.record, self.report = send, record, report
+        self.send, self.record = send, record
+        self.report, self.lag = report, lag
 
     async def run(self) -> None:
         """Ask all; when cancelled, the requests in flight end as "cancelled"."""
@@ -2746,9 +2990,14 @@ class LoadGenerator:
             await self._run_stage(stage, self._discard)
         for number in range(len(config.levels)):
             stage = Stage(config, self.questions, number, start)
-            await self._run_stage(stage, self._keep)
+            with self.lag.stage(number):
+                await self._run_stage(stage, self._keep)
 
     def _keep(self, result: Result) -> None:
+        read_ns = result.end_ns if result.first_ns is None else result.first_ns
+        if result.client_error_ns is None and result.ok and read_ns is not None:
+            delay_ns = self.lag.delay_ns(self.report.start.start_ns + read_ns)
+            result.client_error_ns = delay_ns // 1000 * 1000
         if not self.config.record_chunk_times:
             histogram = self.report.itl_us.setdefault(result.stage, Counter())
             histogram.update(map(_bucket, result.chunk_gaps_us or ()))
@@ -2761,7 +3010,7 @@ class LoadGenerator:
     async def _run_stage(self, stage: Stage, record: Callable[[Result], None]) -> None:
         """Ask the stage's questions with at most `level` in flight."""
         limit, tasks = ConcurrencyLimit(stage.level, stage.ramp_s), set[asyncio.Task[None]]()
-        begun_ns, started = clock(), 0
+        begun_ns = clock()
         try:
             for due_ns, planned in stage.planned_requests(begun_ns):
                 if (wait_ns := due_ns - clock()) > 0:
@@ -2772,11 +3021,8 @@ class LoadGenerator:
                 task = asyncio.create_task(self._converse(planned, record, release))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
-                # A herd of requests that start together must not hold up the reading of tokens: a
-                # few starts a turn.
-                started += 1
-                if started % (1 + limit.free // 16) == 0:
-                    await asyncio.sleep(0)
+                # A herd of requests that start together must not hold up the reading of tokens.
+                await asyncio.sleep(0)
             if self.report.fault is None and tasks:
                 await asyncio.wait(tasks)
         finally:
@@ -2888,38 +3134,116 @@ class ConcurrencyLimit:
 # --- Self-check ---
 
 
+class StageWatch:
+    """What the client itself did in one stage: how its loop lagged, and who had the processor."""
+
+    RIVAL_SHARE = 0.1  # of a core; what uses less is not named
+    MOST_RIVALS = 3
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.lags_us: Counter[int] = Counter()
+        self.cpu_s: float | None = None
+        self.cpu_wait_s: float | None = None
+        self.elapsed_s = 0.0
+        self.rivals: list[dict[str, Any]] = []
+        self._others = self._cpu_of_others()
+        self._waited_s = self._run_delay_s()
+        self._cpu_s, self._begun_ns = time.process_time(), clock()
+
+    def end(self) -> None:
+        """Take stock."""
+        self.elapsed_s = (clock() - self._begun_ns) / NS_PER_S
+        self.cpu_s = time.process_time() - self._cpu_s
+        waited_s = self._run_delay_s()
+        if waited_s is not None and self._waited_s is not None:
+            self.cpu_wait_s = waited_s - self._waited_s
+        shares = []
+        for (pid, name), cpu_s in self._cpu_of_others().items():
+            used_s = cpu_s - self._others.get((pid, name), 0.0)
+            shares.append((used_s / max(self.elapsed_s, 0.001), pid, name))
+        for share, pid, name in sorted(shares, reverse=True)[: self.MOST_RIVALS]:
+            if share >= self.RIVAL_SHARE:
+                self.rivals.append({"name": name, "pid": pid, "cpu_share": share})
+
+    @staticmethod
+    def _run_delay_s() -> float | None:
+        """Return how long this thread was ready and had no processor; None but on Linux."""
+        try:
+            return int(Path("/proc/thread-self/schedstat").read_bytes().split()[1]) / NS_PER_S
+        except (OSError, ValueError, IndexError):
+            return None
+
+    @staticmethod
+    def _cpu_of_others() -> dict[tuple[int, str], float]:
+        """Return the CPU seconds of every other process that can be seen; none but on Linux."""
+        used = {}
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                pid = int(path.parent.name)
+                head, _, fields = path.read_bytes().rpartition(b")")
+                user, system = fields.split()[11:13]
+                name = head.partition(b"(")[2].decode("utf-8", "replace")
+                if pid != os.getpid():
+                    used[pid, name] = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        return used
+
+    @classmethod
+    def summary(cls, watches: Sequence[StageWatch]) -> dict[str, Any]:
+        """Return the figures of these stages together."""
+        lags_us: Counter[int] = Counter()
+        for watch in watches:
+            lags_us.update(watch.lags_us)
+        lags = Histogram({us / 1000: times for us, times in lags_us.items()})
+        shares: dict[str, float | None] = {}
+        for name in ("cpu", "cpu_wait"):
+            parts = [getattr(watch, f"{name}_s") for watch in watches]
+            elapsed_s = max(sum(watch.elapsed_s for watch in watches), 0.001)
+            measured = parts and None not in parts
+            shares[f"{name}_share"] = sum(parts) / elapsed_s if measured else None
+        named = {name: percentile(lags, share) for name, share in PERCENTILES.items()}
+        return {"loop_lag_ms": {**named, "max": lags[-1] if lags else None}, **shares}
+
+
 class LagMonitor:
     """Measures how long a callback that is ready waits for the event loop: the client's own delay.
 
     A thread takes the ticks of an even beat and hands each to the loop as a callback. The lag
     counts from the tick: it holds the wait for a processor, for the interpreter lock and for the
-    loop's other work, and no timer's resolution.
+    loop's other work, and no timer's resolution. Only stages count, not the time around them.
     """
 
     BEAT_NS = 20 * NS_PER_MS
+    MOST_HOLDS = 100_000
 
     def __init__(self) -> None:
-        self.lags_us: Counter[int] = Counter()
-        self.cpu_share: float | None = None
-        self.cpu_wait_share: float | None = None
+        self.watches: list[StageWatch] = []
+        self._now: StageWatch | None = None
+        # When the loop was held up: until when, and since when at the latest.
+        self._holds: deque[tuple[int, int]] = deque(maxlen=self.MOST_HOLDS)
         self._loop = asyncio.get_running_loop()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lag", daemon=True)
-        self._cpu_start, self._start_ns = time.process_time(), clock()
-        self._waited_start_ns = self._run_delay_ns()
+        self._start_ns = clock()
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        elapsed_ns = max(clock() - self._start_ns, 1)
-        self.cpu_share = (time.process_time() - self._cpu_start) * NS_PER_S / elapsed_ns
-        waited_ns = self._run_delay_ns()
-        if waited_ns is not None and self._waited_start_ns is not None:
-            self.cpu_wait_share = (waited_ns - self._waited_start_ns) / elapsed_ns
         self._end.set()
         self._thread.join()
+
+    @contextlib.contextmanager
+    def stage(self, number: int) -> Iterator[None]:
+        """Watch a stage while the block runs."""
+        self._now = StageWatch(number)
+        try:
+            yield
+        finally:
+            self._now.end()
+            self.watches.append(self._now)
+            self._now = None
 
     def _beat(self) -> None:
         due_ns = self._start_ns
@@ -2933,25 +3257,30 @@ class LagMonitor:
                 return
 
     def _arrived(self, due_ns: int) -> None:
-        self.lags_us[_bucket((clock() - due_ns) // 1000)] += 1
+        now_ns = clock()
+        if self._now is not None:
+            self._now.lags_us[_bucket((now_ns - due_ns) // 1000)] += 1
+        last_ns, since_ns = self._holds[-1] if self._holds else (0, 0)
+        if due_ns < last_ns:  # the loop works off the beats of one delay
+            self._holds[-1] = (now_ns, since_ns)
+        else:
+            self._holds.append((now_ns, due_ns))
 
-    @staticmethod
-    def _run_delay_ns() -> int | None:
-        """Return how long this thread was ready and had no processor; None but on Linux."""
-        try:
-            return int(Path("/proc/thread-self/schedstat").read_bytes().split()[1])
-        except (OSError, ValueError, IndexError):
-            return None
+    def delay_ns(self, read_ns: int) -> int:
+        """Return how long what was read then may have waited for the loop."""
+        place = bisect.bisect_right(self._holds, (read_ns, sys.maxsize)) - 1
+        if place < 0 or read_ns - self._holds[place][0] > self.BEAT_NS:
+            return 0
+        until_ns, since_ns = self._holds[place]
+        return until_ns - since_ns
 
     def to_record(self) -> dict[str, Any]:
-        """Return what `meta.client` says of the loop."""
-        lags = Histogram({us / 1000: times for us, times in self.lags_us.items()})
-        named = {name: percentile(lags, share) for name, share in PERCENTILES.items()}
-        return {
-            "loop_lag_ms": {**named, "max": lags[-1] if lags else None},
-            "cpu_share": self.cpu_share,
-            "cpu_wait_share": self.cpu_wait_share,
-        }
+        """Return what `meta.client` says: of all stages together, and of each."""
+        stages = [
+            {"stage": watch.number, **StageWatch.summary([watch]), "rivals": watch.rivals}
+            for watch in self.watches
+        ]
+        return {**StageWatch.summary(self.watches), "stages": stages}
 
 
 def _bucket(us: int) -> int:
@@ -3128,6 +3457,10 @@ class Aggregator:
         "queue_ms",
         "scheduled_ttft_ms",
         "scheduled_e2e_ms",
+        "client_error_ms",
+        "server_prefill_ms",
+        "server_decode_ms",
+        "server_wait_ms",
     )
 
     def __init__(self, config: Config) -> None:
@@ -3138,6 +3471,7 @@ class Aggregator:
         self.ok_tpot_ms = array.array("d")
         # Of ok requests, where measured.
         self.tokens = array.array("q")
+        self.prefill_ms = array.array("d")
         self.columns = {name: array.array("d") for name in self.LATENCIES}
         self.itl_us: Counter[int] = Counter()
         self.itl_lost = False  # some result has no record of its chunks
@@ -3190,6 +3524,12 @@ class Aggregator:
                 self.sums[name] += count
                 self.sums[f"{name}_known"] += 1
         self.sums["came_at_once"] += result.came_at_once
+        if result.merged_chunks is not None:
+            self.sums["merged_chunks"] += result.merged_chunks
+            self.sums["timed_chunks"] += result.chunks
+        if result.server_prefill_ms and result.prompt_tokens is not None:
+            self.sums["prefilled"] += result.prompt_tokens - (result.cached_tokens or 0)
+            self.prefill_ms.append(result.server_prefill_ms)
         self.sums["good"] += self._is_good(result)
         if not result.answer_text.strip() and (result.reasoning or result.answer):
             self.sums["reasoning_only"] += 1
@@ -3281,6 +3621,13 @@ class Aggregator:
             "reasoning_only": self.sums["reasoning_only"],
             "came_at_once": self.sums["came_at_once"],
             "reconnects": self.sums["reconnects"],
+            "merged_chunks": self.sums["merged_chunks"] if self.sums["timed_chunks"] else None,
+            "timed_chunks": self.sums["timed_chunks"],
+            "prefill_tokens_per_s": (
+                self.sums["prefilled"] / math.fsum(self.prefill_ms) * 1000
+                if self.prefill_ms
+                else None
+            ),
         }
 
     def _drain_ms(self) -> float | None:
@@ -3678,28 +4025,98 @@ def _failures(run: Evidence) -> Reason | None:
     return Reason("INVALID" if rate >= 0.5 else "SUSPECT", "failures", message)
 
 
+class ClientCheck:
+    """How far one stage's numbers may be this client's own: its delay in them, and who caused it."""
+
+    P99_FROM = 100  # first tokens; below, a p99 is a single one
+
+    def __init__(self, part: Mapping[str, Any], client: Mapping[str, Any]) -> None:
+        self.client, self.where = client, ""
+        if "concurrent" in part:
+            self.where = f" at {part['concurrent']} at once"
+        medians = [value for value in (part["ttft_ms"]["p50"], part["e2e_ms"]["p50"]) if value]
+        error, lag = part["client_error_ms"], client["loop_lag_ms"]["p95"] or 0.0
+        self.severity, self.found = 0, list[str]()
+        floor_ms = min(medians, default=math.inf)
+        self._judge(error["p95"], 5, 0.05 * floor_ms, "first tokens may be timed {} late (p95)")
+        if error["n"] >= self.P99_FROM:
+            late = "first tokens may be timed {} late (p99)"
+            self._judge(error["p99"], 10, 0.1 * floor_ms, late)
+        if not part["queue_ms"]["n"]:  # a closed loop: a slot idles so long before the next request
+            e2e_ms = part["e2e_ms"]["p50"] or math.inf
+            self._judge(lag, 5, 0.05 * e2e_ms, "requests start {} late (p95)")
+        if part["merged_chunks"] is not None:
+            merged = part["merged_chunks"] / part["timed_chunks"]
+            if merged >= 0.05:
+                self.severity = max(self.severity, 1 + (merged >= 0.25))
+                self.found.append(f"{merged:.0%} of the chunks were read together with later ones")
+        self.cpu, self.waits = client["cpu_share"] or 0.0, client.get("cpu_wait_share") or 0.0
+        if self.cpu >= 0.98:
+            self.severity = max(self.severity, 1)
+        if self.starved:
+            self.severity = max(self.severity, 1)
+
+    def _judge(self, value: float | None, least_ms: float, limit_ms: float, what: str) -> None:
+        """Hold a delay against what is harmless; four times that makes the numbers useless."""
+        harmless_ms = max(least_ms, limit_ms)
+        if value is not None and value > harmless_ms:
+            self.severity = max(self.severity, 1 + (value > 4 * harmless_ms))
+            self.found.append(what.format(format_ms(value)))
+
+    @property
+    def starved(self) -> bool:
+        """Whether it got no processor for much of the time in which it had work."""
+        return self.waits >= 0.1 and self.waits >= 0.4 * (self.waits + self.cpu)
+
+    @property
+    def consequence(self) -> str:
+        """Say what it does to the numbers."""
+        return "; ".join(self.found) or "its times still hold"
+
+    @property
+    def rivals(self) -> str:
+        """Name who ran beside this client."""
+        named = [
+            f"{printable(rival['name'], 40)} (pid {rival['pid']}, {rival['cpu_share']:.0%})"
+            for rival in self.client.get("rivals") or ()
+        ]
+        return ", ".join(named) or "another process"
+
+    @classmethod
+    def worst_of(cls, run: Evidence) -> ClientCheck | None:
+        """Return the check of the stage that suffered most; None when none did."""
+        if (run.aggregate["duration_ms"] or 0) < JUDGED_FROM_MS:
+            return None
+        clients = {client["stage"]: client for client in run.load.client.get("stages", ())}
+        checks = [
+            cls(part, clients.get(part.get("stage", 0), run.load.client)) for part in run.parts
+        ]
+        worst = max(checks, key=lambda check: (check.severity, check.waits))
+        return worst if worst.severity else None
+
+
 @validity_rule
 def _client_saturated(run: Evidence) -> Reason | None:
-    client, aggregate = run.load.client, run.aggregate
-    if (aggregate["duration_ms"] or 0) < JUDGED_FROM_MS:
+    check = ClientCheck.worst_of(run)
+    if check is None or check.starved:
         return None
-    lag_ms, cpu = client["loop_lag_ms"]["p95"] or 0.0, client["cpu_share"]
-    medians = [
-        value for value in (aggregate["ttft_ms"]["p50"], aggregate["e2e_ms"]["p50"]) if value
-    ]
-    harmless_ms = 0.05 * min(medians, default=math.inf)
-    # Of the time in which it had work, how much did it get no processor?
-    waits = client.get("cpu_wait_share") or 0.0
-    starved = waits >= 0.1 and waits >= 0.4 * (waits + cpu)
-    if cpu < 0.9 and lag_ms <= max(5.0, harmless_ms) and not starved:
-        return None
-    bad = lag_ms > max(20.0, 4 * harmless_ms) or cpu >= 0.98 or starved
     message = (
-        f"this client was the bottleneck: its event loop lagged {lag_ms:.1f} ms (p95), its process "
-        f"used {cpu:.0%} of a core and waited for one {waits:.0%} of the time; lower the load, or "
-        "give it a core of its own"
+        f"this client was the bottleneck{check.where}: {check.consequence}; its process used "
+        f"{check.cpu:.0%} of a core; lower the load, or give it a faster core"
     )
-    return Reason("INVALID" if bad else "SUSPECT", "client_saturated", message)
+    return Reason(VERDICTS[check.severity], "client_saturated", message)
+
+
+@validity_rule
+def _client_starved(run: Evidence) -> Reason | None:
+    check = ClientCheck.worst_of(run)
+    if check is None or not check.starved:
+        return None
+    message = (
+        f"this client waited for a processor {check.waits:.0%} of the time{check.where}: "
+        f"{check.consequence}; beside it ran {check.rivals}; give it a core of its own"
+    )
+    return Reason(VERDICTS[check.severity], "client_starved", message)
 
 
 @validity_rule
@@ -6167,6 +6584,7 @@ class Run:
     def _footer(self, load: LoadReport) -> dict[str, Any]:
         """Return the journal's last line: all that a results file needs beside the results."""
         load.interrupted = load.interrupted or self.stop_signal.signum is not None
+        load.client["timestamps"] = self.client.timestamps
         return {
             "status": "interrupted" if load.interrupted else "complete",
             "duration_ms": (load.ended_ns - load.start.start_ns) / NS_PER_MS,
@@ -6264,7 +6682,10 @@ def cli(argv: Sequence[str] | None = None) -> int:
         try:
             if arguments and arguments[0] in TOOLS:
                 return run_tool(arguments[0], arguments[1:])
-            return asyncio.run(main(Options(**vars(build_parser().parse_args(arguments)))))
+            options = Options(**vars(build_parser().parse_args(arguments)))
+            loop_factory = WatchedLoop if TimedConnector.used else None
+            with asyncio.Runner(loop_factory=loop_factory) as runner:
+                return runner.run(main(options))
         except SystemExit as stop:  # argparse has said why
             return stop.code if isinstance(stop.code, int) else 2
         except StressTestError as error:
