@@ -27,8 +27,10 @@ import contextvars
 import dataclasses
 import datetime as dt
 import difflib
+import errno
 import functools
 import gc
+import glob
 import hashlib
 import html
 import importlib
@@ -3565,15 +3567,28 @@ def check_name(name: str) -> str:
         problem = "is longer than 200 bytes"
     elif bare != bare.strip() or bare.endswith(".") or bare.startswith((".", "-")):
         problem = "must not begin with a dot, a dash or a space, nor end with a dot or a space"
-    elif re.search(r'[<>:"|?*]', bare) or re.fullmatch(
-        r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", bare
-    ):
+    elif re.search(r'[<>:"|?*]', bare) or _DEVICE.fullmatch(bare):
         problem = "is reserved on some systems"
     if problem is not None:
         raise ConfigError(
             f"output name {json.dumps(printable(name, 60), ensure_ascii=False)}: {problem}"
         )
     return bare
+
+
+# Names that mean a device on Windows, whatever follows a dot in them.
+_DEVICE = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|clock\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE
+)
+
+
+def sync_file(fd: int) -> None:
+    """Bring a file to the disk, where its file system can do that. Raises OSError."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
 
 
 class FileLock:
@@ -3619,7 +3634,8 @@ class FileLock:
     def close(self) -> None:
         """Give the lock back."""
         if self.fd >= 0:
-            os.close(self.fd)
+            with contextlib.suppress(OSError):  # a late fault of the disk; what counts was synced
+                os.close(self.fd)
             self.fd = -1
 
     def __enter__(self) -> Self:
@@ -3654,6 +3670,20 @@ class JournalLine(msgspec.Struct):
         except (ValueError, RecursionError):
             return None
 
+    @classmethod
+    def is_readable(cls, kind: str, content: Mapping[str, Any]) -> bool:
+        """Whether a line with this content can be read back."""
+        try:
+            line = cls.from_bytes(cls.to_bytes(0, kind, content))
+            return line is not None and len(line.read()) == len(content)
+        except (ValueError, RecursionError):
+            return False
+
+    @staticmethod
+    def digest(before: int, line: bytes) -> int:
+        """Return a digest of the lines up to this one: a CRC-32 of their CRC-32s."""
+        return zlib.crc32(line[8:16], before)
+
     def read(self) -> dict[str, Any]:
         """Return the content. Raises ValueError."""
         return msgspec.json.decode(self.content, type=dict[str, Any])
@@ -3672,7 +3702,10 @@ class Journal:
         self.path = lock.path
         self.header: dict[str, Any] = {}
         self._lock = lock
-        self._seq, self._answers, self._dirty = 0, 0, False
+        self._source = io.FileIO(lock.fd, closefd=False)  # reads also what is removed meanwhile
+        self._seq = self._lines = self._answers = self._digest = 0  # of what was written
+        self._prefix = b""  # ends a line that was half written and could not be cut off
+        self._dirty = False
         self._end = threading.Event()
         self._fault: OSError | None = None
         self._syncer = threading.Thread(target=self._sync, name="fsync", daemon=True)
@@ -3710,20 +3743,38 @@ class Journal:
             if reader.header is None:
                 lost = "is not a journal, or was lost from its first line on"
                 raise ConfigError(f"{path}: {lost}; choose another name")
-            os.ftruncate(lock.fd, reader.whole_bytes)
             journal = cls(lock)
-            journal.header = reader.header
-            journal._seq, journal._answers = reader.next_seq, len(reader)
+            journal._go_on(reader)
             unless_good.pop_all()
         return journal, reader
 
-    def begin(self, header: Mapping[str, Any]) -> None:
-        """Write the first line; without it the journal is removed again. Raises ResultsError."""
+    def _go_on(self, reader: JournalReader) -> None:
+        """Continue what the reader has read."""
+        self.header = dict(reader.header or {})
+        self._seq, self._lines = reader.next_seq, reader.lines
+        self._answers, self._digest = reader.ended, reader.digest
+        if reader.unfinished_bytes:
+            self._cut(reader.unfinished_bytes)
+
+    def _cut(self, size: int) -> None:
+        """Take a half line off the end; where that is refused, the next line begins behind it."""
         try:
+            os.ftruncate(self._lock.fd, os.fstat(self._lock.fd).st_size - size)
+        except OSError:
+            self._prefix = b"\n"
+
+    def begin(self, header: Mapping[str, Any]) -> None:
+        """Write the first line; without it the journal is removed again.
+
+        Raises ResultsError, and ConfigError for a header that could not be read back.
+        """
+        try:
+            if not JournalLine.is_readable("header", header):
+                raise ConfigError("the configuration is nested too deeply, or holds a huge number")
             self.append("header", header)
-        except ResultsError:
+        except StressTestError:
             self.remove()
-            self._lock.close()
+            self._close()
             raise
         self.header = dict(header)
 
@@ -3736,11 +3787,45 @@ class Journal:
         self._syncer.join()
         with contextlib.suppress(OSError):
             os.fsync(self._lock.fd)
+        self._close()
+
+    def _close(self) -> None:
+        self._source.close()
         self._lock.close()
 
     def remove(self) -> None:
         """Remove the file, whose answers are in a results file now."""
-        self._lock.remove()
+        try:
+            self._lock.remove()
+        except OSError as error:
+            why = f"cannot be removed: {error.strerror}"
+            notice(f"{self.path}: {why}; remove it, its answers are in the results file")
+
+    def read(self) -> JournalReader:
+        """Read what was written, and hold it against what should be there.
+
+        Raises ResultsError when somebody or the disk has damaged it; the answers that are left stay.
+        """
+        reader = JournalReader(self.path, self._source, self.header)
+        if (reader.lines, reader.digest) == (self._lines, self._digest):
+            return reader
+        where = self.path
+        if reader.headless:
+            where = self._rescue(reader)
+        left = f"{reader.ended} of {self._answers} answers can still be read"
+        then = f"they are kept in {where}: go on with {where.stem} --resume"
+        raise ResultsError(f"{self.path}: was changed while the run wrote it; {left}; {then}")
+
+    def _rescue(self, reader: JournalReader) -> Path:
+        """Write what can still be read to a journal of its own, for the first line is lost."""
+        names = possible_names(self.path, dt.datetime.now().astimezone())
+        next(names)
+        while True:
+            with contextlib.suppress(FileExistsError), Journal.create(next(names)) as rescued:
+                rescued.begin(self.header)
+                for record in reader.records():
+                    rescued.append("result", record)
+                return rescued.path
 
     @contextlib.contextmanager
     def kept_when_saving_fails(self) -> Iterator[None]:
@@ -3755,16 +3840,17 @@ class Journal:
         """Write one line whole, or raise ResultsError and leave the journal as it was."""
         if self._fault is not None:
             raise self._failed(self._fault)
-        line = JournalLine.to_bytes(self._seq, kind, content)
+        line = self._prefix + JournalLine.to_bytes(self._seq, kind, content)
         written = 0
         try:
             while written < len(line):
                 written += os.write(self._lock.fd, line[written:] if written else line)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._lock.fd, os.fstat(self._lock.fd).st_size - written)
+            if written:
+                self._cut(written)
             raise self._failed(error) from None
-        self._seq += 1
+        self._digest = JournalLine.digest(self._digest, line[len(self._prefix) :])
+        self._seq, self._lines, self._prefix = self._seq + 1, self._lines + 1, b""
         self._answers += kind == "result"
         self._dirty = True
 
@@ -3780,7 +3866,7 @@ class Journal:
             if self._dirty:
                 self._dirty = False
                 try:
-                    os.fsync(self._lock.fd)
+                    sync_file(self._lock.fd)
                 except OSError as error:
                     self._fault = error
 
@@ -3800,22 +3886,29 @@ class JournalReader:
         index: int
         turn: int
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self,
+        path: Path,
+        file: io.FileIO | None = None,
+        header: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Open the journal, or read the file; a journal's own header makes up for a lost one."""
         self.path = path
-        self.header: dict[str, Any] | None = None
+        self.header = None if header is None else dict(header)
+        self.headless = True  # as long as no first line was found
         self.footer: dict[str, Any] | None = None
         self.samples: list[dict[str, Any]] = []
         self.missing: list[range] = []  # sequence numbers that must have been there
         self.lines = self.next_seq = 0
         self.whole_bytes = 0  # up to the end of the last whole line, good or not
+        self.unfinished_bytes = 0  # behind the last whole line
+        self.digest = 0  # of the good lines
         self._damaged_bytes = 0  # of whole lines
-        self._unfinished_bytes = 0  # behind the last whole line
         self._offsets, self._lengths = array.array("q"), array.array("q")  # of each good line
         self._results, self._keys = array.array("q"), array.array("q")  # a result's line, its place
         self._grades: dict[int, int] = {}  # place -> line of its last grade
         self._order: Sequence[int] | None = None
-        self._file = self._open()
-        weakref.finalize(self, self._file.close)
+        self._file = file or self._open()
         self.refresh()
 
     def _open(self) -> io.FileIO:
@@ -3823,9 +3916,11 @@ class JournalReader:
         try:
             if self.path.exists() and not self.path.is_file():
                 raise OSError(0, "is not a regular file")
-            return self.path.open("rb", buffering=0)
+            file = self.path.open("rb", buffering=0)
         except OSError as error:
             raise ResultsError(f"{self.path}: cannot be read: {error.strerror}") from None
+        weakref.finalize(self, file.close)
+        return file
 
     def refresh(self) -> int:
         """Read what was appended since the last time, and return how many good lines that were."""
@@ -3852,14 +3947,16 @@ class JournalReader:
                 rest.clear()
             rest += unfinished
             self._file.seek(position)
-        self._unfinished_bytes = len(rest)
+        self.unfinished_bytes = len(rest)
 
     def _take(self, line: bytes) -> bool:
         """Note what stands in a line; False when it is damaged or has no business there."""
         entry = JournalLine.from_bytes(line)
         if entry is None or entry.seq < self.next_seq:
             return False
-        if (entry.kind == "header") != (self.next_seq == 0) or (self.header is None and entry.seq):
+        if entry.kind == "header" and entry.seq == 0:
+            self.headless = False
+        elif entry.kind == "header" or self.header is None:
             return False
         try:
             self._note(entry)
@@ -3869,6 +3966,7 @@ class JournalReader:
             self.missing.append(range(self.next_seq, entry.seq))
         self._offsets.append(self.whole_bytes)
         self._lengths.append(len(line))
+        self.digest = JournalLine.digest(self.digest, line)
         self.lines, self.next_seq = self.lines + 1, entry.seq + 1
         return True
 
@@ -3894,7 +3992,7 @@ class JournalReader:
     @property
     def lost_bytes(self) -> int:
         """How many bytes are in no good line; while a run is on, the last ones may become one."""
-        return self._damaged_bytes + self._unfinished_bytes
+        return self._damaged_bytes + self.unfinished_bytes
 
     @property
     def ended(self) -> int:
@@ -4028,9 +4126,9 @@ class ResultsFile:
 
     def _clear_up(self) -> None:
         """Remove what killed runs have left, but nothing that is being written."""
-        for left in self._path.parent.iterdir():
-            if left.name.startswith(f".{self._path.name}.") and left.suffix == ".tmp":
-                with contextlib.suppress(OSError), FileLock(left) as lock:
+        with contextlib.suppress(OSError):
+            for left in self._path.parent.glob(f".{glob.escape(self._path.name)}.*.tmp"):
+                with FileLock(left) as lock:
                     lock.remove()
 
     def write(
@@ -4052,7 +4150,7 @@ class ResultsFile:
             self._add(b',\n"samples": ' + pydantic_core.to_json(samples, inf_nan_mode="null"))
         self._add(b"\n}\n")
         self._file.flush()
-        os.fsync(self._lock.fd)
+        sync_file(self._lock.fd)
         written = os.fstat(self._lock.fd).st_size
         if written != self._size:
             raise OSError(0, f"only {written} of {self._size} bytes were written")
@@ -4092,20 +4190,27 @@ def save_results(
         with ResultsFile(path) as file:
             file.write(meta, results, aggregate, samples)
             path = file.put_in_place(overwrite=overwrite)
-        _sync_folder(path.parent)
     except OSError as error:
         raise ResultsError(f"{path}: cannot be written: {error.strerror or error}") from None
+    _sync_folder(path)
     return path
 
 
-def _sync_folder(folder: Path) -> None:
-    """Bring a file's name to the disk."""
-    if os.name == "posix":
-        fd = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+def _sync_folder(path: Path) -> None:
+    """Bring a new file's name to the disk. Raises ResultsError."""
+    if os.name != "posix":
+        return
+    try:
+        fd = os.open(path.parent, os.O_RDONLY)
+    except OSError:  # a folder that may be written to and not be read
+        return
+    try:
+        sync_file(fd)
+    except OSError as error:
+        why = f"its folder could not be brought to the disk: {error.strerror}"
+        raise ResultsError(f"{path}: is written, but {why}") from None
+    finally:
+        os.close(fd)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -5230,7 +5335,7 @@ class Grading:
         graders = self.quality.Graders(
             self.config, allow_code=self.allow_code, hurry=stop_signal.event.is_set
         )
-        ungraded = (result for result in JournalReader(journal.path) if result.grade_reason is None)
+        ungraded = (result for result in journal.read() if result.grade_reason is None)
         async with graders:
             async for result, score, reason in graders.grade_results(self.questions, ungraded):
                 reason = redact(reason) if isinstance(reason, str) else reason
@@ -5328,7 +5433,7 @@ async def main(options: argparse.Namespace, memory: logging.handlers.MemoryHandl
             await grading.grade(journal, stop_signal, target.redact)
             load.interrupted = load.interrupted or stop_signal.signum is not None
             journal.append("footer", recorder.footer(load))
-        results = JournalReader(journal.path)
+        results = journal.read()
         aggregate = calculate_aggregates(results, config, None if load.itl_lost else load.itl_us)
         meta = run_meta(config, target, load, aggregate, journal.header)
         with journal.kept_when_saving_fails():
