@@ -40,6 +40,7 @@ import json
 import logging
 import logging.handlers
 import math
+import operator
 import os
 import platform
 import random
@@ -193,17 +194,19 @@ class ResultsError(StressTestError):
 
 
 class Redactor:
-    """Takes secrets out of texts, by value, whatever form an echo gave them: escaped, encoded, cut at its end."""
+    """Takes secrets out of texts, by value, in whatever form an echo gave them.
+
+    That is: as they are, escaped as JSON, Python, URLs and HTML do it, or cut at the text's end.
+    """
 
     SHORTEST = 6  # a shorter value is no secret, and would eat ordinary words
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        long_first = sorted(
-            {secret for secret in secrets if len(secret) >= self.SHORTEST}, key=len, reverse=True
-        )
+        kept = {secret for secret in secrets if len(secret) >= self.SHORTEST}
+        # The longest first: a secret may hold another one.
         self._secrets = [
-            (secret, secret[: _plain_start(secret)], re.compile("".join(map(_any_form, secret))))
-            for secret in long_first
+            (secret, self._plain_start(secret), re.compile("".join(map(self._any_form, secret))))
+            for secret in sorted(kept, key=len, reverse=True)
         ]
 
     def __call__(self, text: str) -> str:
@@ -211,10 +214,7 @@ class Redactor:
         for secret, start, pattern in self._secrets:
             if start in text:
                 text = pattern.sub(REDACTED, text)
-                tail = text[1 - len(secret) :]
-                place = tail.find(secret[: max(self.SHORTEST, len(secret) // 2)])
-                if place >= 0 and secret.startswith(tail[place:]):
-                    text = text[: len(text) - len(tail) + place] + REDACTED
+                text = self._without_cut_end(text, secret)
         return text
 
     def tree(self, value: Any) -> Any:
@@ -227,28 +227,40 @@ class Redactor:
             return [self.tree(item) for item in value]
         return value
 
+    def _without_cut_end(self, text: str, secret: str) -> str:
+        """Replace the first half or more of a secret where it is the end of the text."""
+        tail = text[1 - len(secret) :]
+        place = tail.find(secret[: max(self.SHORTEST, len(secret) // 2)])
+        if place >= 0 and secret.startswith(tail[place:]):
+            return text[: len(text) - len(tail) + place] + REDACTED
+        return text
 
-def _plain_start(secret: str) -> int:
-    """Return how many characters stand before the first that an echo might write in another way."""
-    return len(cast(re.Match[str], re.match(r"[\w.-]*", secret, re.ASCII)).group())
+    @staticmethod
+    def _plain_start(secret: str) -> str:
+        """Return what stands before the first character that an echo might write in another way."""
+        return cast(re.Match[str], re.match(r"[\w.-]*", secret, re.ASCII)).group()
 
-
-def _any_form(character: str) -> str:
-    """Return a pattern of what JSON, Python, URLs and HTML make of a character."""
-    if _plain_start(character):
-        return re.escape(character)
-    encoded = urllib.parse.quote(character, safe="")
-    itself = r"\\{1,9}" if character == "\\" else r"\\{0,9}" + re.escape(character)
-    return rf"(?:{itself}|(?i:{encoded}|\\{{1,9}}u{ord(character):04x}|{re.escape(html.escape(character))}))"
+    @classmethod
+    def _any_form(cls, character: str) -> str:
+        """Return a pattern of what JSON, Python, URLs and HTML make of a character."""
+        if cls._plain_start(character):
+            return re.escape(character)
+        in_url, in_html = urllib.parse.quote(character, safe=""), re.escape(html.escape(character))
+        itself = r"\\{0,9}" + re.escape(character)
+        if character == "\\":
+            itself = r"\\{1,9}"
+        return rf"(?:{itself}|(?i:{in_url}|\\{{1,9}}u{ord(character):04x}|{in_html}))"
 
 
 def _without_password(url: str) -> str:
-    return re.sub(r"//[^/?#]*@", f"//{REDACTED}@", url)
+    """Return a URL with its user part replaced.
 
-
-def _without_any_password(text: str) -> str:
-    """Take user parts out of a text that is no good URL, so that nobody knows where one ends."""
-    return re.sub(r"//[^\s\"]*@", f"//{REDACTED}@", text)
+    In a text that is no good URL nobody knows where the user part ends: then all up to its last @
+    is replaced.
+    """
+    is_url = re.fullmatch(r"[\w+.-]+://([^/?#\s\"]*@)?[^@\s\"]*", url)
+    user_part = r"//[^/?#]*@" if is_url else r"//[^\s\"]*@"
+    return re.sub(user_part, f"//{REDACTED}@", url)
 
 
 _UNPRINTABLE = re.compile(
@@ -257,9 +269,14 @@ _UNPRINTABLE = re.compile(
 
 
 def printable(text: object, limit: int = 500) -> str:
-    """Return a text that does nothing to a terminal or a log: no control or direction characters, one line."""
+    """Return a text, cut at `limit` characters, that does nothing to a terminal or a log.
+
+    Control characters and those that change the direction of text are written as escapes, so it
+    is one line.
+    """
     shown = str(text)
-    shown = shown if len(shown) <= limit else shown[: limit - 1] + "…"
+    if len(shown) > limit:
+        shown = shown[: limit - 1] + "…"
     return _UNPRINTABLE.sub(lambda found: ascii(found.group())[1:-1], shown)
 
 
@@ -267,16 +284,74 @@ def printable(text: object, limit: int = 500) -> str:
 
 
 class Strict(pydantic.BaseModel):
-    """A part of a file written by a person: exact types, no unknown keys."""
+    """A part of a file written by a person: exact types, no unknown keys.
+
+    Each key's description says what is allowed there; it is what an error shows.
+    """
 
     model_config = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    @classmethod
+    def read(cls, data: Mapping[str, Any]) -> Self:
+        """Check data and return them as this type.
+
+        Raises ValueError, one line: the key, its value, what is allowed.
+        """
+        try:
+            return cls.model_validate(data)
+        except pydantic.ValidationError as error:
+            raise ValueError(cls._first_fault(error, data)) from None
+
+    @classmethod
+    def _first_fault(cls, error: pydantic.ValidationError, data: Mapping[str, Any]) -> str:
+        """Say the first thing that is wrong; an unknown key before a missing one, it may be a typo."""
+        faults = error.errors(include_url=False)
+        faults.sort(key=lambda fault: fault["type"] == "missing")
+        first, *others = faults
+        fields, value, keys = cls.model_fields, cast(Any, data), list[str]()
+        description = "an object"
+        for part in first["loc"]:
+            known = isinstance(value, dict) and part in fields
+            if known and (part in value or first["type"] == "missing"):
+                keys.append(str(part))
+                description = fields[str(part)].description or ""
+                value = value.get(part)
+                fields = cls._fields_of(fields[str(part)].annotation)
+        key = ".".join(keys)
+        if first["type"] == "missing":
+            return f"{key}: is missing; it must be {description}"
+        if first["type"] == "extra_forbidden":
+            return cls._unknown_key([*keys, str(first["loc"][-1])], fields or cls.model_fields)
+        distinct = {other["loc"][:1] for other in others} - {first["loc"][:1]}
+        more = f" ({len(distinct)} more such)" if distinct else ""
+        shown = printable(_without_password(json.dumps(value, ensure_ascii=False)), 80)
+        return f"{key}: {shown} is not allowed; it must be {description}{more}"
+
+    @staticmethod
+    def _fields_of(annotation: Any) -> dict[str, Any]:
+        """Return the fields of the model that stands in an annotation, if any."""
+        for candidate in (annotation, *get_args(annotation)):
+            if isinstance(candidate, type) and issubclass(candidate, Strict):
+                return dict(candidate.model_fields)
+        return {}
+
+    @staticmethod
+    def _unknown_key(keys: Sequence[str], fields: Mapping[str, Any]) -> str:
+        near = difflib.get_close_matches(keys[-1], fields, 1, 0.5)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(fields)}"
+        return f"{printable('.'.join(keys), 80)}: unknown key; {hint}"
+
+
+def key(default: Any, allowed: str) -> Any:
+    """Return a key of a Strict type, with its default and what is allowed there."""
+    return pydantic.Field(default, description=allowed)
 
 
 Count = Annotated[int, pydantic.Field(ge=1, le=1_000_000_000)]
 Level = Annotated[int, pydantic.Field(ge=1, le=100_000)]
+Levels = Level | Annotated[list[Level], pydantic.Field(min_length=1, max_length=1000)]
 Seconds = Annotated[float, pydantic.Field(gt=0, le=31_536_000, allow_inf_nan=False)]
 NotNegative = Annotated[float, pydantic.Field(ge=0, le=31_536_000, allow_inf_nan=False)]
-Finite = Annotated[float, pydantic.Field(allow_inf_nan=False)]
 Positive = Annotated[float, pydantic.Field(gt=0, le=1e9, allow_inf_nan=False)]
 Share = Annotated[float, pydantic.Field(ge=0, le=1, allow_inf_nan=False)]
 Name = Annotated[str, pydantic.Field(min_length=1, max_length=1000)]
@@ -284,225 +359,270 @@ Header = Annotated[str, pydantic.Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
 Comparison = Annotated[
     str, pydantic.Field(pattern=r"^\s*(<=|>=|<|>)\s*-?\d+(\.\d+)?([eE][+-]?\d+)?\s*$")
 ]
+A_SERVER = 'a URL such as "http://host:8000/v1", or "embedded"'
+A_MODEL = "a model's name, as the server names it"
 
 
 class Slo(Strict):
     """What a request must meet to count for goodput."""
 
-    ttft_ms: Positive | None = pydantic.Field(None, description="a number of ms above 0")
-    tpot_ms: Positive | None = pydantic.Field(None, description="a number of ms above 0")
-    e2e_ms: Positive | None = pydantic.Field(None, description="a number of ms above 0")
-    quality: Share | None = pydantic.Field(None, description="a number from 0 to 1")
+    ttft_ms: Positive | None = key(None, "a number of ms above 0")
+    tpot_ms: Positive | None = key(None, "a number of ms above 0")
+    e2e_ms: Positive | None = key(None, "a number of ms above 0")
+    quality: Share | None = key(None, "a number from 0 to 1")
 
 
 class Hardware(Strict):
-    """What the machine costs, and how it is watched."""
+    """What the machine costs."""
 
-    sample_s: Seconds | None = pydantic.Field(None, description="a number of seconds above 0")
-    metrics_url: Name | None = pydantic.Field(None, description="a URL")
-    price_per_kwh: NotNegative | None = pydantic.Field(None, description="a number from 0")
-    price_per_hour: NotNegative | None = pydantic.Field(None, description="a number from 0")
+    price_per_hour: NotNegative | None = key(None, "a number from 0")
 
 
 class Judge(Strict):
     """An LLM that grades answers after the run."""
 
-    server: Name = pydantic.Field(description='a URL such as "http://host:8000/v1", or "embedded"')
-    model: Name = pydantic.Field(description="a model's name, as the server names it")
-    api_key_env: Name | None = pydantic.Field(
-        None, description="the name of an environment variable, or null"
-    )
+    server: Name = pydantic.Field(description=A_SERVER)
+    model: Name = pydantic.Field(description=A_MODEL)
+    api_key_env: Name | None = key(None, "the name of an environment variable, or null")
 
 
 class Config(Strict):
-    """config.json. Each description says what is allowed, and is what an error shows."""
+    """config.json."""
 
-    server: Name = pydantic.Field(description='a URL such as "http://host:8000/v1", or "embedded"')
-    model: Name = pydantic.Field(description="a model's name, as the server names it")
-    concurrent: Level | Annotated[list[Level], pydantic.Field(min_length=1, max_length=1000)] = (
-        pydantic.Field(1, description="an integer from 1, or a list of them (a sweep)")
+    server: Name = pydantic.Field(description=A_SERVER)
+    model: Name = pydantic.Field(description=A_MODEL)
+    concurrent: Levels = key(1, "an integer from 1, or a list of them (a sweep)")
+    questions: Count | Literal["all"] = key("all", 'an integer from 1, or "all"')
+    timeout: Seconds = key(120, "a number of seconds above 0")
+    api: Literal["chat", "completions", "responses"] = key(
+        "chat", '"chat", "completions" or "responses"'
     )
-    questions: Count | Literal["all"] = pydantic.Field(
-        "all", description='an integer from 1, or "all"'
+    stream: bool = key(True, "true or false")
+    api_key_env: Name | None = key(None, "the name of an environment variable, or null")
+    headers: dict[Header, str] = key({}, "an object of header names and texts")
+    extra_body: dict[str, Any] = key({}, "an object, added to the body of each request")
+    system_prompt: str | None = key(None, "a text, or null")
+    temperature: Annotated[float, pydantic.Field(ge=0, le=100, allow_inf_nan=False)] | None = key(
+        0, "a number from 0, or null"
     )
-    timeout: Seconds = pydantic.Field(120, description="a number of seconds above 0")
-    api: Literal["chat", "completions", "responses"] = pydantic.Field(
-        "chat", description='"chat", "completions" or "responses"'
+    max_tokens: Count | None = key(512, "an integer from 1, or null")
+    seed: Annotated[int, pydantic.Field(ge=0, lt=2**63)] | None = key(
+        None, "an integer from 0, or null"
     )
-    stream: bool = pydantic.Field(True, description="true or false")
-    api_key_env: Name | None = pydantic.Field(
-        None, description="the name of an environment variable, or null"
+    stop: str | list[str] | None = key(None, "a text, a list of texts, or null")
+    rate: Positive | None = key(None, "a number of requests/s above 0, or null (closed loop)")
+    arrival: Literal["poisson", "constant", "gamma"] = key(
+        "poisson", '"poisson", "constant" or "gamma"'
     )
-    headers: dict[Header, str] = pydantic.Field(
-        {}, description="an object of header names and texts"
+    burstiness: Annotated[float, pydantic.Field(gt=0, le=1000, allow_inf_nan=False)] = key(
+        1, "a number above 0 (gamma's shape: below 1 is burstier than poisson)"
     )
-    extra_body: dict[str, Any] = pydantic.Field(
-        {}, description="an object, added to the body of each request"
+    duration: Seconds | None = key(None, "a number of seconds above 0, or null")
+    warmup: Annotated[int, pydantic.Field(ge=0, le=1_000_000)] = key(0, "an integer from 0")
+    ramp_up: NotNegative = key(0, "a number of seconds from 0")
+    idle_timeout: Seconds = key(30, "a number of seconds above 0")
+    max_answer_bytes: Annotated[int, pydantic.Field(ge=1024, le=2**31)] = key(
+        16_777_216, "an integer from 1024"
     )
-    system_prompt: str | None = pydantic.Field(None, description="a text, or null")
-    temperature: Annotated[float, pydantic.Field(ge=0, le=100, allow_inf_nan=False)] | None = (
-        pydantic.Field(0, description="a number from 0, or null")
-    )
-    max_tokens: Count | None = pydantic.Field(512, description="an integer from 1, or null")
-    seed: Annotated[int, pydantic.Field(ge=0, lt=2**63)] | None = pydantic.Field(
-        None, description="an integer from 0, or null"
-    )
-    stop: str | list[str] | None = pydantic.Field(
-        None, description="a text, a list of texts, or null"
-    )
-    rate: Positive | None = pydantic.Field(
-        None, description="a number of requests/s above 0, or null (closed loop)"
-    )
-    arrival: Literal["poisson", "constant", "gamma"] = pydantic.Field(
-        "poisson", description='"poisson", "constant" or "gamma"'
-    )
-    burstiness: Annotated[float, pydantic.Field(gt=0, le=1000, allow_inf_nan=False)] = (
-        pydantic.Field(
-            1, description="a number above 0 (gamma's shape: below 1 is burstier than poisson)"
-        )
-    )
-    duration: Seconds | None = pydantic.Field(
-        None, description="a number of seconds above 0, or null"
-    )
-    warmup: Annotated[int, pydantic.Field(ge=0, le=1_000_000)] = pydantic.Field(
-        0, description="an integer from 0"
-    )
-    ramp_up: NotNegative = pydantic.Field(0, description="a number of seconds from 0")
-    idle_timeout: Seconds = pydantic.Field(30, description="a number of seconds above 0")
-    max_answer_bytes: Annotated[int, pydantic.Field(ge=1024, le=2**31)] = pydantic.Field(
-        16_777_216, description="an integer from 1024"
-    )
-    slo: Slo = pydantic.Field(Slo(), description="an object of ttft_ms, tpot_ms, e2e_ms, quality")
-    thresholds: dict[str, Comparison] = pydantic.Field(
-        {}, description='an object such as {"ttft_ms.p95": "<= 500"}'
-    )
-    hardware: Hardware = pydantic.Field(
-        Hardware(), description="an object of sample_s, metrics_url, price_per_kwh, price_per_hour"
-    )
-    judge: Judge | None = pydantic.Field(
-        None, description="an object of server, model, api_key_env, or null"
-    )
-    cache_bust: bool = pydantic.Field(False, description="true or false")
-    record_chunk_times: bool = pydantic.Field(True, description="true or false")
-    verify_tls: bool = pydantic.Field(True, description="true or false")
-    ca_file: Name | None = pydantic.Field(None, description="a file's path, or null")
-    proxy: Name | None = pydantic.Field(
-        None, description='a URL such as "http://proxy:3128", or null'
-    )
-    workers: Level = pydantic.Field(1, description="an integer from 1")
-    ray_address: Name | None = pydantic.Field(None, description="a Ray cluster's address, or null")
+    slo: Slo = key(Slo(), "an object of ttft_ms, tpot_ms, e2e_ms, quality")
+    thresholds: dict[str, Comparison] = key({}, 'an object such as {"ttft_ms.p95": "<= 500"}')
+    hardware: Hardware = key(Hardware(), "an object of price_per_hour")
+    judge: Judge | None = key(None, "an object of server, model, api_key_env, or null")
+    cache_bust: bool = key(False, "true or false")
+    record_chunk_times: bool = key(True, "true or false")
+    verify_tls: bool = key(True, "true or false")
+    ca_file: Name | None = key(None, "a file's path, or null")
+    proxy: Name | None = key(None, 'a URL such as "http://proxy:3128", or null')
 
     @property
     def levels(self) -> list[int]:
         """The stages' concurrency, one stage without a sweep."""
         return self.concurrent if isinstance(self.concurrent, list) else [self.concurrent]
 
+    @property
+    def question_count(self) -> int | None:
+        """How many questions a stage asks; None for the catalogue as it is."""
+        if self.duration is not None or self.questions == "all":
+            return None
+        return self.questions
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    @property
+    def urls(self) -> dict[str, str]:
+        """Every URL in it, by its key; the one place that knows them all."""
+        named = {"server": self.server, "proxy": self.proxy}
+        if self.judge is not None:
+            named["judge.server"] = self.judge.server
+        return {name: url for name, url in named.items() if url not in (None, "embedded")}
+
+    def fault(self) -> str | None:
+        """Say what is wrong with it that no single key's type can show."""
+        for name, url in self.urls.items():
+            if problem := self._url_fault(url):
+                field = type(self).model_fields.get(name)
+                allowed = A_SERVER.partition(",")[0] if field is None else field.description
+                return f"{name}: {problem}; it must be {allowed}"
+        if reserved := {"model", "messages", "prompt", "input", "stream"} & self.extra_body.keys():
+            return f"extra_body: {min(reserved)} is set by the test itself; take it out"
+        has_quality = (HERE / "extensions" / "quality.py").is_file()
+        for name, value in (("slo.quality", self.slo.quality), ("judge", self.judge)):
+            if value is not None and not has_quality:
+                return f"{name}: needs extensions/quality.py, which is not there"
+        return next(map(ThresholdCheck.unknown_metric, self.thresholds), None)
+
+    @staticmethod
+    def _url_fault(text: str) -> str | None:
+        """Say why a text is no URL that can be used here."""
+        with contextlib.suppress(ValueError):
+            url = yarl.URL(text)
+            is_http = url.scheme in ("http", "https") and url.host and url.port
+            if is_http and not _UNPRINTABLE.search(text) and " " not in text:
+                extra = url.query_string or url.fragment
+                return "a URL takes no query or fragment" if extra else None
+        shown = json.dumps(printable(_without_password(text), 80), ensure_ascii=False)
+        return f"{shown} is not allowed"
+
+    def without_passwords(self) -> dict[str, Any]:
+        """Return it as JSON, with no URL's user part."""
+        shown = self.model_dump()
+        for name in self.urls:
+            outer, _, inner = name.rpartition(".")
+            part = shown[outer] if outer else shown
+            part[inner] = _without_password(part[inner])
+        return shown
+
+
+def load_config(
+    path: Path, overrides: Sequence[str] = (), before: Mapping[str, Any] | None = None
+) -> Config:
     """Read and check config.json; `overrides` are KEY=VALUE, the value as JSON or else a text.
 
+    `before` is the config of a run that is gone on with, as its journal has it: it wins over the
+    file but where it was redacted, and an override must agree with it.
     Raises ConfigError, one line: the file, the key, its value, what is allowed.
     """
     data = read_json(path, ConfigError)
     if not isinstance(data, dict):
-        raise ConfigError(
-            f'{path}: must hold a JSON object such as {{"server": …, "model": …}}, not {_kind(data)}'
+        example = '{"server": …, "model": …}'
+        raise ConfigError(f"{path}: must hold a JSON object such as {example}, not {kind_of(data)}")
+    kept = {name: item for name, item in (before or {}).items() if REDACTED not in json.dumps(item)}
+    if differs := [name for name in kept if name in data and data[name] != kept[name]]:
+        notice(
+            f"{path.name} differs ({', '.join(differs)}); the run keeps the config it began with"
         )
+    data |= kept
     for override in overrides:
-        _set_key(data, override)
+        set_key(data, override)
     try:
-        config = Config.model_validate(data)
-    except pydantic.ValidationError as error:
-        raise ConfigError(f"{path}: {_first_error(error, Config, data)}") from None
-    _check_config(path, config)
-    for key in ("concurrent", "questions", "timeout"):
-        if key not in data:
-            notice(
-                f"WARNING {path.name}: {key} is not set; using {json.dumps(getattr(config, key))}"
-            )
+        config = Config.read(data)
+        if (fault := config.fault()) is not None:
+            raise ValueError(fault)
+    except ValueError as fault:
+        blamed = f"{path} with --set" if overrides else path
+        raise ConfigError(f"{blamed}: {fault}") from None
+    if changed := [name for name, item in kept.items() if config.model_dump()[name] != item]:
+        what = ", ".join(changed)
+        raise ConfigError(f"--resume: the run had another config ({what}); choose another name")
+    for name in ("concurrent", "questions", "timeout"):
+        if name not in data:
+            default = json.dumps(getattr(config, name))
+            logger.warning("%s: %s is not set; using %s", path.name, name, default)
     return config
 
 
-def _check_config(path: Path, config: Config) -> None:
-    """Refuse what single keys cannot show. Raises ConfigError."""
-    wrong = _wrong_url(config)
-    if wrong is not None:
-        raise ConfigError(f"{path}: {wrong}")
-    if reserved := {"model", "messages", "prompt", "input", "stream"} & config.extra_body.keys():
-        wrong = f"extra_body: {min(reserved)} is set by the test itself; take it out"
-    elif config.slo.quality is not None and not (HERE / "extensions" / "quality.py").is_file():
-        wrong = "slo.quality: needs extensions/quality.py, which is not there"
-    elif unknown := next(
-        (key for key in config.thresholds if _metric(empty_aggregate(), key) is _ABSENT), None
-    ):
-        near = difflib.get_close_matches(unknown, _metric_names(empty_aggregate()), 1, 0)
-        wrong = f"thresholds: {printable(unknown, 80)} is no metric; did you mean {near[0]}?"
-    for key, extension in _NEEDS_EXTENSION.items():
-        used: Any = config.model_dump(exclude_defaults=True)
-        for part in key.split("."):
-            used = used.get(part) if isinstance(used, dict) else None
-        if (
-            wrong is None
-            and used is not None
-            and not (HERE / "extensions" / f"{extension}.py").is_file()
-        ):
-            wrong = f"{key}: needs extensions/{extension}.py, which is not there"
-    if wrong is not None:
-        raise ConfigError(f"{path}: {wrong}")
+def find_file(given: Path | None, name: str) -> Path:
+    """Return the file that was given, else the one in the current directory or beside the script."""
+    if given is not None:
+        return given
+    here = Path.cwd() / name
+    return here if here.exists() else HERE / name
 
 
-_NEEDS_EXTENSION = {
-    "judge": "quality",
-    "hardware.sample_s": "hardware",
-    "hardware.metrics_url": "hardware",
-    "workers": "cluster",
-    "ray_address": "cluster",
-}
-
-
-def _wrong_url(config: Config) -> str | None:
-    """Say which of the config's URLs is none."""
-    servers = {"server": config.server, "judge.server": config.judge and config.judge.server}
-    links = {key: url for key, url in servers.items() if url != "embedded"}
-    for key, url in {
-        **links,
-        "proxy": config.proxy,
-        "hardware.metrics_url": config.hardware.metrics_url,
-    }.items():
-        if isinstance(url, str) and (
-            problem := _url_problem(url, query=key.endswith("metrics_url"))
-        ):
-            field = Config.model_fields.get(key)
-            description = (
-                'a URL such as "http://host:8000/v1"' if field is None else field.description
-            )
-            return f"{key}: {problem}; it must be {description}"
-    return None
-
-
-def _url_problem(text: str, *, query: bool = False) -> str | None:
+def set_key(data: dict[str, Any], override: str) -> None:
+    """Set KEY=VALUE in the data of config.json; `slo.ttft_ms=500` reaches into an object."""
+    name, equals, text = override.partition("=")
+    if not equals or not name:
+        given = printable(override)
+        raise ConfigError(f"--set {given}: write KEY=VALUE, such as --set concurrent=8")
     try:
-        url = yarl.URL(text)
-        is_http = url.scheme in ("http", "https") and url.host and url.port
-        if is_http and not _UNPRINTABLE.search(text) and " " not in text:
-            return (
-                "a URL takes no query or fragment"
-                if (url.query_string and not query) or url.fragment
-                else None
+        value = StrictJson.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    except ValueError as cause:
+        raise ConfigError(f"--set {printable(override)}: {cause}") from None
+    outer, _, inner = name.partition(".")
+    *path, last = name.split(".")
+    if inner and outer in ("thresholds", "headers"):  # a metric's or a header's name may hold dots
+        path, last = [outer], inner
+    for part in path:
+        data = data.setdefault(part, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"--set {printable(override)}: {part} is not an object")
+    data[last] = value
+
+
+# --- JSON files ---
+
+
+class StrictJson:
+    """JSON without what Python reads and the standard forbids, and without a key that stands twice.
+
+    It is not so deep that what this program makes of it could not be written and read again.
+    """
+
+    DEEPEST = 200  # levels; pydantic writes 255
+
+    @classmethod
+    def loads(cls, text: str) -> Any:
+        """Return the value. Raises ValueError (JSONDecodeError where it is no JSON)."""
+        try:
+            value = json.loads(
+                text,
+                object_pairs_hook=cls._object,
+                parse_constant=cls._refuse_constant,
+                parse_float=cls._finite,
             )
-    except ValueError:
-        pass
-    return f"{json.dumps(printable(_without_any_password(text), 80), ensure_ascii=False)} is not allowed"
+        except RecursionError:
+            raise ValueError("is nested too deeply") from None
+        layer = [value]
+        for _ in range(cls.DEEPEST):
+            layer = [item for part in layer for item in cls._items(part)]
+        if layer:
+            raise ValueError("is nested too deeply")
+        return value
 
+    @staticmethod
+    def _items(value: Any) -> Iterable[Any]:
+        if isinstance(value, dict):
+            return value.values()
+        return value if isinstance(value, list) else ()
 
-# --- JSON files and what is wrong in them ---
+    @staticmethod
+    def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        data = dict(pairs)
+        if len(data) < len(pairs):
+            times = Counter(name for name, _ in pairs)
+            twice = next(name for name in times if times[name] > 1)
+            raise ValueError(f"the key {json.dumps(twice)} stands there twice; keep one")
+        return data
+
+    @staticmethod
+    def _refuse_constant(name: str) -> NoReturn:
+        raise ValueError(f"{name} is not JSON; write a number, or null")
+
+    @staticmethod
+    def _finite(text: str) -> float:
+        value = float(text)
+        if math.isinf(value):
+            raise ValueError(f"{text[:40]} is too large a number")
+        return value
 
 
 def read_json(path: Path, error: type[StressTestError]) -> Any:
-    """Read a strict JSON file: UTF-8, no NaN, no infinite number, no key twice. Raises `error`, one line."""
+    """Read a strict JSON file in UTF-8. Raises `error`, one line."""
     try:
         if not path.is_file():
-            raise error(f"{path}: {'is not a regular file' if path.exists() else 'no such file'}")
+            problem = "is not a regular file" if path.exists() else "no such file"
+            raise error(f"{path}: {problem}")
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as cause:
         raise error(f"{path}: cannot be read: {cause.strerror or cause}") from None
@@ -513,134 +633,26 @@ def read_json(path: Path, error: type[StressTestError]) -> Any:
     if not text.strip():
         raise error(f"{path}: is empty")
     try:
-        data = json.loads(
-            text, object_pairs_hook=_unique_keys, parse_constant=_no_constant, parse_float=_finite
-        )
+        data = StrictJson.loads(text)
         json.dumps(data, ensure_ascii=False).encode()
     except json.JSONDecodeError as cause:
-        raise error(
-            f"{path}: line {cause.lineno}, column {cause.colno}: is not JSON: {cause.msg}"
-        ) from None
-    except RecursionError:
-        raise error(f"{path}: is nested too deeply") from None
+        place = f"line {cause.lineno}, column {cause.colno}"
+        raise error(f"{path}: {place}: is not JSON: {cause.msg}") from None
     except UnicodeEncodeError:
-        raise error(
-            f"{path}: holds half of a surrogate pair (\\ud800 to \\udfff), which no server can read"
-        ) from None
+        half = "half of a surrogate pair (\\ud800 to \\udfff)"
+        raise error(f"{path}: holds {half}, which no server can read") from None
     except ValueError as cause:
         raise error(f"{path}: {cause}") from None
     return data
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) < len(pairs):
-        twice = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
-        raise ValueError(f"the key {json.dumps(twice)} stands there twice; keep one")
-    return data
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON; write a number, or null")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError(f"{text[:40]} is too large a number")
-    return value
-
-
-def _kind(value: Any) -> str:
-    names = {
-        dict: "an object",
-        list: "a list",
-        str: "a text",
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-    }
-    return names.get(type(value), "null")
-
-
-def _set_key(data: dict[str, Any], override: str) -> None:
-    """Set KEY=VALUE in the data of config.json; `slo.ttft_ms=500` reaches into an object."""
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(
-            f"--set {printable(override)}: write KEY=VALUE, such as --set concurrent=8"
-        )
-    try:
-        value = json.loads(
-            text, object_pairs_hook=_unique_keys, parse_constant=_no_constant, parse_float=_finite
-        )
-    except json.JSONDecodeError:
-        value = text
-    except (ValueError, RecursionError) as cause:
-        raise ConfigError(f"--set {printable(override)}: {cause}") from None
-    outer, _, inner = key.partition(".")
-    # A threshold's and a header's name may hold dots itself.
-    *path, last = [outer, inner] if inner and outer in ("thresholds", "headers") else key.split(".")
-    for part in path:
-        data = data.setdefault(part, {})
-        if not isinstance(data, dict):
-            raise ConfigError(f"--set {printable(override)}: {part} is not an object")
-    data[last] = value
-
-
-def _first_error(
-    error: pydantic.ValidationError, model: type[Strict], data: Mapping[str, Any]
-) -> str:
-    """Say the first thing that is wrong: the key, its value, what is allowed."""
-    first, *others = error.errors(include_url=False)
-    fields, value, keys = model.model_fields, cast(Any, data), list[str]()
-    description = "an object"
-    for part in first["loc"]:
-        if (
-            isinstance(value, dict)
-            and part in fields
-            and (part in value or first["type"] == "missing")
-        ):
-            keys.append(str(part))
-            description = fields[str(part)].description or ""
-            value = value.get(part)
-            fields = _nested_fields(fields[str(part)].annotation)
-    key = ".".join(keys)
-    if first["type"] == "missing":
-        return f"{key}: is missing; it must be {description}"
-    if first["type"] == "extra_forbidden":
-        unknown = str(first["loc"][-1])
-        near = difflib.get_close_matches(unknown, fields or model.model_fields, 1, 0.5)
-        hint = (
-            f"did you mean {near[0]}?"
-            if near
-            else f"known are {', '.join(fields or model.model_fields)}"
-        )
-        return f"{printable('.'.join([*keys, unknown]), 80)}: unknown key; {hint}"
-    distinct = {other["loc"][:1] for other in others} - {first["loc"][:1]}
-    more = f" ({len(distinct)} more such)" if distinct else ""
-    shown = printable(_without_any_password(json.dumps(value, ensure_ascii=False)), 80)
-    return f"{key}: {shown} is not allowed; it must be {description}{more}"
-
-
-def _nested_fields(annotation: Any) -> dict[str, Any]:
-    """Return the fields of the model that stands in an annotation, if any."""
-    for candidate in (annotation, *getattr(annotation, "__args__", ())):
-        if isinstance(candidate, type) and issubclass(candidate, Strict):
-            return dict(candidate.model_fields)
-    return {}
-
-
-def find_file(given: Path | None, name: str) -> Path:
-    """Return the file that was given, or the one in the current directory, or the one beside the script."""
-    if given is not None:
-        return given
-    here = Path.cwd() / name
-    return here if here.exists() else HERE / name
+def kind_of(value: Any) -> str:
+    """Name a JSON value's kind for people."""
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
+    return names.get(type(value), "null" if value is None else "a number")
 
 
 # === Questions ===
-
 
 Grader = Literal[
     "exact", "contains", "regex", "numeric", "choice", "json", "fuzzy", "code", "semantic", "judge"
@@ -651,35 +663,46 @@ GRADERS: tuple[str, ...] = get_args(Grader)
 class Question(Strict):
     """One entry of the catalogue: a question, or the turns of a conversation."""
 
-    question: str | None = pydantic.Field(None, description="a text")
-    turns: Annotated[list[str], pydantic.Field(min_length=1)] | None = pydantic.Field(
-        None, description="a list of texts, asked one after the other"
+    question: str | None = key(None, "a text")
+    turns: Annotated[list[str], pydantic.Field(min_length=1)] | None = key(
+        None, "a list of texts, asked one after the other"
     )
-    id: Annotated[str, pydantic.Field(min_length=1, max_length=500)] = pydantic.Field(
-        "", description="a text"
+    id: Annotated[str, pydantic.Field(min_length=1, max_length=500)] = key("", "a text")
+    category: str | None = key(None, "a text")
+    system_prompt: str | None = key(None, "a text")
+    max_tokens: Count | None = key(None, "an integer from 1")
+    grader: Grader | None = key(None, f"one of {', '.join(GRADERS)}")
+    expected: Any = key(None, "what the grader takes")
+    tolerance: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] | None = key(
+        None, "a number from 0"
     )
-    category: str | None = pydantic.Field(None, description="a text")
-    system_prompt: str | None = pydantic.Field(None, description="a text")
-    max_tokens: Count | None = pydantic.Field(None, description="an integer from 1")
-    grader: Grader | None = pydantic.Field(None, description=f"one of {', '.join(GRADERS)}")
-    expected: Any = pydantic.Field(None, description="what the grader takes")
-    tolerance: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] | None = pydantic.Field(
-        None, description="a number from 0"
-    )
-    threshold: Share | None = pydantic.Field(None, description="a number from 0 to 1")
+    threshold: Share | None = key(None, "a number from 0 to 1")
 
-    def system(self, config: Config) -> str | None:
-        """Return the system prompt that goes with it."""
-        return config.system_prompt if self.system_prompt is None else self.system_prompt
+    @classmethod
+    def of_entry(cls, entry: Any) -> Self:
+        """Read one entry of the catalogue, a text or an object. Raises ValueError, one line."""
+        data = {"question": entry} if isinstance(entry, str) else entry
+        if not isinstance(data, dict):
+            raise ValueError(f"must be a text or an object, not {kind_of(entry)}")
+        question = cls.read(data)
+        if (question.question is None) == (question.turns is None):
+            raise ValueError('give either "question" or "turns"')
+        if question.grader is None and question.expected is not None:
+            raise ValueError(f"expected: needs a grader, one of {', '.join(GRADERS)}")
+        return question
 
     @property
     def texts(self) -> list[str]:
         """What is asked, in order; one text unless it is a conversation."""
         return self.turns if self.turns is not None else [self.question or ""]
 
+    def system(self, config: Config) -> str | None:
+        """Return the system prompt that goes with it."""
+        return config.system_prompt if self.system_prompt is None else self.system_prompt
+
 
 def load_questions(path: Path, count: int | None = None) -> list[Question]:
-    """Read questions.json and return `count` questions in its order, from the start again when it asks for more.
+    """Read questions.json; return `count` questions in its order, from the start again if need be.
 
     Raises QuestionsError, one line: the file, the question's place and id, the key, what is allowed.
     """
@@ -687,60 +710,44 @@ def load_questions(path: Path, count: int | None = None) -> list[Question]:
     if isinstance(data, dict) and set(data) == {"questions"}:
         data = data["questions"]
     if not isinstance(data, list):
-        raise QuestionsError(
-            f'{path}: must hold a list of questions, or {{"questions": […]}}, not {_kind(data)}'
-        )
+        shape = 'a list of questions, or {"questions": […]}'
+        raise QuestionsError(f"{path}: must hold {shape}, not {kind_of(data)}")
     if not data:
         raise QuestionsError(f"{path}: holds no question; add at least one")
-    catalogue = [_read_question(path, place, entry) for place, entry in enumerate(data, 1)]
-    catalogue = _with_ids(path, catalogue)
-    return list(
-        itertools.islice(itertools.cycle(catalogue), len(catalogue) if count is None else count)
-    )
+    catalogue = []
+    for place, entry in enumerate(data, 1):
+        name = f"question {place}"
+        if isinstance(entry, dict) and isinstance(entry.get("id"), str):
+            name += f" ({printable(entry['id'], 60)})"
+        try:
+            question = Question.of_entry(entry)
+        except ValueError as fault:
+            raise QuestionsError(f"{path}: {name}: {fault}") from None
+        if not all(text.strip() for text in question.texts):
+            logger.warning("%s: %s is blank", path.name, name)
+        catalogue.append(question)
+    catalogue = with_ids(path, catalogue)
+    return list(itertools.islice(itertools.cycle(catalogue), count or len(catalogue)))
 
 
-def _read_question(path: Path, place: int, entry: Any) -> Question:
-    """Check one entry of the catalogue. Raises QuestionsError."""
-    data = {"question": entry} if isinstance(entry, str) else entry
-    if not isinstance(data, dict):
-        raise QuestionsError(
-            f"{path}: question {place}: must be a text or an object, not {_kind(entry)}"
-        )
-    name = f"question {place}" + (
-        f" ({printable(data['id'], 60)})" if isinstance(data.get("id"), str) else ""
-    )
-    try:
-        question = Question.model_validate(data)
-    except pydantic.ValidationError as error:
-        raise QuestionsError(f"{path}: {name}: {_first_error(error, Question, data)}") from None
-    if (question.question is None) == (question.turns is None):
-        raise QuestionsError(f'{path}: {name}: give either "question" or "turns"')
-    if question.grader is None and question.expected is not None:
-        raise QuestionsError(
-            f"{path}: {name}: expected: needs a grader, one of {', '.join(GRADERS)}"
-        )
-    if not all(text.strip() for text in question.texts):
-        logger.warning("%s: %s is blank", path.name, name)
-    return question
+def with_ids(path: Path, catalogue: Iterable[Question]) -> list[Question]:
+    """Give each question without an id one from a hash of its text.
 
-
-def _with_ids(path: Path, catalogue: list[Question]) -> list[Question]:
-    """Give each question without an id one from its text; refuse an id that stands there twice."""
+    Raises QuestionsError for an id that stands there twice.
+    """
+    catalogue = list(catalogue)
     given = Counter(question.id for question in catalogue if question.id)
-    if twice := next((name for name, times in given.items() if times > 1), None):
-        raise QuestionsError(
-            f"{path}: id {json.dumps(printable(twice, 80))} stands there twice; ids must be unique"
-        )
+    if twice := next((name for name in given if given[name] > 1), None):
+        shown = json.dumps(printable(twice, 80))
+        raise QuestionsError(f"{path}: id {shown} stands there twice; ids must be unique")
     seen = Counter[str]()
-    named = []
-    for question in catalogue:
+    for place, question in enumerate(catalogue):
         if not question.id:
             digest = hashlib.sha256("\n".join(question.texts).encode()).hexdigest()[:12]
             seen[digest] += 1
-            name = f"q-{digest}" + (f"-{seen[digest]}" if seen[digest] > 1 else "")
-            question = question.model_copy(update={"id": name})
-        named.append(question)
-    return named
+            again = f"-{seen[digest]}" if seen[digest] > 1 else ""
+            catalogue[place] = question.model_copy(update={"id": f"q-{digest}{again}"})
+    return catalogue
 
 
 def questions_hash(questions: Iterable[Question]) -> str:
@@ -749,13 +756,6 @@ def questions_hash(questions: Iterable[Question]) -> str:
     for question in questions:
         digest.update(question.model_dump_json().encode() + b"\n")
     return digest.hexdigest()
-
-
-def question_count(config: Config) -> int | None:
-    """Return how many questions a stage asks; None for the whole catalogue."""
-    return (
-        config.questions if isinstance(config.questions, int) and config.duration is None else None
-    )
 
 
 # === Results ===
@@ -809,7 +809,10 @@ class Failure:
 
 @dataclasses.dataclass(slots=True)
 class Result:
-    """What one request did. Times are ns since the start of the run, in whole microseconds: files hold them exactly."""
+    """What one request did; every per-request metric is a property of it, and computed nowhere else.
+
+    Times are ns since the start of the run, in whole microseconds, so that files hold them exactly.
+    """
 
     index: int  # place in the run's order, from 0
     id: str
@@ -849,29 +852,29 @@ class Result:
     @property
     def time_ms(self) -> float | None:
         """E2E latency: from sent to the last token; for a failure, how long it took to fail."""
-        return _between(self.sent_ns, self.end_ns)
+        return ms_between(self.sent_ns, self.end_ns)
 
     @property
     def ttft_ms(self) -> float | None:
         """Time to first token, reasoning included."""
-        return _between(self.sent_ns, self.first_ns)
+        return ms_between(self.sent_ns, self.first_ns)
 
     @property
     def answer_ttft_ms(self) -> float | None:
         """Time to the first token of the answer."""
-        return _between(self.sent_ns, self.answer_ns)
+        return ms_between(self.sent_ns, self.answer_ns)
 
     @property
     def tpot_ms(self) -> float | None:
         """Time per output token after the first; None below two tokens, and when all came at once."""
-        generating_ms = _between(self.first_ns, self.end_ns)
+        generating_ms = ms_between(self.first_ns, self.end_ns)
         if not generating_ms or self.token is None or self.token < 2:
             return None
         return generating_ms / (self.token - 1)
 
     @property
     def came_at_once(self) -> bool:
-        """Whether several tokens came in one piece: then something held the stream back, and TPOT is not to be had."""
+        """Whether several tokens came in one piece: something held the stream back, TPOT is unknown."""
         return self.first_ns is not None and self.first_ns == self.end_ns and (self.token or 0) > 1
 
     @property
@@ -884,22 +887,22 @@ class Result:
     @property
     def connect_ms(self) -> float | None:
         """How long the connection took to open; None when a kept one was used."""
-        return _between(0, self.connect_ns)
+        return ms_between(0, self.connect_ns)
 
     @property
     def queue_ms(self) -> float | None:
         """Open loop: actual minus scheduled send."""
-        return _between(self.scheduled_ns, self.sent_ns)
+        return ms_between(self.scheduled_ns, self.sent_ns)
 
     @property
     def scheduled_ttft_ms(self) -> float | None:
         """Time to first token from the scheduled send, queueing included."""
-        return _between(self.scheduled_ns, self.first_ns)
+        return ms_between(self.scheduled_ns, self.first_ns)
 
     @property
     def scheduled_e2e_ms(self) -> float | None:
         """E2E latency from the scheduled send, queueing included."""
-        return _between(self.scheduled_ns, self.end_ns)
+        return ms_between(self.scheduled_ns, self.end_ns)
 
     @property
     def answer_text(self) -> str:
@@ -919,8 +922,8 @@ class Result:
             "status": self.status,
             "error": None if self.error is None else self.error.to_record(),
             "stage": self.stage,
-            "sent_ms": _between(0, self.sent_ns),
-            "scheduled_ms": _between(0, self.scheduled_ns),
+            "sent_ms": ms_between(0, self.sent_ns),
+            "scheduled_ms": ms_between(0, self.scheduled_ns),
             "ttft_ms": self.ttft_ms,
             "answer_ttft_ms": self.answer_ttft_ms,
             "tpot_ms": self.tpot_ms,
@@ -941,35 +944,33 @@ class Result:
             "connect_ms": self.connect_ms,
             "queue_ms": self.queue_ms,
             "reconnects": self.reconnects,
-            "end_ms": _between(0, self.end_ns),
+            "end_ms": ms_between(0, self.end_ns),
         }
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
         """Read an entry of `results` back; times come out exactly as they were."""
-        sent = _ms_to_ns(record["sent_ms"])
-        first = _after(sent, record["ttft_ms"])
+        sent = ms_to_ns(record["sent_ms"])
+        first = ms_to_ns(record["ttft_ms"], sent)
         gaps = record["chunk_ms"]
         chunks = None
         if gaps is not None:
             chunks = (
                 []
                 if first is None
-                else list(
-                    itertools.accumulate((_ms_to_ns(gap) or 0 for gap in gaps), initial=first)
-                )
+                else list(itertools.accumulate((ms_to_ns(gap) or 0 for gap in gaps), initial=first))
             )
         error = record["error"]
         return cls(
             **{name: record[name] for name in _PLAIN_FIELDS},
             error=None if error is None else Failure(**error),
-            scheduled_ns=_ms_to_ns(record["scheduled_ms"]),
+            scheduled_ns=ms_to_ns(record["scheduled_ms"]),
             sent_ns=sent,
-            end_ns=_ms_to_ns(record["end_ms"]),
+            end_ns=ms_to_ns(record["end_ms"]),
             chunk_ns=chunks,
             first_ns=first,
-            answer_ns=_after(sent, record["answer_ttft_ms"]),
-            connect_ns=_ms_to_ns(record["connect_ms"]),
+            answer_ns=ms_to_ns(record["answer_ttft_ms"], sent),
+            connect_ns=ms_to_ns(record["connect_ms"]),
         )
 
 
@@ -980,20 +981,25 @@ _PLAIN_FIELDS = [
 ]
 
 
-def _between(start_ns: int | None, end_ns: int | None) -> float | None:
-    return None if start_ns is None or end_ns is None else (end_ns - start_ns) / NS_PER_MS
+def ms_between(start_ns: int | None, end_ns: int | None) -> float | None:
+    """Return the time between two moments; None when one of them is not known."""
+    if start_ns is None or end_ns is None:
+        return None
+    return (end_ns - start_ns) / NS_PER_MS
 
 
-def _ms_to_ns(ms: float | None) -> int | None:
-    return None if ms is None else round(ms * 1000) * 1000
-
-
-def _after(start_ns: int | None, ms: float | None) -> int | None:
-    return None if start_ns is None or ms is None else start_ns + round(ms * 1000) * 1000
+def ms_to_ns(ms: float | None, start_ns: int | None = 0) -> int | None:
+    """Return the moment that lies so many ms after another one, in whole microseconds."""
+    if ms is None or start_ns is None:
+        return None
+    return start_ns + round(ms * 1000) * 1000
 
 
 def _answer_start(answer: str) -> int:
-    """Return where the answer begins behind a leading <think> block; the length when the block is still open."""
+    """Return where the answer begins behind a leading <think> block.
+
+    It is the answer's length when the block is still open.
+    """
     if not answer.lstrip().startswith("<think>"):
         return 0
     end = answer.find("</think>")
@@ -1064,8 +1070,7 @@ def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
 
 def _user_parts(config: Config) -> Iterator[str]:
     """Yield what is secret in the config's URLs."""
-    judge = config.judge.server if config.judge is not None else None
-    for link in filter(None, (config.server, config.proxy, judge, config.hardware.metrics_url)):
+    for link in config.urls.values():
         url = yarl.URL(link)
         parts = (
             (url.raw_password, url.password) if url.password else (url.raw_user, url.user)
@@ -2282,6 +2287,10 @@ def _count(usage: Mapping[str, Any], *keys: str) -> int | None:
 Send = Callable[[PlannedRequest, list[dict[str, str]], Callable[[], None]], Awaitable[Result]]
 
 
+class StoppedError(Exception):
+    """A signal came before the first question was asked; its number is the argument."""
+
+
 class StopSignal:
     """SIGINT, SIGTERM and SIGHUP: the first one stops the run in order, the second one at once."""
 
@@ -2294,17 +2303,17 @@ class StopSignal:
     @classmethod
     @contextlib.contextmanager
     def caught(cls) -> Iterator[StopSignal]:
-        """Catch the signals while the block runs."""
+        """Catch the signals while the block runs; under nohup SIGHUP stays ignored."""
         stop_signal, loop, caught = cls(), asyncio.get_running_loop(), []
         for name in cls.SIGNALS:
-            signum = getattr(signal, name, None)
-            ignored_by_nohup = (
-                name == "SIGHUP" and signum and signal.getsignal(signum) == signal.SIG_IGN
-            )
-            if signum is not None and not ignored_by_nohup:
-                with contextlib.suppress(NotImplementedError, RuntimeError):
-                    loop.add_signal_handler(signum, stop_signal.on_signal, signum)
-                    caught.append(signum)
+            signum = getattr(signal, name, None)  # Windows has no SIGHUP
+            if signum is None:
+                continue
+            if name == "SIGHUP" and signal.getsignal(signum) == signal.SIG_IGN:
+                continue
+            with contextlib.suppress(NotImplementedError, RuntimeError):
+                loop.add_signal_handler(signum, stop_signal.on_signal, signum)
+                caught.append(signum)
         try:
             yield stop_signal
         finally:
@@ -2322,7 +2331,7 @@ class StopSignal:
         self.event.set()
 
     async def unless_stopped(self, work: Awaitable[T]) -> T:
-        """Return what `work` returns; when a signal comes first, cancel it and raise StoppedError."""
+        """Return what `work` returns; cancel it and raise StoppedError if a signal comes first."""
         task, stop = asyncio.ensure_future(work), asyncio.create_task(self.event.wait())
         try:
             await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
@@ -2336,30 +2345,48 @@ class StopSignal:
         return await task
 
 
-class StoppedError(Exception):
-    """A signal came before the first question was asked; its number is the argument."""
+@dataclasses.dataclass(frozen=True)
+class LoadStart:
+    """What a load starts with; a resumed one goes on where an earlier part of the run ended."""
+
+    start_ns: int = dataclasses.field(default_factory=clock)  # what results count their times from
+    seed: int = 0  # of the schedules
+    done: frozenset[int] = frozenset()  # the places that need not be asked again
+    resumed: str | None = None  # what ended the earlier part: "stopped", "killed"
+    itl_us: Mapping[int, Mapping[int, int]] = dataclasses.field(default_factory=dict)
+    itl_lost: bool = False  # the earlier part took its histogram along
+    share: tuple[int, int] = (0, 1)  # (k, n): run the k-th of n parts that together are the load
 
 
 @dataclasses.dataclass
-class Load:
-    """What became of the load, beside its results."""
+class LoadReport:
+    """What became of a load, beside its results."""
 
-    start_ns: int = dataclasses.field(default_factory=clock)  # what results count their times from
-    done: frozenset[int] = frozenset()  # the places that an earlier part of the run has finished
-    seed: int = 0  # of the schedules
-    resumed: str | None = None  # whether it goes on with an earlier part: what ended that one
+    start: LoadStart
     begun_ns: int = dataclasses.field(default_factory=clock)
     begun: dt.datetime = dataclasses.field(default_factory=lambda: dt.datetime.now().astimezone())
     ended_ns: int = 0
-    clock_jump_s: float = (
-        0.0  # wall clock minus monotonic clock: the machine slept, or somebody set the clock
-    )
+    clock_jump_s: float = 0.0  # the wall clock moved so much more than the monotonic one
     client: dict[str, Any] = dataclasses.field(default_factory=dict)
     warmup: Counter[str] = dataclasses.field(default_factory=Counter)  # requests by status
-    itl_us: dict[int, Counter[int]] = dataclasses.field(default_factory=dict)  # a histogram a stage
-    itl_lost: bool = False  # a killed run had one, and took it along
-    fault: BaseException | None = None
+    itl_us: dict[int, Counter[int]] = dataclasses.field(default_factory=dict)  # histogram, by stage
+    itl_lost: bool = False
+    fault: BaseException | None = None  # what `record` raised
     interrupted: bool = False
+
+    def __post_init__(self) -> None:
+        self.itl_lost = self.itl_lost or self.start.itl_lost
+        for stage, counts in self.start.itl_us.items():
+            self.itl_us[stage] = Counter(counts)
+
+    def end(self, client: dict[str, Any], *, stopped: bool) -> None:
+        """Take the time at which the load ended, and what the self-check found."""
+        self.ended_ns = clock()
+        self.client = client
+        self.interrupted = self.interrupted or stopped
+        elapsed_s = (self.ended_ns - self.begun_ns) / NS_PER_S
+        wall_s = (dt.datetime.now().astimezone() - self.begun).total_seconds()
+        self.clock_jump_s = wall_s - elapsed_s  # the machine slept, or somebody set the clock
 
 
 async def process_questions(
@@ -2368,30 +2395,28 @@ async def process_questions(
     send: Send,
     record: Callable[[Result], None],
     stop_signal: StopSignal,
-    load: Load | None = None,
-) -> Load:
-    """Ask the questions stage by stage, as many at once as the stage says, and hand each result to `record`.
+    start: LoadStart | None = None,
+) -> LoadReport:
+    """Ask the questions stage by stage, as many at once as the stage says; record each result.
 
-    `load` says what results count their times from, and what an earlier run has finished already. Failed requests are
-    results; what `record` raises ends the run and is raised here, after the other requests were cancelled.
+    Failed requests are results; what `record` raises ends the run and is raised here, after the
+    other requests were cancelled.
     """
-    load = load or Load()
+    report = LoadReport(start or LoadStart())
+    generator = LoadGenerator(config, questions, send, record, report)
     with gc_paused(), LagMonitor() as lag:
-        work = asyncio.create_task(_run_stages(config, questions, send, record, load))
+        work = asyncio.create_task(generator.run())
         stop = asyncio.create_task(stop_signal.event.wait())
         await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
         work.cancel()
         await asyncio.wait((work,))
-        load.ended_ns = clock()
-        load.interrupted = load.interrupted or stop_signal.signum is not None
-    load.client = lag.to_record()
-    elapsed_s = (load.ended_ns - load.begun_ns) / NS_PER_S
-    load.clock_jump_s = (dt.datetime.now().astimezone() - load.begun).total_seconds() - elapsed_s
-    fault = load.fault or (None if work.cancelled() else work.exception())
-    if fault is not None:
-        raise fault
-    return load
+    report.end(lag.to_record(), stopped=stop_signal.signum is not None)
+    if report.fault is not None:
+        raise report.fault
+    if not work.cancelled():
+        work.result()
+    return report
 
 
 # --- Schedule ---
@@ -2405,162 +2430,257 @@ class Stage:
         config: Config,
         questions: Sequence[Question],
         number: int,
-        load: Load,
-        *,
-        warmup: bool,
+        start: LoadStart,
     ) -> None:
-        self.questions, self.number, self.level = questions, number, config.levels[number]
-        self.done = frozenset[int]() if warmup else load.done
-        self.count = None if config.duration is not None else len(questions)
-        if warmup:
-            self.count = config.warmup
-        self.first_index = number * len(questions) if config.duration is None else number << 32
-        closed = config.rate is None or warmup
-        self.offsets_ns = (
-            None if closed else arrival_offsets(config, self.count, f"{load.seed}/{number}")
-        )
-        self.ramp_ns = 0 if warmup else round(config.ramp_up * NS_PER_S)
-        self.duration_ns = (
-            None if config.duration is None or warmup else round(config.duration * NS_PER_S)
-        )
+        self.questions, self.number, self.share = questions, number, start.share
+        part, parts = start.share
+        level = config.levels[number]
+        self.level = level // parts + (part < level % parts)
+        self.done = start.done
+        self.ramp_s = config.ramp_up
+        self.count: int | None = len(questions)
+        self.first_index = number * len(questions)
+        self.duration_ns: int | None = None
+        self.offsets_ns: Iterable[int] | None = None
+        if config.duration is not None:
+            self.count = None
+            self.first_index = number << 32
+            self.duration_ns = round(config.duration * NS_PER_S)
+        if config.rate is not None:
+            self.ramp_s = 0  # it is in the schedule
+            self.offsets_ns = arrival_offsets(config, self.count, f"{start.seed}/{number}")
 
-    def planned_requests(self, start_ns: int) -> Iterator[tuple[int, PlannedRequest]]:
-        """Yield each question with the moment when it is due (0: as soon as a slot is free).
+    @classmethod
+    def warmup(cls, config: Config, questions: Sequence[Question], start: LoadStart) -> Self:
+        """Return the stage before the first one: a closed loop with the first one's level."""
+        closed = config.model_copy(update={"rate": None, "duration": None, "ramp_up": 0})
+        stage = cls(closed, questions, 0, LoadStart(share=start.share))
+        stage.count = config.warmup
+        return stage
 
-        What an earlier part of the run has finished is left out, and so is the time that its schedule took.
+    def planned_requests(self, begun_ns: int) -> Iterator[tuple[int, PlannedRequest]]:
+        """Yield each request with the moment when it is due (0: as soon as a slot is free).
+
+        What an earlier part of the run has finished is left out, and so are the gaps before it: the
+        rest has the asked rate too.
         """
-        places = (place for place in itertools.count() if self.first_index + place not in self.done)
-        begin_ns = None
-        for place in itertools.takewhile(
-            lambda place: self.count is None or place < self.count, places
-        ):
+        part, parts = self.share
+        places = itertools.count() if self.count is None else range(self.count)
+        offsets = itertools.repeat(0) if self.offsets_ns is None else self.offsets_ns
+        left_out_ns = before_ns = 0
+        for place, offset_ns in zip(places, offsets, strict=False):
+            gap_ns, before_ns = offset_ns - before_ns, offset_ns
+            index = self.first_index + place
+            if index in self.done:
+                left_out_ns += gap_ns
+                continue
+            if place % parts != part:
+                continue
             due_ns, scheduled_ns = 0, None
             if self.offsets_ns is not None:
-                if place >= len(self.offsets_ns):
-                    return
-                begin_ns = (
-                    self.offsets_ns[place] if self.done and begin_ns is None else begin_ns or 0
-                )
-                due_ns = scheduled_ns = start_ns + self.offsets_ns[place] - begin_ns
-            elif self.ramp_ns and place < self.level:
-                due_ns = start_ns + self.ramp_ns * place // self.level
+                due_ns = scheduled_ns = begun_ns + offset_ns - left_out_ns
             question = self.questions[place % len(self.questions)]
-            yield (
-                due_ns,
-                PlannedRequest(self.first_index + place, question, self.number, scheduled_ns),
-            )
+            yield due_ns, PlannedRequest(index, question, self.number, scheduled_ns)
 
-    def is_over(self, start_ns: int) -> bool:
+    def is_over(self, begun_ns: int) -> bool:
         """Whether a closed loop's `duration` has passed; an open loop's schedule ends by itself."""
-        return (
-            self.duration_ns is not None
-            and self.offsets_ns is None
-            and clock() - start_ns >= self.duration_ns
-        )
+        if self.duration_ns is None or self.offsets_ns is not None:
+            return False
+        return clock() - begun_ns >= self.duration_ns
 
 
-def arrival_offsets(config: Config, count: int | None, seed: str) -> array.array[int]:
-    """Return the send times of an open loop, ns from its start, made before it starts so that lateness never adds up.
+def arrival_offsets(config: Config, count: int | None, seed: str) -> Iterator[int]:
+    """Yield the send times of an open loop, ns from its start, so that lateness never adds up.
 
-    `rate` is the mean; the gaps are exponential (poisson), equal (constant) or gamma distributed (shape `burstiness`).
-    During `ramp_up` the rate grows evenly from 0. `seed` makes the times repeatable.
+    `rate` is the mean; the gaps are exponential (poisson), equal (constant) or gamma distributed
+    (shape `burstiness`). During `ramp_up` the rate grows evenly from 0. `seed` makes the times
+    repeatable. They are made one by one: a day at 10,000 requests/s has 864 million.
     """
     rng = random.Random(seed)  # noqa: S311  no secret
-    mean_s, ramp_s = 1 / cast(float, config.rate), config.ramp_up
-    end_s = math.inf if config.duration is None or count is not None else config.duration
-    draw: Callable[[], float] = {
-        "poisson": lambda: rng.expovariate(1 / mean_s),
-        "constant": lambda: mean_s,
-        "gamma": lambda: rng.gammavariate(config.burstiness, mean_s / config.burstiness),
-    }[config.arrival]
-    offsets, even_s = array.array("q"), 0.0
-    while count is None or len(offsets) < count:
-        # At full rate `even_s` is the time; while the rate still grows, its integral has to reach the same value.
-        time_s = math.sqrt(2 * ramp_s * even_s) if even_s < ramp_s / 2 else even_s + ramp_s / 2
-        if time_s >= end_s:
-            break
-        offsets.append(round(time_s * NS_PER_S))
-        even_s += draw()
-    return offsets
+    rate, ramp_s, shape = cast(float, config.rate), config.ramp_up, config.burstiness
+    end_ns = math.inf
+    if config.duration is not None and count is None:
+        end_ns = round(config.duration * NS_PER_S)
+    if config.arrival == "poisson":
+        shape = 1.0
+    # The first gap is what is left of one that had begun before: then `duration` holds its share of
+    # requests, and not one more.
+    even_s = 0.0  # the time at which the request would be due without a ramp
+    if config.arrival != "constant":
+        even_s = rng.random() * rng.gammavariate(shape + 1, 1 / (shape * rate))
+    for place in itertools.count(1) if count is None else range(1, count + 1):
+        # While the rate grows, its integral has to reach the value that it has at full rate.
+        time_s = even_s + ramp_s / 2
+        if even_s < ramp_s / 2:
+            time_s = math.sqrt(2 * ramp_s * even_s)
+        time_ns = round(time_s * NS_PER_S)
+        if time_ns >= end_ns:
+            return
+        yield time_ns
+        if config.arrival == "constant":
+            even_s = place / rate  # a sum of gaps would be off by its rounding
+        else:
+            even_s += rng.gammavariate(shape, 1 / (shape * rate))
 
 
 # --- Generator ---
 
 
-async def _run_stages(
-    config: Config,
-    questions: Sequence[Question],
-    send: Send,
-    record: Callable[[Result], None],
-    load: Load,
-) -> None:
-    """Run the warm-up and then the stages, one after the other."""
+class LoadGenerator:
+    """Runs the warm-up and then the stages, one after the other, and records what comes back.
 
-    def keep(result: Result) -> None:
-        if not config.record_chunk_times:
-            histogram = load.itl_us.setdefault(result.stage, Counter())
+    A share (k, n) of the load is every n-th planned request from the k-th on, and as much of each
+    level. Each share needs a slot: n is at most the lowest level.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        questions: Sequence[Question],
+        send: Send,
+        record: Callable[[Result], None],
+        report: LoadReport,
+    ) -> None:
+        part, parts = report.start.share
+        if not 0 <= part < parts <= min(config.levels):
+            raise ValueError(f"share {part} of {parts}: there are {min(config.levels)} slots")
+        self.config, self.questions = config, questions
+        self.send, self.record, self.report = send, record, report
+
+    async def run(self) -> None:
+        """Ask all; when cancelled, the requests in flight end as "cancelled"."""
+        config, start = self.config, self.report.start
+        if config.duration is not None and start.done:
+            # Nobody knows how much of the time was left when it was killed: it is only saved.
+            self.report.interrupted = True
+            return
+        if config.warmup:
+            stage = Stage.warmup(config, self.questions, start)
+            await self._run_stage(stage, self._discard)
+        for number in range(len(config.levels)):
+            stage = Stage(config, self.questions, number, start)
+            await self._run_stage(stage, self._keep)
+
+    def _keep(self, result: Result) -> None:
+        if not self.config.record_chunk_times:
+            histogram = self.report.itl_us.setdefault(result.stage, Counter())
             histogram.update(map(_bucket, result.chunk_gaps_us or ()))
             result.chunk_ns = None
-        record(result)
+        self.record(result)
 
-    def discard(result: Result) -> None:
-        load.warmup[result.status] += 1
+    def _discard(self, result: Result) -> None:
+        self.report.warmup[result.status] += 1
 
-    if config.duration is not None and load.done:
-        load.interrupted = (
-            True  # how much of the time was left when it was killed, nobody knows: it is only saved
-        )
-        return
-    if config.warmup:
-        await _run_stage(Stage(config, questions, 0, load, warmup=True), send, discard, load)
-    for number in range(len(config.levels)):
-        await _run_stage(Stage(config, questions, number, load, warmup=False), send, keep, load)
+    async def _run_stage(self, stage: Stage, record: Callable[[Result], None]) -> None:
+        """Ask the stage's questions with at most `level` in flight."""
+        limit, tasks = ConcurrencyLimit(stage.level, stage.ramp_s), set[asyncio.Task[None]]()
+        begun_ns, started = clock(), 0
+        try:
+            for due_ns, planned in stage.planned_requests(begun_ns):
+                if (wait_ns := due_ns - clock()) > 0:
+                    await asyncio.sleep(wait_ns / NS_PER_S)
+                release = await limit.take()
+                if stage.is_over(begun_ns) or self.report.fault is not None:
+                    break
+                task = asyncio.create_task(self._converse(planned, record, release))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+                # A herd of requests that start together must not hold up the reading of tokens: a
+                # few starts a turn.
+                started += 1
+                if started % (1 + limit.free // 16) == 0:
+                    await asyncio.sleep(0)
+            if self.report.fault is None and tasks:
+                await asyncio.wait(tasks)
+        finally:
+            limit.close()
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)
+
+    async def _converse(
+        self,
+        planned: PlannedRequest,
+        record: Callable[[Result], None],
+        release: Callable[[], None],
+    ) -> None:
+        """Ask a question, or the turns of a conversation in their order; record each result."""
+        messages: list[dict[str, str]] = []
+        last, failed = len(planned.question.texts) - 1, False
+        try:
+            for turn, text in enumerate(planned.question.texts):
+                messages.append({"role": "user", "content": text})
+                if failed:
+                    result = self._unsent(planned, messages, "turn_skipped")
+                else:
+                    done = release if turn == last else lambda: None
+                    result = await self._ask(planned, list(messages), done)
+                record(result)
+                failed = not result.ok
+                messages.append({"role": "assistant", "content": result.answer_text})
+                planned = dataclasses.replace(planned, scheduled_ns=None)
+        except Exception as error:  # noqa: BLE001  what `record` raises ends the run, not just this task
+            self.report.fault = self.report.fault or error
+        finally:
+            release()
+
+    async def _ask(
+        self, planned: PlannedRequest, messages: list[dict[str, str]], release: Callable[[], None]
+    ) -> Result:
+        """Send, and turn even a fault of this program into a result: it never ends a run."""
+        try:
+            return await self.send(planned, messages, release)
+        except asyncio.CancelledError:
+            return self._unsent(planned, messages, "cancelled")
+        except Exception as error:
+            logger.exception("question %s met a fault of this program", planned.question.id)
+            return self._unsent(planned, messages, "internal", f"{type(error).__name__}: ")
+
+    def _unsent(
+        self, planned: PlannedRequest, messages: list[dict[str, str]], kind: str, prefix: str = ""
+    ) -> Result:
+        """Return the result of a request that has no answer because of this program."""
+        result = _new_result(planned, messages)
+        result.status = _STATUS_OF_KIND.get(kind, "error")
+        result.error = Failure(kind, prefix + FAILURES[kind])
+        return result
 
 
-async def _run_stage(
-    stage: Stage, send: Send, record: Callable[[Result], None], load: Load
-) -> None:
-    """Ask the stage's questions with at most `level` in flight; when cancelled, its requests end as "cancelled"."""
-    semaphore, tasks = asyncio.Semaphore(stage.level), set[asyncio.Task[None]]()
-    slots = ConcurrencyLimit(semaphore, stage.level)
-    start_ns, started = clock(), 0
-    try:
-        for due_ns, planned in stage.planned_requests(start_ns):
-            if (wait_ns := due_ns - clock()) > 0:
-                await asyncio.sleep(wait_ns / NS_PER_S)
-            slot = await slots.take()
-            if stage.is_over(start_ns) or load.fault is not None:
-                break
-            task = asyncio.create_task(_converse(planned, send, record, slot, load))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-            # A herd of requests that start together must not hold up the reading of tokens: a few starts a turn.
-            started += 1
-            if started % (1 + slots.free // 16) == 0:
-                await asyncio.sleep(0)
-        if load.fault is None:
-            await _all_done(tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await _all_done(tasks)
-
-
-async def _all_done(tasks: set[asyncio.Task[None]]) -> None:
-    if tasks:
-        await asyncio.wait(set(tasks))
-
-
-@dataclasses.dataclass
 class ConcurrencyLimit:
-    """The places of a stage: a semaphore that can say how many are free."""
+    """The slots of a stage: a semaphore that can say how many are free.
 
-    semaphore: asyncio.Semaphore
-    free: int
+    With a ramp they open one after the other, evenly over its time; the first one at once.
+    """
+
+    def __init__(self, level: int, ramp_s: float = 0) -> None:
+        self.free = 0
+        self._level, self._ramp_s, self._opened = level, ramp_s, 0
+        self._semaphore = asyncio.Semaphore(0)
+        self._begun_ns = clock()
+        self._timer: asyncio.TimerHandle | None = None
+        self._open()
+
+    def _open(self) -> None:
+        """Open the slots whose time has come, and come back for the next one."""
+        due = self._level
+        if self._ramp_s:
+            elapsed_s = (clock() - self._begun_ns) / NS_PER_S
+            due = min(due, 1 + int(elapsed_s * self._level / self._ramp_s))
+        for _ in range(due - self._opened):
+            self._add()
+        self._opened = due
+        if due < self._level:
+            wait_s = self._ramp_s / self._level
+            self._timer = asyncio.get_running_loop().call_later(wait_s, self._open)
+
+    def _add(self) -> None:
+        self.free += 1
+        self._semaphore.release()
 
     async def take(self) -> Callable[[], None]:
-        """Wait for a place; return what gives it back, once however often it is called."""
-        await self.semaphore.acquire()
+        """Wait for a slot; return what gives it back, once however often it is called."""
+        await self._semaphore.acquire()
         self.free -= 1
         taken = True
 
@@ -2568,100 +2688,38 @@ class ConcurrencyLimit:
             nonlocal taken
             if taken:
                 taken = False
-                self.free += 1
-                self.semaphore.release()
+                self._add()
 
         return give_back
 
-
-async def _converse(
-    planned: PlannedRequest,
-    send: Send,
-    record: Callable[[Result], None],
-    release: Callable[[], None],
-    load: Load,
-) -> None:
-    """Ask a question, or the turns of a conversation in their order; record a result for each."""
-    messages: list[dict[str, str]] = []
-    failed = False
-    try:
-        for turn, text in enumerate(planned.question.texts):
-            messages.append({"role": "user", "content": text})
-            if failed:
-                result = _without_send(
-                    planned, messages, Failure("turn_skipped", FAILURES["turn_skipped"])
-                )
-            else:
-                last = turn + 1 == len(planned.question.texts)
-                this_turn = (
-                    planned if turn == 0 else dataclasses.replace(planned, scheduled_ns=None)
-                )
-                result = await _send_safely(
-                    this_turn, send, list(messages), release if last else lambda: None
-                )
-            record(result)
-            failed = not result.ok
-            messages.append({"role": "assistant", "content": result.answer_text})
-    except Exception as error:  # noqa: BLE001  what `record` raises ends the run, not just this task
-        load.fault = load.fault or error
-    finally:
-        release()
-
-
-async def _send_safely(
-    planned: PlannedRequest, send: Send, messages: list[dict[str, str]], release: Callable[[], None]
-) -> Result:
-    """Send, and turn even a fault of this program into a result: one bad question never ends a run."""
-    try:
-        return await send(planned, messages, release)
-    except asyncio.CancelledError:
-        return _without_send(planned, messages, Failure("cancelled", FAILURES["cancelled"]))
-    except Exception as error:
-        logger.exception("question %s met a fault of this program", planned.question.id)
-        return _without_send(
-            planned,
-            messages,
-            Failure("internal", f"{type(error).__name__}: {FAILURES['internal']}"),
-        )
-
-
-def _without_send(
-    planned: PlannedRequest, messages: list[dict[str, str]], failure: Failure
-) -> Result:
-    result = _new_result(planned, messages)
-    result.status, result.error = _STATUS_OF_KIND.get(failure.kind, "error"), failure
-    return result
+    def close(self) -> None:
+        """Open no more slots."""
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 # --- Self-check ---
 
 
-def run_delay_ns() -> int | None:
-    """Return how long this thread has been ready and waited for a processor (Linux: schedstat); None elsewhere."""
-    try:
-        return int(Path("/proc/thread-self/schedstat").read_bytes().split()[1])
-    except (OSError, ValueError, IndexError):
-        return None
-
-
 class LagMonitor:
-    """Measures how long a callback that is ready waits for the event loop: what the client adds to every time it takes.
+    """Measures how long a callback that is ready waits for the event loop: the client's own delay.
 
-    A thread takes the ticks of an even beat and hands each to the loop as a callback. The lag counts from the tick: it
-    holds the wait for a processor, for the interpreter lock and for the loop's other work, and no timer's resolution.
+    A thread takes the ticks of an even beat and hands each to the loop as a callback. The lag
+    counts from the tick: it holds the wait for a processor, for the interpreter lock and for the
+    loop's other work, and no timer's resolution.
     """
 
-    BEAT_S = 0.02
+    BEAT_NS = 20 * NS_PER_MS
 
     def __init__(self) -> None:
         self.lags_us: Counter[int] = Counter()
+        self.cpu_share: float | None = None
+        self.cpu_wait_share: float | None = None
         self._loop = asyncio.get_running_loop()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lag", daemon=True)
         self._cpu_start, self._start_ns = time.process_time(), clock()
-        self._waited_start_ns = run_delay_ns()
-        self.cpu_share: float | None = None
-        self.cpu_wait_share: float | None = None
+        self._waited_start_ns = self._run_delay_ns()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -2670,16 +2728,16 @@ class LagMonitor:
     def __exit__(self, *exc_info: object) -> None:
         elapsed_ns = max(clock() - self._start_ns, 1)
         self.cpu_share = (time.process_time() - self._cpu_start) * NS_PER_S / elapsed_ns
-        if (waited := run_delay_ns()) is not None and self._waited_start_ns is not None:
-            self.cpu_wait_share = (waited - self._waited_start_ns) / elapsed_ns
+        waited_ns = self._run_delay_ns()
+        if waited_ns is not None and self._waited_start_ns is not None:
+            self.cpu_wait_share = (waited_ns - self._waited_start_ns) / elapsed_ns
         self._end.set()
         self._thread.join()
 
     def _beat(self) -> None:
-        beat_ns = round(self.BEAT_S * NS_PER_S)
         due_ns = self._start_ns
         while True:
-            due_ns += beat_ns
+            due_ns += self.BEAT_NS
             if self._end.wait(max(due_ns - clock(), 0) / NS_PER_S):
                 return
             try:
@@ -2689,6 +2747,14 @@ class LagMonitor:
 
     def _arrived(self, due_ns: int) -> None:
         self.lags_us[_bucket((clock() - due_ns) // 1000)] += 1
+
+    @staticmethod
+    def _run_delay_ns() -> int | None:
+        """Return how long this thread was ready and had no processor; None but on Linux."""
+        try:
+            return int(Path("/proc/thread-self/schedstat").read_bytes().split()[1])
+        except (OSError, ValueError, IndexError):
+            return None
 
     def to_record(self) -> dict[str, Any]:
         """Return what `meta.client` says of the loop."""
@@ -2708,7 +2774,7 @@ def _bucket(us: int) -> int:
 
 @contextlib.contextmanager
 def gc_paused() -> Iterator[None]:
-    """Keep the garbage collector out of the measured window; a full collection would show up as the server's TTFT."""
+    """Keep the collector out of the measured window: a full collection looks like a slow server."""
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -2737,131 +2803,128 @@ class Histogram(Sequence[float]):
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, place: Any) -> Any:
-        return self.values[
-            bisect.bisect_right(self._ends, place if place >= 0 else len(self) + place)
-        ]
+        wanted = place if place >= 0 else len(self) + place
+        return self.values[bisect.bisect_right(self._ends, wanted)]
 
     def mean(self) -> float:
         """Return the mean."""
-        return math.fsum(
-            value * times for value, times in zip(self.values, self.counts, strict=True)
-        ) / len(self)
+        pairs = zip(self.values, self.counts, strict=True)
+        return math.fsum(value * times for value, times in pairs) / len(self)
 
     def std(self) -> float:
         """Return the standard deviation of the sample."""
         mean = self.mean()
-        squares = (
-            (value - mean) ** 2 * times
-            for value, times in zip(self.values, self.counts, strict=True)
-        )
-        return math.sqrt(math.fsum(squares) / (len(self) - 1))
+        pairs = zip(self.values, self.counts, strict=True)
+        squares = math.fsum((value - mean) ** 2 * times for value, times in pairs)
+        return math.sqrt(squares / (len(self) - 1))
 
 
-def percentile(ordered: Sequence[float], share: float) -> float | None:
-    """Return the percentile of sorted values, with linear interpolation; None without values."""
+def percentile(ordered: Sequence[float], quantile: float) -> float | None:
+    """Return a percentile of sorted values, with linear interpolation; None without values.
+
+    `quantile` is from 0 to 1: 0.95 for the p95.
+    """
     if not len(ordered):
         return None
-    place = share * (len(ordered) - 1)
-    low = math.floor(place)
-    lower, upper = ordered[low], ordered[min(low + 1, len(ordered) - 1)]
-    return lower + (upper - lower) * (place - low)
+    place = quantile * (len(ordered) - 1)
+    below = math.floor(place)
+    lower, upper = ordered[below], ordered[min(below + 1, len(ordered) - 1)]
+    return lower + (upper - lower) * (place - below)
 
 
 @functools.lru_cache(maxsize=4096)
-def interval_ranks(n: int, share: float) -> tuple[int | None, int | None]:
-    """Return the places, from 0, of the two order statistics that enclose a percentile in 95 % of samples of `n`.
+def interval_ranks(n: int, quantile: float) -> tuple[int | None, int | None]:
+    """Return the places, from 0, of the two values that enclose a percentile in 95 % of samples.
 
-    None for a bound that `n` values do not support: the p99 of 20 values has no upper one. Exact binomial; each tail
-    holds at most 2.5 % (Conover, Practical Nonparametric Statistics, 3.2).
+    `n` is the size of the sorted sample. None stands for a bound that so few values do not support:
+    the p99 of 20 values has no upper one. Exact binomial; each tail holds at most 2.5 %
+    (Conover, Practical Nonparametric Statistics, 3.2).
     """
     tail = (1 - CONFIDENCE) / 2
-    spread = 10 * math.sqrt(n * share * (1 - share)) + 10
-    first = max(0, math.floor(n * share - spread))
+    spread = 10 * math.sqrt(n * quantile * (1 - quantile)) + 10
+    first = max(0, math.floor(n * quantile - spread))
+    last = min(n, math.ceil(n * quantile + spread))
     lower, upper, cumulated = None, None, 0.0
-    for successes in range(first, min(n, math.ceil(n * share + spread)) + 1):
-        cumulated += _binomial(n, successes, share)
+    for below in range(first, last + 1):
+        # The probability that exactly `below` of the n values lie below the percentile.
+        ways = math.lgamma(n + 1) - math.lgamma(below + 1) - math.lgamma(n - below + 1)
+        chance = below * math.log(quantile) + (n - below) * math.log1p(-quantile)
+        cumulated += math.exp(ways + chance)
         if cumulated <= tail:
-            lower = successes  # P(at most `successes` values lie below) is small: the next one is a safe lower bound
+            lower = below
         if cumulated >= 1 - tail:
-            upper = successes if successes < n else None
+            upper = below if below < n else None
             break
     return lower, upper
 
 
-def _binomial(n: int, k: int, share: float) -> float:
-    ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-    return math.exp(ways + k * math.log(share) + (n - k) * math.log1p(-share))
-
-
-def min_samples(share: float) -> int:
+def min_samples(quantile: float) -> int:
     """Return how many values a percentile needs for an interval with both bounds."""
-    return math.ceil(math.log((1 - CONFIDENCE) / 2) / math.log(max(share, 1 - share)))
+    tail = (1 - CONFIDENCE) / 2
+    return math.ceil(math.log(tail) / math.log(max(quantile, 1 - quantile)))
 
 
-def describe(values: Iterable[float] | Histogram, units: int | None = None) -> dict[str, Any]:
-    """Return avg, std, min, max, percentiles, `n` and the percentiles' 95 % intervals; None where nothing was measured.
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share of `n` independent trials (Wilson 1927).
 
-    `units` is the number of independent units when values of one unit hang together, as the gaps of one answer do: then
-    the intervals' ranks come from the units.
+    For mean scores between 0 and 1 it is on the safe side.
+    """
+    z = 1.959964
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    spread = math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    half = z / (1 + z * z / n) * spread
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def describe(values: Iterable[float] | Histogram, clusters: int | None = None) -> dict[str, Any]:
+    """Return avg, std, min, max, the percentiles, `n` and the percentiles' 95 % intervals.
+
+    `clusters` is the number of independent groups when values of one group hang together, as the
+    gaps of one answer do: then the intervals' ranks come from the groups. What was not measured,
+    and a bound that `n` does not support, is None.
     """
     ordered = values if isinstance(values, Histogram) else sorted(values)
     n = len(ordered)
-    few = [None, None]
-    summary: dict[str, Any] = {
-        "avg": None,
-        "std": None,
-        "min": None,
-        "max": None,
-        **dict.fromkeys(PERCENTILES),
-    }
-    if n:
-        summary |= {
-            "avg": _mean(ordered),
-            "std": _std(ordered) if n > 1 else None,
-            "min": ordered[0],
-            "max": ordered[-1],
-        }
-        summary |= {name: percentile(ordered, share) for name, share in PERCENTILES.items()}
-    intervals = {
-        name: _interval(ordered, share, n if units is None else units)
-        for name, share in PERCENTILES.items()
-    }
-    return {**summary, "n": n, "ci95": intervals if n else dict.fromkeys(PERCENTILES, few)}
-
-
-def _mean(ordered: Sequence[float]) -> float:
-    return ordered.mean() if isinstance(ordered, Histogram) else statistics.fmean(ordered)
-
-
-def _std(ordered: Sequence[float]) -> float:
-    if isinstance(ordered, Histogram):
-        return ordered.std()
-    mean = statistics.fmean(ordered)
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in ordered) / (len(ordered) - 1))
-
-
-def _interval(ordered: Sequence[float], share: float, units: int) -> list[float | None]:
-    n = len(ordered)
-    if not n or not units:
-        return [None, None]
-    lower, upper = interval_ranks(units, share)
-    scale = n / units
-    low = None if lower is None else ordered[math.floor(lower * scale)]
-    high = None if upper is None else ordered[min(n - 1, math.ceil((upper + 1) * scale) - 1)]
-    return [low, high]
-
-
-def _share(score: float, n: int, units: int | None = None) -> dict[str, Any]:
-    """Return a mean score with its 95 % interval (Wilson 1927; for scores between 0 and 1 it is on the safe side).
-
-    A question that is asked again brings no new question: the interval counts `units`, the different ones.
-    """
+    summary = dict.fromkeys(("avg", "std", "min", "max", *PERCENTILES)) | {"n": n}
+    intervals: dict[str, list[float | None]] = {name: [None, None] for name in PERCENTILES}
     if not n:
-        return {"avg": None, "n": 0, "ci95": [None, None]}
-    share, z, m = score / n, 1.959964, min(n, n if units is None else units)
-    middle = (share + z * z / (2 * m)) / (1 + z * z / m)
-    half = z / (1 + z * z / m) * math.sqrt(share * (1 - share) / m + z * z / (4 * m * m))
-    return {"avg": share, "n": n, "ci95": [max(0.0, middle - half), min(1.0, middle + half)]}
+        return {**summary, "ci95": intervals}
+    mean = ordered.mean() if isinstance(ordered, Histogram) else statistics.fmean(ordered)
+    summary |= {"avg": mean, "min": ordered[0], "max": ordered[-1]}
+    if n > 1 and isinstance(ordered, Histogram):
+        summary["std"] = ordered.std()
+    elif n > 1:
+        squares = math.fsum((value - mean) ** 2 for value in ordered)
+        summary["std"] = math.sqrt(squares / (n - 1))
+    groups = n if clusters is None else clusters
+    for name, quantile in PERCENTILES.items():
+        summary[name] = percentile(ordered, quantile)
+        if groups:
+            lower, upper = interval_ranks(groups, quantile)
+            scale = n / groups
+            if lower is not None:
+                intervals[name][0] = ordered[math.floor(lower * scale)]
+            if upper is not None:
+                place = math.ceil((upper + 1) * scale) - 1
+                intervals[name][1] = ordered[min(n - 1, place)]
+    return {**summary, "ci95": intervals}
+
+
+def censored_percentiles(values: Iterable[float], bounds: Sequence[float]) -> dict[str, Any]:
+    """Return percentiles over values and over lower bounds, of requests that timed out.
+
+    A percentile that lies at or above the lowest bound is itself a lower bound, and named in
+    `lower_bounds`.
+    """
+    ordered = sorted([*values, *bounds])
+    named = {name: percentile(ordered, quantile) for name, quantile in PERCENTILES.items()}
+    lowest, last = min(bounds, default=math.inf), len(ordered) - 1
+    at_least = [
+        name
+        for name, quantile in PERCENTILES.items()
+        if ordered and ordered[min(math.ceil(quantile * last), last)] >= lowest
+    ]
+    return {**named, "n": len(ordered), "timeouts": len(bounds), "lower_bounds": at_least}
 
 
 # --- Aggregates ---
@@ -2880,44 +2943,41 @@ class Aggregator:
         "scheduled_e2e_ms",
     )
 
-    def __init__(self, slo: Slo | None = None) -> None:
-        self.slo = slo or Slo()
-        self.e2e_ms = array.array("d")  # these of ok requests, in one order
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        # Of ok requests, in one order; NaN where a TPOT was not measured.
+        self.e2e_ms = array.array("d")
         self.ok_sent_ns = array.array("q")
-        self.ok_tpot_ms = array.array("d")  # NaN where not measured
+        self.ok_tpot_ms = array.array("d")
+        # Of ok requests, where measured.
         self.tokens = array.array("q")
-        self.columns = {
-            name: array.array("d") for name in self.LATENCIES
-        }  # of ok requests, where measured
+        self.columns = {name: array.array("d") for name in self.LATENCIES}
         self.itl_us: Counter[int] = Counter()
         self.itl_lost = False  # some result has no record of its chunks
-        self.late_e2e_ms = array.array(
-            "d"
-        )  # lower bounds: how long timed out requests had been waited for
+        # How long requests that timed out had been waited for; their first token may have come.
+        self.late_e2e_ms = array.array("d")
         self.late_ttft_ms = array.array("d")
-        self.late_with_ttft_ms = array.array("d")  # timed out, but the first token had come
+        self.late_with_ttft_ms = array.array("d")
+        # Of all requests that reached the socket.
         self.sent_ns = array.array("q")
         self.end_ns = array.array("q")
         self.statuses: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
-        self.sources: Counter[str] = Counter()
-        self.finishes: Counter[str] = Counter()
+        self.token_sources: Counter[str] = Counter()
+        self.finish_reasons: Counter[str] = Counter()
         self.sums: Counter[str] = Counter()
-        self.scores: Counter[tuple[str, str]] = Counter()  # (category, what) -> sum; see _add_score
-        self.scored: dict[
-            str, set[str]
-        ] = {}  # category -> ids of the questions that count for its accuracy
+        self.scores = Scores()
 
     def add(self, result: Result) -> None:
         """Add one result."""
         self.statuses[result.status] += 1
         self.sums["reconnects"] += result.reconnects
-        if result.grader is not None:
-            self._add_score(result)
-        if result.sent_ns is not None and result.end_ns is not None:
-            self.sent_ns.append(result.sent_ns)
-            self.end_ns.append(result.end_ns)
-        if result.ok and result.sent_ns is not None and result.end_ns is not None:
+        self.scores.add(result)
+        timed = result.sent_ns is not None and result.end_ns is not None
+        if timed:
+            self.sent_ns.append(cast(int, result.sent_ns))
+            self.end_ns.append(cast(int, result.end_ns))
+        if result.ok and timed:
             self._add_ok(result)
         elif result.error is not None:
             self.failures[result.error.kind] += 1
@@ -2934,8 +2994,8 @@ class Aggregator:
         gaps = result.chunk_gaps_us
         self.itl_us.update(gaps or ())
         self.itl_lost = self.itl_lost or gaps is None
-        self.sources[str(result.token_source)] += 1
-        self.finishes[str(result.finish_reason)] += 1
+        self.token_sources[str(result.token_source)] += 1
+        self.finish_reasons[str(result.finish_reason)] += 1
         if result.token is not None:
             self.tokens.append(result.token)
         for name in ("prompt_tokens", "cached_tokens", "reasoning_tokens"):
@@ -2944,33 +3004,8 @@ class Aggregator:
                 self.sums[f"{name}_known"] += 1
         self.sums["came_at_once"] += result.came_at_once
         self.sums["good"] += self._is_good(result)
-        self.sums["reasoning_only"] += not result.answer_text.strip() and bool(
-            result.reasoning or result.answer
-        )
-
-    def _add_score(self, result: Result) -> None:
-        """Count a result that has a grader: graded, failed (wrong under load), or ungraded (neither)."""
-        sums: dict[str, float] = {"ungraded": 1}
-        if result.graded:
-            correct = int(result.quality >= CORRECT)
-            sums = {
-                "graded": 1,
-                "score": result.quality,
-                "correct": correct,
-                "tokens": result.token or 0,
-            }
-        elif (
-            result.status == "cancelled"
-            and result.error is not None
-            and result.error.kind == "cancelled"
-        ):
-            sums = {}
-        elif not result.ok:
-            sums = {"failed": 1}
-        category = result.category or ""
-        self.scores.update({(category, name): cast(int, value) for name, value in sums.items()})
-        if "graded" in sums or "failed" in sums:
-            self.scored.setdefault(category, set()).add(result.id)
+        if not result.answer_text.strip() and (result.reasoning or result.answer):
+            self.sums["reasoning_only"] += 1
 
     def _add_late(self, result: Result, waited_ms: float) -> None:
         self.late_e2e_ms.append(waited_ms)
@@ -2981,28 +3016,25 @@ class Aggregator:
 
     def _is_good(self, result: Result) -> bool:
         """Whether an ok request meets every SLO; a value that was not measured meets none."""
-        limits = ((self.slo.ttft_ms, result.ttft_ms), (self.slo.e2e_ms, result.time_ms))
-        if any(limit is not None and (value is None or value > limit) for limit, value in limits):
-            return False
-        one_token = result.token is not None and result.token < 2
-        if self.slo.tpot_ms is not None and not one_token:
-            tpot_ms = result.tpot_ms
-            if tpot_ms is None or tpot_ms > self.slo.tpot_ms:
+        slo = self.config.slo
+        limits = [(slo.ttft_ms, result.ttft_ms), (slo.e2e_ms, result.time_ms)]
+        if result.token is None or result.token > 1:  # one token has no TPOT, and needs none
+            limits.append((slo.tpot_ms, result.tpot_ms))
+        for limit, value in limits:
+            if limit is not None and (value is None or value > limit):
                 return False
-        return self.slo.quality is None or (result.graded and result.quality >= self.slo.quality)
+        return slo.quality is None or (result.graded and result.quality >= slo.quality)
 
     def extend(self, other: Aggregator) -> None:
-        """Add the results of another tally."""
+        """Add the results of another one."""
         for name, mine in vars(self).items():
             theirs = getattr(other, name)
-            if isinstance(mine, array.array):
+            if isinstance(mine, array.array | Scores):
                 mine.extend(theirs)
             elif isinstance(mine, Counter):
                 mine.update(theirs)
         for name, column in self.columns.items():
             column.extend(other.columns[name])
-        for category, ids in other.scored.items():
-            self.scored.setdefault(category, set()).update(ids)
         self.itl_lost = self.itl_lost or other.itl_lost
 
     @property
@@ -3010,150 +3042,194 @@ class Aggregator:
         """From the first send to the last end."""
         return max(self.end_ns) - min(self.sent_ns) if self.sent_ns else None
 
-
-def calculate_aggregates(
-    results: Iterable[Result], config: Config, itl_us: Mapping[int, Mapping[int, int]] | None = None
-) -> dict[str, Any]:
-    """Return the `aggregate` of a results file, from the results alone, in one pass.
-
-    `itl_us` is a histogram of the gaps between chunks for each stage, where the results do not hold them.
-    """
-    stages = {number: Aggregator(config.slo) for number in range(len(config.levels))}
-    stability = Stability(config)
-    for result in results:
-        stages.setdefault(result.stage, Aggregator(config.slo)).add(result)
-        stability.add(result)
-    for number, counts in (itl_us or {}).items():
-        stages[number].itl_us, stages[number].itl_lost = Counter(counts), False
-    aggregators = [stages[number] for number in sorted(stages)]
-    whole = aggregators[0]
-    if len(aggregators) > 1:
-        whole = Aggregator(config.slo)
-        for aggregator in aggregators:
-            whole.extend(aggregator)
-    windows = [
-        aggregator.window_ns for aggregator in aggregators if aggregator.window_ns is not None
-    ]
-    aggregate = _aggregate(whole, sum(windows) if windows else None, config)
-    heads = [{"stage": number, "concurrent": level} for number, level in enumerate(config.levels)]
-    parts = [
-        head | _aggregate(aggregator, aggregator.window_ns, config)
-        for head, aggregator in zip(heads, aggregators, strict=False)
-    ]
-    for part in parts:
-        part["quality"]["stability"] = stability.describe(part["stage"])
-    aggregate["stages"] = parts if len(parts) > 1 else []
-    if itl_us:
-        aggregate["itl_histogram_us"] = {
-            str(stage): sorted(counts.items()) for stage, counts in itl_us.items()
+    def to_record(self, window_ns: int | None) -> dict[str, Any]:
+        """Return the numbers of one stage, or of all; rates are over `window_ns`."""
+        ok, requests = len(self.e2e_ms), self.statuses.total()
+        cancelled = self.statuses["cancelled"]
+        failed = requests - ok - cancelled
+        window_s = window_ns / NS_PER_S if window_ns else None
+        runtime, tokens, has_slo = describe(self.e2e_ms), self.tokens, self.config.slo != Slo()
+        gaps = {} if self.itl_lost else {us / 1000: times for us, times in self.itl_us.items()}
+        latencies = {name: describe(column) for name, column in self.columns.items()}
+        return {
+            "runtime_sum": math.fsum(self.e2e_ms) if ok else None,
+            "runtime_avg": runtime["avg"],
+            "runtime_min": runtime["min"],
+            "runtime_max": runtime["max"],
+            "token_sum": sum(tokens) if tokens else None,
+            "token_avg": sum(tokens) / len(tokens) if tokens else None,
+            "token_min": min(tokens, default=None),
+            "token_max": max(tokens, default=None),
+            "requests": requests,
+            "ok": ok,
+            "failed": failed,
+            "error_rate": failed / (ok + failed) if ok + failed else None,
+            "duration_ms": None if window_ns is None else window_ns / NS_PER_MS,
+            "requests_per_s": ok / window_s if window_s else None,
+            "tokens_per_s": sum(tokens) / window_s if window_s and tokens else None,
+            "ttft_ms": latencies.pop("ttft_ms"),
+            "tpot_ms": latencies.pop("tpot_ms"),
+            "itl_ms": describe(Histogram(gaps), clusters=ok),
+            "e2e_ms": runtime,
+            "goodput_per_s": self.sums["good"] / window_s if window_s and has_slo else None,
+            "quality": self.scores.to_record(window_s, self.config.hardware.price_per_hour),
+            "energy": None,
+            "stages": [],
+            "cancelled": cancelled,
+            "failures": dict(self.failures.most_common()),
+            **latencies,
+            "ttft_with_timeouts_ms": censored_percentiles(
+                [*self.columns["ttft_ms"], *self.late_with_ttft_ms], self.late_ttft_ms
+            ),
+            "e2e_with_timeouts_ms": censored_percentiles(self.e2e_ms, self.late_e2e_ms),
+            "drain_ms": self._drain_ms(),
+            "drift": self._drift(),
+            "good": self.sums["good"] if has_slo else None,
+            "token_sources": dict(self.token_sources),
+            "finish_reasons": dict(self.finish_reasons.most_common()),
+            **{
+                f"{name}_sum": self.sums[name] if self.sums[f"{name}_known"] else None
+                for name in ("prompt_tokens", "cached_tokens", "reasoning_tokens")
+            },
+            "reasoning_only": self.sums["reasoning_only"],
+            "came_at_once": self.sums["came_at_once"],
+            "reconnects": self.sums["reconnects"],
         }
-    return cast(dict[str, Any], _rounded(aggregate))
+
+    def _drain_ms(self) -> float | None:
+        """Return how long the last requests ran on after the first slot had nothing left to do."""
+        if not self.sent_ns:
+            return None
+        last_sent = max(self.sent_ns)
+        first_idle = min(end for end in self.end_ns if end >= last_sent)
+        return (max(self.end_ns) - first_idle) / NS_PER_MS
+
+    def _drift(self) -> dict[str, Any] | None:
+        """Compare the median of the first half of the requests with the second half's.
+
+        Of TPOT, because it does not depend on which questions stand in which half; without
+        streaming of E2E.
+        """
+        metric, values = "tpot_ms", self.ok_tpot_ms
+        if all(map(math.isnan, values)):
+            metric, values = "e2e_ms", self.e2e_ms
+        order = [place for place in range(len(values)) if not math.isnan(values[place])]
+        if len(order) < 2 * min_samples(0.5):
+            return None
+        order.sort(key=self.ok_sent_ns.__getitem__)
+        middle = len(order) // 2
+        first = describe(values[place] for place in order[:middle])
+        second = describe(values[place] for place in order[middle:])
+        (first_low, first_high), (second_low, second_high) = (
+            first["ci95"]["p50"],
+            second["ci95"]["p50"],
+        )
+        return {
+            "metric": metric,
+            "first_half_ms": first["p50"],
+            "second_half_ms": second["p50"],
+            "ratio": second["p50"] / first["p50"] if first["p50"] else None,
+            "apart": first_high < second_low or second_high < first_low,
+        }
 
 
-def _aggregate(aggregator: Aggregator, window_ns: int | None, config: Config) -> dict[str, Any]:
-    """Return the numbers of one stage, or of all."""
-    ok, requests = len(aggregator.e2e_ms), aggregator.statuses.total()
-    cancelled = aggregator.statuses["cancelled"]
-    failed = requests - ok - cancelled
-    window_s = None if not window_ns else window_ns / NS_PER_S
-    runtime, tokens = describe(aggregator.e2e_ms), aggregator.tokens
-    itl = Histogram({us / 1000: times for us, times in aggregator.itl_us.items()})
-    return {
-        "runtime_sum": math.fsum(aggregator.e2e_ms) if ok else None,
-        "runtime_avg": runtime["avg"],
-        "runtime_min": runtime["min"],
-        "runtime_max": runtime["max"],
-        "token_sum": sum(tokens) if tokens else None,
-        "token_avg": sum(tokens) / len(tokens) if tokens else None,
-        "token_min": min(tokens, default=None),
-        "token_max": max(tokens, default=None),
-        "requests": requests,
-        "ok": ok,
-        "failed": failed,
-        "error_rate": failed / (ok + failed) if ok + failed else None,
-        "duration_ms": None if window_ns is None else window_ns / NS_PER_MS,
-        "requests_per_s": ok / window_s if window_s else None,
-        "tokens_per_s": sum(tokens) / window_s if window_s and tokens else None,
-        "ttft_ms": describe(aggregator.columns["ttft_ms"]),
-        "tpot_ms": describe(aggregator.columns["tpot_ms"]),
-        "itl_ms": describe(Histogram({}) if aggregator.itl_lost else itl, units=ok),
-        "e2e_ms": runtime,
-        "goodput_per_s": aggregator.sums["good"] / window_s
-        if window_s and config.slo != Slo()
-        else None,
-        "quality": _quality(aggregator, window_s, config),
-        "energy": None,
-        "stages": [],
-        "cancelled": cancelled,
-        "failures": dict(aggregator.failures.most_common()),
-        **{name: describe(aggregator.columns[name]) for name in Aggregator.LATENCIES[2:]},
-        "ttft_with_timeouts_ms": _censored(
-            [*aggregator.columns["ttft_ms"], *aggregator.late_with_ttft_ms], aggregator.late_ttft_ms
-        ),
-        "e2e_with_timeouts_ms": _censored(aggregator.e2e_ms, aggregator.late_e2e_ms),
-        "drain_ms": _drain_ms(aggregator),
-        "drift": _drift(aggregator),
-        "good": aggregator.sums["good"] if config.slo != Slo() else None,
-        "token_sources": dict(aggregator.sources),
-        "finish_reasons": dict(aggregator.finishes.most_common()),
-        "prompt_tokens_sum": _known(aggregator, "prompt_tokens"),
-        "cached_tokens_sum": _known(aggregator, "cached_tokens"),
-        "reasoning_tokens_sum": _known(aggregator, "reasoning_tokens"),
-        "reasoning_only": aggregator.sums["reasoning_only"],
-        "came_at_once": aggregator.sums["came_at_once"],
-        "reconnects": aggregator.sums["reconnects"],
-    }
+class Scores:
+    """What the graders made of a set of results, by category."""
 
+    def __init__(self) -> None:
+        self._sums: dict[str, Counter[str]] = {}
+        self._questions: dict[str, set[str]] = {}  # ids of those that count for the accuracy
 
-def _quality(aggregator: Aggregator, window_s: float | None, config: Config) -> dict[str, Any]:
-    """Return how good the answers were: of those that came, and under load, where a failed request counts as wrong."""
-    categories = sorted({category for category, _ in aggregator.scores})
-    sums = Counter[str]()
-    for (_, name), value in aggregator.scores.items():
-        sums[name] += value
-    correct, price = sums["correct"], config.hardware.price_per_hour
-    whole = _accuracy(sums, sum(map(len, aggregator.scored.values())))
-    return {
-        "avg": whole["of_answers"]["avg"],
-        **whole,
-        "correct_per_s": correct / window_s if window_s and whole["graded"] else None,
-        "tokens_per_correct": sums["tokens"] / correct if correct else None,
-        "price_per_correct": price * window_s / 3600 / correct
-        if price and window_s and correct
-        else None,
-        "wh_per_correct": None,
-        "categories": {
-            category or "none": _accuracy(
-                {name: aggregator.scores[category, name] for name in sums},
-                len(aggregator.scored.get(category, ())),
-            )
-            for category in categories
-        },
-        "stability": None,
-    }
+    def add(self, result: Result) -> None:
+        """Count a result that has a grader: graded, failed (wrong under load), or ungraded."""
+        if result.grader is None:
+            return
+        category = result.category or ""
+        sums = self._sums.setdefault(category, Counter())
+        if result.graded:
+            sums["graded"] += 1
+            sums["score"] += cast(int, result.quality)
+            sums["correct"] += result.quality >= CORRECT
+            sums["tokens"] += result.token or 0
+        elif result.error is not None and result.error.kind == "cancelled":
+            return
+        elif result.ok:
+            sums["ungraded"] += 1
+            return
+        else:
+            sums["failed"] += 1
+        self._questions.setdefault(category, set()).add(result.id)
 
+    def extend(self, other: Scores) -> None:
+        """Add the scores of another one."""
+        for category, sums in other._sums.items():
+            self._sums.setdefault(category, Counter()).update(sums)
+        for category, ids in other._questions.items():
+            self._questions.setdefault(category, set()).update(ids)
 
-def _accuracy(sums: Mapping[str, int], questions: int) -> dict[str, Any]:
-    """Return the mean scores; `questions` is how many different ones they come from, which is what intervals count."""
-    graded, failed, score = (sums.get(name, 0) for name in ("graded", "failed", "score"))
-    return {
-        "graded": graded,
-        "ungraded": sums.get("ungraded", 0),
-        "correct": sums.get("correct", 0),
-        "of_answers": _share(score, graded, questions),
-        "under_load": _share(score, graded + failed, questions),
-    }
+    def to_record(self, window_s: float | None, price_per_hour: float | None) -> dict[str, Any]:
+        """Return how good the answers were: of those that came, and under load.
+
+        Under load a request that failed counts as a wrong answer: what a user would have got.
+        """
+        sums = Counter[str]()
+        for of_category in self._sums.values():
+            sums.update(of_category)
+        categories = {
+            category or "none": self._accuracy(part, len(self._questions.get(category, ())))
+            for category, part in sorted(self._sums.items())
+            if part
+        }
+        correct = sums["correct"]
+        whole = self._accuracy(sums, sum(map(len, self._questions.values())))
+        price = None
+        if price_per_hour and window_s and correct:
+            price = price_per_hour * window_s / 3600 / correct
+        return {
+            "avg": whole["of_answers"]["avg"],
+            **whole,
+            "correct_per_s": correct / window_s if window_s and whole["graded"] else None,
+            "tokens_per_correct": sums["tokens"] / correct if correct else None,
+            "price_per_correct": price,
+            "wh_per_correct": None,
+            "categories": categories,
+            "stability": None,
+        }
+
+    @classmethod
+    def _accuracy(cls, sums: Mapping[str, int], questions: int) -> dict[str, Any]:
+        graded, failed, score = (sums.get(name, 0) for name in ("graded", "failed", "score"))
+        return {
+            "graded": graded,
+            "ungraded": sums.get("ungraded", 0),
+            "correct": sums.get("correct", 0),
+            "of_answers": cls.share(score, graded, questions),
+            "under_load": cls.share(score, graded + failed, questions),
+        }
+
+    @staticmethod
+    def share(score: float, n: int, questions: int | None = None) -> dict[str, Any]:
+        """Return the mean of `n` scores with its 95 % interval.
+
+        A question that is asked again brings no new question: the interval counts the different
+        ones.
+        """
+        if not n:
+            return {"avg": None, "n": 0, "ci95": [None, None]}
+        independent = n if questions is None else min(n, questions)
+        return {"avg": score / n, "n": n, "ci95": list(wilson_interval(score / n, independent))}
 
 
 class Stability:
-    """Holds a sweep's answers against those at its lowest concurrency: the same question at temperature 0."""
+    """Holds a sweep's answers against those at its lowest level: the same question, temperature 0."""
 
     SHOWN = 3
     SHOWN_CHARS = 200
 
     def __init__(self, config: Config) -> None:
         self.levels = config.levels
-        self.used = len(config.levels) > 1 and config.temperature == 0 and config.duration is None
+        is_sweep = len(config.levels) > 1 and config.duration is None
+        self.used = is_sweep and config.temperature == 0
         self._answers: dict[int, dict[tuple[int, int], tuple[str, bytes, str]]] = {}
         self._first: dict[int, int] = {}  # the index at which a stage begins
 
@@ -3167,102 +3243,77 @@ class Stability:
             kept = (result.id, digest, result.answer[: self.SHOWN_CHARS])
             self._answers.setdefault(result.stage, {})[result.index, result.turn] = kept
 
-    def describe(self, stage: int) -> dict[str, Any] | None:
-        """Return which share of the answers differs from the lowest level's, with examples; None at that level."""
+    def to_record(self, stage: int) -> dict[str, Any] | None:
+        """Return which share of the answers differs from the lowest level's; None at that level."""
         lowest = self.levels.index(min(self.levels))
         if not self.used or stage == lowest:
             return None
-        base, examples, compared, differs = (
-            self._answers.get(lowest, {}),
-            list[dict[str, str]](),
-            0,
-            0,
-        )
-        shift = self._first.get(lowest, 0) - self._first.get(
-            stage, 0
-        )  # each stage asks the same questions in order
+        base, examples, compared, differs = self._answers.get(lowest, {}), [], 0, 0
+        # Each stage asks the same questions in the same order.
+        shift = self._first.get(lowest, 0) - self._first.get(stage, 0)
         for (index, turn), (name, digest, answer) in self._answers.get(stage, {}).items():
             before = base.get((index + shift, turn))
-            if before is not None:
-                compared += 1
-                differs += before[1] != digest
-                if before[1] != digest and len(examples) < self.SHOWN:
-                    examples.append({"id": name, "lowest": before[2], "here": answer})
+            if before is None:
+                continue
+            compared += 1
+            if before[1] != digest:
+                differs += 1
+                examples.append({"id": name, "lowest": before[2], "here": answer})
         return {
             "concurrent": self.levels[lowest],
             "differs": differs,
-            **_share(differs, compared),
-            "examples": examples,
+            **Scores.share(differs, compared),
+            "examples": examples[: self.SHOWN],
         }
 
 
-def _known(aggregator: Aggregator, name: str) -> int | None:
-    return aggregator.sums[name] if aggregator.sums[f"{name}_known"] else None
+def calculate_aggregates(
+    results: Iterable[Result],
+    config: Config,
+    itl_us: Mapping[int, Mapping[int, int]] | None = None,
+    energy: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the `aggregate` of a results file, from the results alone, in one pass.
 
-
-def _censored(values: Iterable[float], bounds: Sequence[float]) -> dict[str, Any]:
-    """Return percentiles over values and over requests that timed out, of which only a lower bound is known.
-
-    A percentile that lies at or above the lowest bound is itself a lower bound, and named in `lower_bounds`.
+    `itl_us` is a histogram of the gaps between chunks for each stage, where the results do not hold
+    them. `energy` is what the hardware's sampler found: {"whole": …, "stages": [… or None]}.
     """
-    ordered = sorted([*values, *bounds])
-    named = {name: percentile(ordered, share) for name, share in PERCENTILES.items()}
-    lowest, last = min(bounds, default=math.inf), len(ordered) - 1
-    at_least = [
-        name
-        for name, share in PERCENTILES.items()
-        if ordered and ordered[min(math.ceil(share * last), last)] >= lowest
-    ]
-    return {**named, "n": len(ordered), "timeouts": len(bounds), "lower_bounds": at_least}
+    stages = {number: Aggregator(config) for number in range(len(config.levels))}
+    stability = Stability(config)
+    for result in results:
+        stages.setdefault(result.stage, Aggregator(config)).add(result)
+        stability.add(result)
+    for number, counts in (itl_us or {}).items():
+        stages[number].itl_us, stages[number].itl_lost = Counter(counts), False
+    parts = [stages[number] for number in sorted(stages)]
+    whole = parts[0]
+    if len(parts) > 1:
+        whole = Aggregator(config)
+        for part in parts:
+            whole.extend(part)
+    windows = [part.window_ns for part in parts if part.window_ns is not None]
+    aggregate = whole.to_record(sum(windows) if windows else None)
+    aggregate["energy"] = energy and energy["whole"]
+    if len(config.levels) > 1:
+        for number, level in enumerate(config.levels):
+            record = stages[number].to_record(stages[number].window_ns)
+            record["quality"]["stability"] = stability.to_record(number)
+            record["energy"] = energy and energy["stages"][number]
+            aggregate["stages"].append({"stage": number, "concurrent": level, **record})
+    if itl_us:
+        aggregate["itl_histogram_us"] = {
+            str(stage): sorted(counts.items()) for stage, counts in itl_us.items()
+        }
+    return cast(dict[str, Any], rounded(aggregate))
 
 
-def _drain_ms(aggregator: Aggregator) -> float | None:
-    """Return how long the last requests ran on after the first slot had nothing left to do."""
-    if not aggregator.sent_ns:
-        return None
-    last_sent = max(aggregator.sent_ns)
-    return (
-        max(aggregator.end_ns) - min(end for end in aggregator.end_ns if end >= last_sent)
-    ) / NS_PER_MS
-
-
-def _drift(aggregator: Aggregator) -> dict[str, Any] | None:
-    """Compare the median of the first half of the requests with the second half's.
-
-    Of TPOT, because it does not depend on which questions stand in which half; without streaming of E2E.
-    """
-    metric = "e2e_ms" if all(map(math.isnan, aggregator.ok_tpot_ms)) else "tpot_ms"
-    values = aggregator.e2e_ms if metric == "e2e_ms" else aggregator.ok_tpot_ms
-    order = [place for place in range(len(values)) if not math.isnan(values[place])]
-    if len(order) < 2 * min_samples(0.5):
-        return None
-    order.sort(key=aggregator.ok_sent_ns.__getitem__)
-    middle = len(order) // 2
-    halves = [
-        describe(values[place] for place in part) for part in (order[:middle], order[middle:])
-    ]
-    (first, second), (first_ci, second_ci) = (
-        [half["p50"] for half in halves],
-        [half["ci95"]["p50"] for half in halves],
-    )
-    apart = first_ci[1] < second_ci[0] or second_ci[1] < first_ci[0]
-    ratio = second / first if first else None
-    return {
-        "metric": metric,
-        "first_half_ms": first,
-        "second_half_ms": second,
-        "ratio": ratio,
-        "apart": apart,
-    }
-
-
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Round to nanoseconds, so that a sum's last bits do not end up in files."""
     if isinstance(value, float):
         return round(value, 6)
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value
+        return {name: rounded(item) for name, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 @functools.lru_cache(maxsize=1)
@@ -3274,22 +3325,12 @@ def empty_aggregate() -> dict[str, Any]:
 _ABSENT = object()
 
 
-def _metric(aggregate: Mapping[str, Any], name: str) -> Any:
-    """Look a metric up by its name, such as ttft_ms.p95."""
+def metric_value(aggregate: Mapping[str, Any], name: str) -> Any:
+    """Look a metric up by its name, such as ttft_ms.p95; _ABSENT when there is no such metric."""
     value: Any = aggregate
-    for key in name.split("."):
-        value = value.get(key, _ABSENT) if isinstance(value, Mapping) else _ABSENT
+    for part in name.split("."):
+        value = value.get(part, _ABSENT) if isinstance(value, Mapping) else _ABSENT
     return value if value is None or isinstance(value, int | float) else _ABSENT
-
-
-def _metric_names(aggregate: Mapping[str, Any], prefix: str = "") -> list[str]:
-    names = list[str]()
-    for key, value in aggregate.items():
-        if isinstance(value, Mapping):
-            names += _metric_names(value, f"{prefix}{key}.")
-        elif _metric({key: value}, key) is not _ABSENT:
-            names.append(prefix + key)
-    return names
 
 
 class ThresholdCheck(NamedTuple):
@@ -3300,248 +3341,281 @@ class ThresholdCheck(NamedTuple):
     value: float | None
     met: bool
 
+    @classmethod
+    def of(cls, metric: str, condition: str, aggregate: Mapping[str, Any]) -> Self:
+        """Hold an aggregate against a threshold; what was not measured is missed."""
+        parts = re.match(r"\s*([<>]=?)\s*(.*\S)", condition)
+        sign, limit = cast(re.Match[str], parts).groups()
+        compare = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}[sign]
+        value = metric_value(aggregate, metric)
+        met = value is not None and compare(value, float(limit))
+        return cls(metric, f"{sign} {limit}", value, met)
 
-_COMPARE: dict[str, Callable[[float, float], bool]] = {
-    "<=": lambda value, limit: value <= limit,
-    ">=": lambda value, limit: value >= limit,
-    "<": lambda value, limit: value < limit,
-    ">": lambda value, limit: value > limit,
-}
+    @classmethod
+    def unknown_metric(cls, metric: str) -> str | None:
+        """Say that a threshold's metric is none; None when it is one."""
+        if metric_value(empty_aggregate(), metric) is not _ABSENT:
+            return None
+        near = difflib.get_close_matches(metric, cls._names(empty_aggregate()), 1, 0)
+        return f"thresholds: {printable(metric, 80)} is no metric; did you mean {near[0]}?"
+
+    @classmethod
+    def _names(cls, aggregate: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+        """Yield every metric's name."""
+        for name, value in aggregate.items():
+            if isinstance(value, Mapping):
+                yield from cls._names(value, f"{prefix}{name}.")
+            elif value is None or isinstance(value, int | float):
+                yield prefix + name
 
 
 def check_thresholds(config: Config, aggregate: Mapping[str, Any]) -> list[ThresholdCheck]:
-    """Hold the aggregate against the thresholds; what was not measured is missed."""
-    checks = []
-    for metric, condition in config.thresholds.items():
-        sign, limit = cast(re.Match[str], re.match(r"\s*([<>]=?)\s*(.*\S)", condition)).groups()
-        value = _metric(aggregate, metric)
-        checks.append(
-            ThresholdCheck(
-                metric,
-                f"{sign} {limit}",
-                value,
-                value is not None and _COMPARE[sign](value, float(limit)),
-            )
-        )
-    return checks
+    """Hold the aggregate against config.json's thresholds."""
+    thresholds = config.thresholds.items()
+    return [ThresholdCheck.of(metric, condition, aggregate) for metric, condition in thresholds]
 
 
 # --- Validity ---
-
+#
+# Each rule looks at a finished run and returns a reason or None. The README's table lists them. A
+# new rule is a function here, or in an extension, under @validity_rule.
 
 VERDICTS = ("VALID", "SUSPECT", "INVALID")
-JUDGED_FROM_MS = 2000
+JUDGED_FROM_MS = 2000  # a shorter run proves nothing about the client
 
 
 class Reason(NamedTuple):
-    """Why a run's numbers deserve less trust: how much less, a code for programs, what to do for people."""
+    """Why a run's numbers deserve less trust."""
 
-    verdict: str
-    code: str
-    message: str
+    verdict: str  # how much less: "SUSPECT" or "INVALID"
+    code: str  # for programs
+    message: str  # for people: what is wrong, and what to do
 
 
-def judge_validity(config: Config, aggregate: Mapping[str, Any], load: Load) -> dict[str, Any]:
+class Evidence(NamedTuple):
+    """What validity rules judge by."""
+
+    config: Config
+    aggregate: Mapping[str, Any]
+    load: LoadReport
+
+    @property
+    def parts(self) -> Sequence[Mapping[str, Any]]:
+        """The aggregates of the stages; the whole one without a sweep."""
+        return self.aggregate["stages"] or [self.aggregate]
+
+
+ValidityRule = Callable[[Evidence], Reason | None]
+VALIDITY_RULES: list[ValidityRule] = []
+
+
+def validity_rule(rule: ValidityRule) -> ValidityRule:
+    """Let a function judge every run."""
+    VALIDITY_RULES.append(rule)
+    return rule
+
+
+def judge_validity(
+    config: Config, aggregate: Mapping[str, Any], load: LoadReport
+) -> dict[str, Any]:
     """Return the verdict over a run and its reasons."""
-    reasons = [
-        reason for rule in VALIDITY_RULES if (reason := rule(config, aggregate, load)) is not None
-    ]
+    evidence = Evidence(config, aggregate, load)
+    reasons = [reason for rule in VALIDITY_RULES if (reason := rule(evidence)) is not None]
     worst = max((VERDICTS.index(reason.verdict) for reason in reasons), default=0)
-    return {
-        "verdict": VERDICTS[worst],
-        "reasons": [{"code": r.code, "message": r.message} for r in reasons],
-    }
+    shown = [{"code": reason.code, "message": reason.message} for reason in reasons]
+    return {"verdict": VERDICTS[worst], "reasons": shown}
 
 
-def _interrupted(_config: Config, _aggregate: Mapping[str, Any], load: Load) -> Reason | None:
-    return (
-        Reason("SUSPECT", "interrupted", "stopped before its end; --resume goes on with it")
-        if load.interrupted
-        else None
-    )
-
-
-def _resumed(_config: Config, _aggregate: Mapping[str, Any], load: Load) -> Reason | None:
-    if load.resumed is None:
+@validity_rule
+def _interrupted(run: Evidence) -> Reason | None:
+    if not run.load.interrupted:
         return None
-    message = f"an earlier part of it was {load.resumed}; how busy this client was then is not in the verdict"
+    return Reason("SUSPECT", "interrupted", "stopped before its end; --resume goes on with it")
+
+
+@validity_rule
+def _resumed(run: Evidence) -> Reason | None:
+    if run.load.start.resumed is None:
+        return None
+    earlier = f"an earlier part of it was {run.load.start.resumed}"
+    message = f"{earlier}; how busy this client was then is not in the verdict"
     return Reason("SUSPECT", "resumed", message)
 
 
-def _no_answers(_config: Config, aggregate: Mapping[str, Any], _load: Load) -> Reason | None:
-    if aggregate["ok"]:
+@validity_rule
+def _no_answers(run: Evidence) -> Reason | None:
+    if run.aggregate["ok"]:
         return None
-    failures = (
-        ", ".join(f"{kind} {times}×" for kind, times in aggregate["failures"].items())
-        or "nothing was asked"
-    )
-    return Reason(
-        "INVALID", "no_answers", f"no request succeeded: {failures}; see `error` in the results"
-    )
+    counted = run.aggregate["failures"].items()
+    failures = ", ".join(f"{kind} {times}×" for kind, times in counted) or "nothing was asked"
+    message = f"no request succeeded: {failures}; see `error` in the results"
+    return Reason("INVALID", "no_answers", message)
 
 
-def _failures(_config: Config, aggregate: Mapping[str, Any], _load: Load) -> Reason | None:
-    rate = aggregate["error_rate"]
-    if not aggregate["ok"] or not rate or rate < 0.01:
+@validity_rule
+def _failures(run: Evidence) -> Reason | None:
+    rate = run.aggregate["error_rate"]
+    if not run.aggregate["ok"] or not rate or rate < 0.01:
         return None
-    kinds = ", ".join(f"{kind} {times}×" for kind, times in aggregate["failures"].items())
+    kinds = ", ".join(f"{kind} {times}×" for kind, times in run.aggregate["failures"].items())
     advice = "latencies are of the survivors; look into the failures, or lower the load"
-    return Reason(
-        "INVALID" if rate >= 0.5 else "SUSPECT",
-        "failures",
-        f"{rate:.1%} of the requests failed ({kinds}); {advice}",
-    )
+    message = f"{rate:.1%} of the requests failed ({kinds}); {advice}"
+    return Reason("INVALID" if rate >= 0.5 else "SUSPECT", "failures", message)
 
 
-def _too_few(_config: Config, aggregate: Mapping[str, Any], _load: Load) -> Reason | None:
-    fewest = min((part["ok"] for part in aggregate["stages"] or [aggregate]), default=0)
-    wanted = min_samples(PERCENTILES["p95"])
-    if fewest >= wanted or not aggregate["ok"]:
-        return None
-    where = " in a stage" if aggregate["stages"] else ""
-    message = f"{fewest} answers{where} do not support a p95: ask {wanted - fewest} more"
-    return Reason("SUSPECT", "too_few_requests", message)
-
-
-def _client_saturated(_config: Config, aggregate: Mapping[str, Any], load: Load) -> Reason | None:
-    lag, cpu = load.client["loop_lag_ms"], load.client["cpu_share"]
-    shortest = [
-        value for value in (aggregate["ttft_ms"]["p50"], aggregate["e2e_ms"]["p50"]) if value
-    ]
-    lag_ms, floor_ms = lag["p95"] or 0.0, 0.05 * min(shortest, default=math.inf)
+@validity_rule
+def _client_saturated(run: Evidence) -> Reason | None:
+    client, aggregate = run.load.client, run.aggregate
     if (aggregate["duration_ms"] or 0) < JUDGED_FROM_MS:
         return None
-    waits = load.client.get("cpu_wait_share") or 0.0
-    starved = waits >= 0.1 and waits >= 0.4 * (
-        waits + cpu
-    )  # of the time in which it had work, it got no processor
-    if cpu < 0.9 and lag_ms <= max(5.0, floor_ms) and not starved:
+    lag_ms, cpu = client["loop_lag_ms"]["p95"] or 0.0, client["cpu_share"]
+    medians = [
+        value for value in (aggregate["ttft_ms"]["p50"], aggregate["e2e_ms"]["p50"]) if value
+    ]
+    harmless_ms = 0.05 * min(medians, default=math.inf)
+    # Of the time in which it had work, how much did it get no processor?
+    waits = client.get("cpu_wait_share") or 0.0
+    starved = waits >= 0.1 and waits >= 0.4 * (waits + cpu)
+    if cpu < 0.9 and lag_ms <= max(5.0, harmless_ms) and not starved:
         return None
-    bad = lag_ms > max(20.0, 4 * floor_ms) or cpu >= 0.98 or starved
+    bad = lag_ms > max(20.0, 4 * harmless_ms) or cpu >= 0.98 or starved
     message = (
-        f"this client was the bottleneck: its event loop lagged {lag_ms:.1f} ms (p95), its process used {cpu:.0%} of a "
-        f"core and waited for one {waits:.0%} of the time; lower the load, or give it a core of its own"
+        f"this client was the bottleneck: its event loop lagged {lag_ms:.1f} ms (p95), its process "
+        f"used {cpu:.0%} of a core and waited for one {waits:.0%} of the time; lower the load, or "
+        "give it a core of its own"
     )
     return Reason("INVALID" if bad else "SUSPECT", "client_saturated", message)
 
 
-def _too_short(_config: Config, aggregate: Mapping[str, Any], _load: Load) -> Reason | None:
+@validity_rule
+def _too_short(run: Evidence) -> Reason | None:
     # A burst keeps any client busy, and a few ticks of the lag monitor prove nothing.
-    if not aggregate["ok"] or (aggregate["duration_ms"] or 0) >= JUDGED_FROM_MS:
+    duration_ms = run.aggregate["duration_ms"] or 0
+    if not run.aggregate["ok"] or duration_ms >= JUDGED_FROM_MS:
         return None
-    message = f"it ran for {format_ms(aggregate['duration_ms'])}, too short to tell how busy this client was: ask more questions"
+    ran = f"it ran for {format_ms(duration_ms)}"
+    message = f"{ran}, too short to tell how busy this client was: ask more questions"
     return Reason("SUSPECT", "too_short", message)
 
 
-def _buffered(_config: Config, aggregate: Mapping[str, Any], _load: Load) -> Reason | None:
-    at_once = aggregate["came_at_once"]
-    if not at_once or at_once / aggregate["ok"] < 0.5:
+@validity_rule
+def _too_few(run: Evidence) -> Reason | None:
+    """Judge only what something stands on: a threshold on a percentile, or an SLO (its p95)."""
+    wanted: list[tuple[str, int, int]] = []
+    for metric in run.config.thresholds:
+        name, _, last = metric.rpartition(".")
+        if last in PERCENTILES:
+            n = metric_value(run.aggregate, f"{name}.n")
+            wanted.append((f"the threshold on {metric}", n, min_samples(PERCENTILES[last])))
+    if run.config.slo != Slo():
+        fewest = min(part["ok"] for part in run.parts)
+        wanted.append(("the SLO", fewest, min_samples(PERCENTILES["p95"])))
+    short = [(needs - n, what, n) for what, n, needs in wanted if 0 < n < needs]
+    if not short:
         return None
-    message = f"{at_once} streamed answers came in one piece: TTFT is their E2E; look for a proxy that buffers"
-    return Reason("SUSPECT", "stream_buffered", message)
+    more, what, n = max(short)
+    message = f"{what} stands on {n} answers, too few for its interval: ask {more} more"
+    return Reason("SUSPECT", "too_few_requests", message)
 
 
-def _rate_missed(config: Config, aggregate: Mapping[str, Any], _load: Load) -> Reason | None:
-    late_ms, duration_ms = aggregate["queue_ms"]["p95"], aggregate["duration_ms"]
-    if config.rate is None or not late_ms or late_ms <= max(0.05 * (duration_ms or 0), 50):
+@validity_rule
+def _rate_missed(run: Evidence) -> Reason | None:
+    late_ms, duration_ms = run.aggregate["queue_ms"]["p95"], run.aggregate["duration_ms"]
+    if run.config.rate is None or not late_ms or late_ms <= max(0.05 * (duration_ms or 0), 50):
         return None
     message = (
-        f"requests were sent up to {format_ms(late_ms)} (p95) behind the schedule, because `concurrent` were in flight: the "
-        "server does not keep up with the rate, or the cap is too low; judge by the latencies from the schedule"
+        f"requests were sent up to {format_ms(late_ms)} (p95) behind the schedule, because "
+        "`concurrent` were in flight: the server does not keep up with the rate, or the cap is too "
+        "low; judge by the latencies from the schedule"
     )
     return Reason("SUSPECT", "rate_missed", message)
 
 
-def _cached(config: Config, aggregate: Mapping[str, Any], _load: Load) -> Reason | None:
-    parts = aggregate["stages"] or [aggregate]
+@validity_rule
+def _buffered(run: Evidence) -> Reason | None:
+    at_once = run.aggregate["came_at_once"]
+    if not at_once or at_once / run.aggregate["ok"] < 0.5:
+        return None
+    came = f"{at_once} streamed answers came in one piece"
+    message = f"{came}: TTFT is their E2E; look for a proxy that buffers"
+    return Reason("SUSPECT", "stream_buffered", message)
+
+
+@validity_rule
+def _cut_answers(run: Evidence) -> Reason | None:
+    cut, ok = run.aggregate["finish_reasons"].get("length", 0), run.aggregate["ok"]
+    if not ok or cut / ok < 0.5:
+        return None
+    were = f"{cut} of {ok} answers were cut at max_tokens"
+    message = f"{were}: lengths and quality are not the model's; raise it"
+    return Reason("SUSPECT", "answers_cut", message)
+
+
+@validity_rule
+def _reasoning_only(run: Evidence) -> Reason | None:
+    only = run.aggregate["reasoning_only"]
+    if not only or only / run.aggregate["ok"] < 0.05:
+        return None
+    message = f"{only} answers hold reasoning and nothing else; raise max_tokens"
+    return Reason("SUSPECT", "reasoning_only", message)
+
+
+@validity_rule
+def _cached(run: Evidence) -> Reason | None:
     shares = [
         (part["cached_tokens_sum"] or 0) / part["prompt_tokens_sum"]
-        for part in parts
+        for part in run.parts
         if part["prompt_tokens_sum"]
     ]
-    worst, advice = (
-        max(shares, default=0.0),
-        "look into it" if config.cache_bust else "set cache_bust",
-    )
+    worst, is_sweep = max(shares, default=0.0), len(run.parts) > 1
     if worst >= 0.5:
-        where = " of a stage" if len(parts) > 1 else ""
-        message = f"{worst:.0%} of the prompt tokens{where} came from a cache, so TTFT is flattered; {advice}"
-        return Reason("SUSPECT", "prompt_cache", message)
-    known = all(part["cached_tokens_sum"] is not None for part in parts if part["ok"])
-    if len(parts) > 1 and not known and not config.cache_bust and aggregate["ok"]:
-        message = "each stage asks the same prompts, and the server does not say what came from its cache; set cache_bust"
+        where = " of a stage" if is_sweep else ""
+        advice = "look into it" if run.config.cache_bust else "set cache_bust"
+        came = f"{worst:.0%} of the prompt tokens{where} came from a cache"
+        return Reason("SUSPECT", "prompt_cache", f"{came}, so TTFT is flattered; {advice}")
+    known = all(part["cached_tokens_sum"] is not None for part in run.parts if part["ok"])
+    if is_sweep and not known and not run.config.cache_bust and run.aggregate["ok"]:
+        message = (
+            "each stage asks the same prompts, and the server does not say what came from its "
+            "cache; set cache_bust"
+        )
         return Reason("SUSPECT", "prompt_cache", message)
     return None
 
 
-def _estimated_tokens(_config: Config, aggregate: Mapping[str, Any], _load: Load) -> Reason | None:
-    chunks = aggregate["token_sources"].get("chunks", 0)
+@validity_rule
+def _estimated_tokens(run: Evidence) -> Reason | None:
+    chunks = run.aggregate["token_sources"].get("chunks", 0)
     if not chunks:
         return None
-    message = f"the server gave no usage for {chunks} answers; their tokens are counted as chunks, which may hold several"
+    message = (
+        f"the server gave no usage for {chunks} answers; their tokens are counted as chunks, which "
+        "may hold several"
+    )
     return Reason("SUSPECT", "tokens_estimated", message)
 
 
-def _cut_answers(_config: Config, aggregate: Mapping[str, Any], _load: Load) -> Reason | None:
-    cut = aggregate["finish_reasons"].get("length", 0)
-    if not aggregate["ok"] or cut / aggregate["ok"] < 0.5:
-        return None
-    message = f"{cut} of {aggregate['ok']} answers were cut at max_tokens: lengths and quality are not the model's; raise it"
-    return Reason("SUSPECT", "answers_cut", message)
-
-
-def _reasoning_only(_config: Config, aggregate: Mapping[str, Any], _load: Load) -> Reason | None:
-    only = aggregate["reasoning_only"]
-    if not only or only / aggregate["ok"] < 0.05:
-        return None
-    return Reason(
-        "SUSPECT",
-        "reasoning_only",
-        f"{only} answers hold reasoning and nothing else; raise max_tokens",
-    )
-
-
-def _drifting(_config: Config, aggregate: Mapping[str, Any], _load: Load) -> Reason | None:
-    parts = [part["drift"] for part in aggregate["stages"] or [aggregate] if part["drift"]]
-    worst = max(
-        (part for part in parts if part["apart"]),
-        key=lambda part: abs(math.log(part["ratio"])),
-        default=None,
-    )
+@validity_rule
+def _drifting(run: Evidence) -> Reason | None:
+    apart = [part["drift"] for part in run.parts if part["drift"] and part["drift"]["apart"]]
+    worst = max(apart, key=lambda drift: abs(math.log(drift["ratio"])), default=None)
     if worst is None or 1 / 1.2 < worst["ratio"] < 1.2:
         return None
     message = (
-        f"the median {_SHOWN[worst['metric']]} went from {format_ms(worst['first_half_ms'])} in the first half to "
-        f"{format_ms(worst['second_half_ms'])} in the second; use warmup, or run longer"
+        f"the median {_SHOWN[worst['metric']]} went from {format_ms(worst['first_half_ms'])} in the "
+        f"first half to {format_ms(worst['second_half_ms'])} in the second; use warmup, or run longer"
     )
     return Reason("SUSPECT", "drift", message)
 
 
-def _clock_jump(_config: Config, _aggregate: Mapping[str, Any], load: Load) -> Reason | None:
-    if abs(load.clock_jump_s) < 1:
+@validity_rule
+def _clock_jump(run: Evidence) -> Reason | None:
+    jump_s = run.load.clock_jump_s
+    if abs(jump_s) < 1:
         return None
     what = "the machine slept, or the clock was set; run again"
-    message = f"the wall clock moved {load.clock_jump_s:+.1f} s against the monotonic one: {what}"
+    message = f"the wall clock moved {jump_s:+.1f} s against the monotonic one: {what}"
     return Reason("SUSPECT", "clock_jump", message)
-
-
-VALIDITY_RULES: tuple[Callable[[Config, Mapping[str, Any], Load], Reason | None], ...] = (
-    _interrupted,
-    _resumed,
-    _no_answers,
-    _failures,
-    _client_saturated,
-    _too_short,
-    _too_few,
-    _rate_missed,
-    _buffered,
-    _cut_answers,
-    _reasoning_only,
-    _cached,
-    _estimated_tokens,
-    _drifting,
-    _clock_jump,
-)
 
 
 # === Output ===
@@ -3804,7 +3878,7 @@ class Journal:
     def read(self) -> JournalReader:
         """Read what was written, and hold it against what should be there.
 
-        Raises ResultsError when somebody or the disk has damaged it; the answers that are left stay.
+        Raises ResultsError when it was damaged; the answers that are left stay.
         """
         reader = JournalReader(self.path, self._source, self.header)
         if (reader.lines, reader.digest) == (self._lines, self._digest):
@@ -4319,7 +4393,7 @@ def find_results(name: str, folder: Path | None = None) -> Path:
 def run_meta(
     config: Config,
     target: Target,
-    load: Load,
+    load: LoadReport,
     aggregate: Mapping[str, Any],
     header: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -4328,7 +4402,7 @@ def run_meta(
     The wall clock was read once, at the start; all later moments come from the monotonic clock.
     """
     started = dt.datetime.fromisoformat(header["started"])
-    total_ms = (load.ended_ns - load.start_ns) / NS_PER_MS
+    total_ms = (load.ended_ns - load.start.start_ns) / NS_PER_MS
     ended = load.begun + dt.timedelta(microseconds=(load.ended_ns - load.begun_ns) // 1000)
     return {
         **_dates("start", started),
@@ -4336,7 +4410,7 @@ def run_meta(
         "server": header["server"],
         "model": config.model,
         "concurrent": config.concurrent,
-        "questions": header["questions"],
+        "questions": config.questions,
         "timeout": config.timeout,
         "total_duration_ms": round(total_ms, 3),
         "schema_version": SCHEMA_VERSION,
@@ -4345,11 +4419,12 @@ def run_meta(
         "run_id": header["run_id"],
         "config": header["config"],
         "questions_sha256": header["questions_sha256"],
-        "client": {**header["client"], **_rounded(load.client)},
+        "client": {**header["client"], **rounded(load.client)},
         "hardware": None,
+        "questions_asked": header["questions"],
         "utc_offset": started.strftime("%z"),
         "warmup": dict(load.warmup),
-        "resumed": load.resumed,
+        "resumed": load.start.resumed,
         "tls_verified": target.tls is not False if config.server.startswith("https") else None,
         "embedded": target.embedded,
         "thresholds": [check._asdict() for check in check_thresholds(config, aggregate)],
@@ -4363,21 +4438,6 @@ def _dates(prefix: str, moment: dt.datetime) -> dict[str, str]:
     }
 
 
-def _without_passwords(config: Config) -> dict[str, Any]:
-    """Return the config with no URL's user part."""
-    shown = config.model_dump()
-    links = (
-        (shown, "server"),
-        (shown, "proxy"),
-        (shown["judge"], "server"),
-        (shown["hardware"], "metrics_url"),
-    )
-    for part, key in links:
-        if part is not None and part[key] is not None:
-            part[key] = _without_password(part[key])
-    return shown
-
-
 def journal_header(config: Config, target: Target, questions: Sequence[Question]) -> dict[str, Any]:
     """Return the journal's first line: what was to be run, without secrets."""
     return {
@@ -4386,7 +4446,7 @@ def journal_header(config: Config, target: Target, questions: Sequence[Question]
         "started": dt.datetime.now().astimezone().isoformat(timespec="milliseconds"),
         "server": target.redact(target.shown),
         "questions": len(questions),
-        "config": target.redact.tree(_without_passwords(config)),
+        "config": target.redact.tree(config.without_passwords()),
         "questions_sha256": questions_hash(questions),
         "seed": random.getrandbits(32) if config.seed is None else config.seed,
         "client": {
@@ -4435,7 +4495,7 @@ def logfmt(**values: Any) -> str:
 
 
 @contextlib.contextmanager
-def early_log() -> Iterator[logging.handlers.MemoryHandler]:
+def early_log() -> Iterator[None]:
     """Keep what is logged before there is a log file."""
     memory = logging.handlers.MemoryHandler(10_000, flushLevel=100, flushOnClose=False)
     logging.raiseExceptions = False  # a full disk costs the log, not the run
@@ -4443,7 +4503,7 @@ def early_log() -> Iterator[logging.handlers.MemoryHandler]:
     logger.addHandler(memory)
     logger.propagate = False
     try:
-        yield memory
+        yield
     finally:
         for handler in logger.handlers[:]:
             logger.removeHandler(handler)
@@ -4451,13 +4511,7 @@ def early_log() -> Iterator[logging.handlers.MemoryHandler]:
                 handler.close()
 
 
-def open_log(
-    memory: logging.handlers.MemoryHandler,
-    path: Path,
-    moment: dt.datetime,
-    level: str,
-    redact: Redactor,
-) -> Path:
+def open_log(path: Path, moment: dt.datetime, level: str, redact: Redactor) -> Path:
     """Start a run's log with what was logged before; return its path, which has the moment in it.
 
     Raises ResultsError.
@@ -4466,23 +4520,24 @@ def open_log(
     next(names)  # a log always has its time stamp
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = None
-        while handler is None:
+        file = None
+        while file is None:
             path = next(names)
             with contextlib.suppress(FileExistsError):  # of a run that began in the same second
-                handler = logging.FileHandler(
-                    path, "x", encoding="utf-8", errors="backslashreplace"
-                )
+                file = logging.FileHandler(path, "x", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise ResultsError(f"{path}: cannot be written: {error.strerror}") from None
-    handler.setFormatter(_LineFormatter(redact))
-    handler.setLevel(level)
-    for record in memory.buffer:
-        if record.levelno >= handler.level:
-            handler.handle(record)
+    file.setFormatter(_LineFormatter(redact))
+    file.setLevel(level)
+    for handler in logger.handlers[:]:  # what was kept before there was a log, or an earlier run's
+        logger.removeHandler(handler)
+        if isinstance(handler, logging.handlers.MemoryHandler):
+            for record in handler.buffer:
+                if record.levelno >= file.level:
+                    file.handle(record)
+        handler.close()
     logger.setLevel(level)
-    logger.removeHandler(memory)
-    logger.addHandler(handler)
+    logger.addHandler(file)
     return path
 
 
@@ -4706,7 +4761,7 @@ def _what_was_run(meta: Mapping[str, Any]) -> list[Any]:
         load = f"{config['rate']:g} requests/s ({config['arrival']}), {load} at most"
     how = f"{config['api']}{', streaming' if config['stream'] else ''}"
     asked = (
-        f"{meta['questions']} questions"
+        f"{meta['questions_asked']} questions"
         if config["duration"] is None
         else f"{config['duration']:g} s"
     )
@@ -5131,38 +5186,77 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-class Paths:
-    """Where a run's files go."""
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a run is asked for; the command line's options have the same names."""
 
-    def __init__(self, options: argparse.Namespace, config_path: Path) -> None:
-        beside = config_path.resolve().parent
+    output_filename: str
+    config: Path | None = None
+    questions: Path | None = None
+    results_dir: Path | None = None
+    log_dir: Path | None = None
+    set: Sequence[str] = ()  # KEY=VALUE each
+    resume: bool = False
+    overwrite: bool = False
+    dry_run: bool = False
+    allow_code: bool = False
+    quiet: bool = False
+    log_level: str = "INFO"
+
+
+class RunFiles:
+    """Where a run's files are: config and questions, journal, results and log."""
+
+    def __init__(self, options: Options) -> None:
+        self.config = find_file(options.config, "config.json")
+        self.questions = find_file(options.questions, "questions.json")
         self.name = check_name(options.output_filename)
-        self.results = options.results_dir or beside / "results"
+        beside = self.config.resolve().parent
+        self.folder = options.results_dir or beside / "results"
         self.logs = options.log_dir or beside / "logs"
-        self.overwrite, self.resume = options.overwrite, options.resume
+        self.resume = options.resume
+        self._overwrite = options.overwrite
         self.moment = dt.datetime.now().astimezone()  # the time stamp of results and log
-        if (self.results / f"{self.name}.json").is_symlink() or (
-            self.results / f"{self.name}.journal"
-        ).is_symlink():
-            raise ConfigError(
-                f"{self.results / self.name}.json: a symbolic link is in the way; remove it"
-            )
-        if self.resume and not (self.results / f"{self.name}.journal").exists():
-            raise ConfigError(
-                f"{self.results / self.name}.journal: no run to go on with: there is no such file"
-            )
+        if self.results.is_symlink() or self.journal.is_symlink():
+            raise ConfigError(f"{self.results}: a symbolic link is in the way; remove it")
+        if self.resume and not self.journal.exists() and not self.nothing_left:
+            missing = "no run to go on with: there is no such file"
+            raise ConfigError(f"{self.journal}: {missing}")
 
     @property
-    def file(self) -> Path:
+    def results(self) -> Path:
         """Where the results go."""
-        return self.results / f"{self.name}.json"
+        return self.folder / f"{self.name}.json"
+
+    @property
+    def journal(self) -> Path:
+        """Where the journal is."""
+        return self.folder / f"{self.name}.journal"
+
+    @property
+    def nothing_left(self) -> bool:
+        """Whether a run that is to be gone on with has ended, and its results are saved."""
+        return self.resume and self.results.is_file() and not self.journal.exists()
+
+    def config_before(self) -> Mapping[str, Any] | None:
+        """Return the config of the run that is gone on with, as its journal has it."""
+        if not self.resume:
+            return None
+        try:
+            with self.journal.open("rb") as file:
+                first = JournalLine.from_bytes(file.readline())
+        except OSError as error:
+            raise ConfigError(f"{self.journal}: cannot be read: {error.strerror}") from None
+        if first is None or first.kind != "header":
+            return None  # opening it says what is wrong
+        return cast(Mapping[str, Any], first.read()["config"])
 
     def may_replace(self, run_id: str) -> bool:
-        """Whether a results file of this name may be replaced: it was allowed, or it is an earlier part of this run."""
-        if self.overwrite or not self.resume:
-            return bool(self.overwrite)
+        """Whether results of this name may be replaced: it was allowed, or they are of this run."""
+        if self._overwrite or not self.resume:
+            return self._overwrite
         try:
-            with self.file.open("rb") as file:
+            with self.results.open("rb") as file:
                 return f'"run_id": "{run_id}"'.encode() in file.read(65536)
         except OSError:
             return False
@@ -5170,25 +5264,25 @@ class Paths:
     def open_journal(self, header: Mapping[str, Any]) -> tuple[Journal, JournalReader | None]:
         """Start the run's journal, or go on with it. Raises ConfigError, ResultsError."""
         try:
-            self.results.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ResultsError(f"{self.results}: cannot be made: {error.strerror}") from None
-        if self.resume:
-            journal, reader = Journal.reopen(self.results / f"{self.name}.journal")
-            self._check_same_run(reader, header)
-            return journal, reader
-        return self._new_journal(header), None
+            raise ResultsError(f"{self.folder}: cannot be made: {error.strerror}") from None
+        if not self.resume:
+            return self._new_journal(header), None
+        journal, reader = Journal.reopen(self.journal)
+        self._check_same_run(reader, header)
+        return journal, reader
 
     def _new_journal(self, header: Mapping[str, Any]) -> Journal:
+        """Start a journal under the first name that neither it nor a results file has."""
         wanted = self.name
-        for candidate in possible_names(self.file, self.moment):
-            path = self.results / f"{candidate.name.removesuffix('.json')}.journal"
-            self.overwrite = (
-                self.overwrite and candidate == self.file
-            )  # the name that was given, and no other
+        for candidate in possible_names(self.results, self.moment):
+            path = candidate.with_name(candidate.name.removesuffix(".json") + ".journal")
+            # Only the name that was given may be replaced.
+            self._overwrite = self._overwrite and candidate == self.results
             if path.exists() and not self._make_room(path):
                 continue
-            if os.path.lexists(candidate) and not self.overwrite:
+            if os.path.lexists(candidate) and not self._overwrite:
                 continue
             with contextlib.suppress(FileExistsError):
                 journal = Journal.create(path)
@@ -5206,7 +5300,7 @@ class Paths:
         except FileNotFoundError:  # its run has just ended
             return True
         with lock:
-            if self.overwrite and lock.held:
+            if self._overwrite and lock.held:
                 lock.remove()
                 return True
             unfinished = "holds an unfinished run: go on with it by --resume, or delete it"
@@ -5220,20 +5314,11 @@ class Paths:
             lost = f"its last {reader.lost_bytes} bytes were damaged and are left out"
             notice(f"{reader.path}: {lost}; {len(reader)} answers are kept")
         if before["schema_version"] != SCHEMA_VERSION:
-            raise ConfigError(
-                f"{reader.path}: is of schema_version {before['schema_version']}; it cannot be gone on with"
-            )
+            version = f"is of schema_version {before['schema_version']}"
+            raise ConfigError(f"{reader.path}: {version}; it cannot be gone on with")
         if before["questions_sha256"] != header["questions_sha256"]:
-            raise ConfigError(
-                f"{reader.path}: was run with other questions; give the same ones, or choose another name"
-            )
-        changed = [
-            key for key, value in header["config"].items() if before["config"].get(key) != value
-        ]
-        if changed:
-            raise ConfigError(
-                f"{reader.path}: was run with another config ({', '.join(changed)}); choose another name"
-            )
+            remedy = "give the same ones, or choose another name"
+            raise ConfigError(f"{reader.path}: was run with other questions; {remedy}")
 
 
 def raise_file_limit(connections: int) -> None:
@@ -5268,30 +5353,6 @@ async def serving(config: Config, target: Target) -> AsyncIterator[Target]:
         except (OSError, RuntimeError) as error:
             raise ServerUnreachableError(f"embedded: {error}") from error
         yield dataclasses.replace(target, base=server.url, embedded=server.description)
-
-
-def plan_lines(config: Config, questions: Sequence[Question], paths: Paths) -> list[Any]:
-    """Return what a dry run shows."""
-    requests = (
-        "until the time is over"
-        if config.duration is not None
-        else f"{len(questions) * len(config.levels)} in all"
-    )
-    catalogue = {question.id for question in questions}
-    graded = sum(question.grader is not None for question in questions)
-    rows = {
-        "server": printable(_without_password(config.server)),
-        "model": printable(config.model),
-        "questions": f"{len(questions)} ({len(catalogue)} different, {graded} with a grader), {requests}",
-        "load": f"{config.concurrent} at once"
-        if config.rate is None
-        else f"{config.rate:g} requests/s, {config.arrival}",
-        "results": str(paths.results / f"{paths.name}.json"),
-    }
-    return [
-        styled(("dry run: ", "bold"), "the files are good; nothing was asked"),
-        *(styled(f"{key:<10} {value}") for key, value in rows.items()),
-    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -5349,147 +5410,216 @@ class Grading:
                 journal.append("grade", grade)
 
 
-class Recorder:
-    """What happens to a result when its request ends: journal, log, progress."""
+class Run:
+    """A stress test that a tool or the command line makes: an async context manager.
+
+    Entering it opens the log, catches the signals, starts the embedded server where that is asked
+    for, and opens the session. Leaving it closes all of them. `main` shows its use.
+    """
+
+    PATIENCE_S = 2.0  # of a log that somebody reads later; a person at a terminal is told at once
 
     def __init__(
         self,
-        journal: Journal,
         config: Config,
         questions: Sequence[Question],
-        before: JournalReader | None,
+        options: Options,
+        files: RunFiles | None = None,
     ) -> None:
-        self.journal = journal
-        done = frozenset[int]() if before is None else before.finished(questions)
-        already_ns = max((result.end_ns or 0 for result in before or ()), default=0)
-        self.load = Load(clock() - already_ns, done, journal.header["seed"])
-        if before is not None:
-            self._go_on_with(before, config)
-        turns = sum(len(question.texts) for question in questions) * len(config.levels)
-        self.progress = Progress(None if config.duration is not None else max(turns - len(done), 0))
+        self.config, self.questions, self.options = config, questions, options
+        self.files = files or RunFiles(options)
+        self.target = resolve_target(config, os.environ)
+        self.grading = Grading.of(
+            self.files.questions, questions, config, allow_code=options.allow_code
+        )
+        self._closing = contextlib.AsyncExitStack()  # server and session, before the results
+        self._until_saved = contextlib.ExitStack()  # the journal's lock guards unsaved answers
 
-    def _go_on_with(self, before: JournalReader, config: Config) -> None:
-        """Take over what the earlier part of the run has left beside its results."""
-        footer = before.footer
-        self.load.resumed = "killed" if footer is None else "stopped"
-        self.load.itl_lost = footer is None and not config.record_chunk_times
-        for stage, pairs in (footer or {}).get("itl_us", {}).items():
-            self.load.itl_us[int(stage)] = Counter(dict(pairs))
+    async def __aenter__(self) -> Self:
+        async with contextlib.AsyncExitStack() as stack:
+            raise_file_limit(max(self.config.levels))
+            log = self.files.logs / f"{self.files.name}.log"
+            moment, level = self.files.moment, self.options.log_level
+            self.log = open_log(log, moment, level, self.target.redact)
+            self.stop_signal = stack.enter_context(StopSignal.caught())
+            stack.enter_context(self._until_saved)
+            await stack.enter_async_context(self._closing)
+            server = self._closing.enter_async_context(serving(self.config, self.target))
+            self.target = await self.stop_signal.unless_stopped(server)
+            opened = open_session(self.config, self.target)
+            session = await self._closing.enter_async_context(opened)
+            self.client = Client(session, self.config, self.target)
+            self._stack = stack.pop_all()
+        return self
 
-    def add(self, result: Result) -> None:
-        """Write a result down. Raises ResultsError."""
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._stack.aclose()
+
+    def say(self, message: str) -> None:
+        """Tell what is going on, on stderr and in the log."""
+        logger.info("%s", message)
+        if not self.options.quiet:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stderr.write(printable(message, 1000) + "\n")
+
+    async def connect(self, test: Awaitable[None]) -> None:
+        """Wait for the connection test; say so when it takes a moment."""
+        message = f"connecting to {self.target.shown} …"
+        patience_s = 0.0 if sys.stderr.isatty() else self.PATIENCE_S
+        timer = asyncio.get_running_loop().call_later(patience_s, self.say, message)
+        try:
+            await self.stop_signal.unless_stopped(test)
+        finally:
+            timer.cancel()
+
+    def open_journal(self) -> None:
+        """Start the journal, or take up the one of the run that is gone on with."""
+        header = journal_header(self.config, self.target, self.questions)
+        self.journal, before = self.files.open_journal(header)
+        self._until_saved.enter_context(self.journal)
+        inputs = {"config": self.files.config, "questions": self.files.questions}
+        log_start(self.journal.header, {**inputs, "journal": self.journal.path})
+        self.start = self._load_start(before)
+        self.client = dataclasses.replace(self.client, start_ns=self.start.start_ns)
+        turns = sum(len(question.texts) for question in self.questions) * len(self.config.levels)
+        left = max(turns - len(self.start.done), 0)
+        self.progress = Progress(None if self.config.duration is not None else left)
+
+    def _load_start(self, before: JournalReader | None) -> LoadStart:
+        """Return what the load starts with; an earlier part of the run has left its footer."""
+        seed = self.journal.header["seed"]
+        if before is None:
+            return LoadStart(seed=seed)
+        already_ns = max((result.end_ns or 0 for result in before), default=0)
+        footer = before.footer or {}
+        return LoadStart(
+            start_ns=clock() - already_ns,
+            seed=seed,
+            done=before.finished(self.questions),
+            resumed="stopped" if footer else "killed",
+            itl_us={int(stage): dict(pairs) for stage, pairs in footer.get("itl_us", {}).items()},
+            itl_lost=not footer and not self.config.record_chunk_times,
+        )
+
+    def watched(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """Return the context around the load, which shows how far it is."""
+        return self.progress.shown(quiet=self.options.quiet)
+
+    def record(self, result: Result) -> None:
+        """Write a result down the moment its request ends. Raises ResultsError."""
         self.journal.append("result", result.to_record())
         self.progress.add(result)
         log_result(result)
 
-    def footer(self, load: Load) -> dict[str, Any]:
-        """Return the journal's last line: all that a results file needs beside the results."""
-        return {
+    async def finish(self, load: LoadReport) -> JournalReader:
+        """Grade the answers, end the journal and return all results, graded."""
+        await self.grading.grade(self.journal, self.stop_signal, self.target.redact)
+        load.interrupted = load.interrupted or self.stop_signal.signum is not None
+        footer = {
             "status": "interrupted" if load.interrupted else "complete",
-            "duration_ms": (load.ended_ns - load.start_ns) / NS_PER_MS,
+            "duration_ms": (load.ended_ns - load.start.start_ns) / NS_PER_MS,
             "client": load.client,
             "clock_jump_s": load.clock_jump_s,
             "warmup": dict(load.warmup),
             "itl_us": {str(stage): sorted(counts.items()) for stage, counts in load.itl_us.items()},
         }
+        self.journal.append("footer", footer)
+        await self._closing.aclose()
+        return self.journal.read()
+
+    def end(self, load: LoadReport) -> None:
+        """Let the journal go, now that the results are saved; an interrupted run can go on with it."""
+        if not load.interrupted:
+            self.journal.remove()
+        self._until_saved.close()
+
+    def plan_lines(self) -> list[Any]:
+        """Return what a dry run shows."""
+        config, questions = self.config, self.questions
+        requests = f"{len(questions) * len(config.levels)} in all"
+        if config.duration is not None:
+            requests = "until the time is over"
+        different = len({question.id for question in questions})
+        graded = sum(question.grader is not None for question in questions)
+        load = f"{config.concurrent} at once"
+        if config.rate is not None:
+            load = f"{config.rate:g} requests/s, {config.arrival}"
+        rows = {
+            "config": self.files.config,
+            "questions": self.files.questions,
+            "server": printable(_without_password(config.server)),
+            "model": printable(config.model),
+            "asks": f"{len(questions)} ({different} different, {graded} with a grader), {requests}",
+            "load": load,
+            "results": self.files.results,
+        }
+        head = styled(("dry run: ", "bold"), "the files are good; nothing was asked")
+        return [head, *(styled(f"{name:<10} {value}") for name, value in rows.items())]
+
+    def exit_code(self, meta: Mapping[str, Any]) -> int:
+        """Return the exit code of a run whose results are saved."""
+        if self.stop_signal.signum is not None:
+            return 128 + self.stop_signal.signum
+        missed = any(not check["met"] for check in meta["thresholds"])
+        return 1 if missed or meta["validity"]["verdict"] == "INVALID" else 0
 
 
-async def main(options: argparse.Namespace, memory: logging.handlers.MemoryHandler) -> int:
+async def main(options: Options) -> int:
     """Run the stress test from files to file and return the exit code; what stops it is raised."""
-    config_path = find_file(options.config, "config.json")
-    questions_path = find_file(options.questions, "questions.json")
-    config = load_config(config_path, options.set)
-    questions = load_questions(questions_path, question_count(config))
-    grading = Grading.of(questions_path, questions, config, allow_code=options.allow_code)
-    paths = Paths(options, config_path)
-    target = resolve_target(config, os.environ)
-    raise_file_limit(max(config.levels))
-    if options.dry_run:
-        show(plan_lines(config, questions, paths))
+    files = RunFiles(options)
+    if files.nothing_left:
+        notice(f"{files.results}: the run is complete; there is nothing left to do")
         return 0
-    log_path = open_log(
-        memory, paths.logs / f"{paths.name}.log", paths.moment, options.log_level, target.redact
-    )
-    with StopSignal.caught() as stop_signal, contextlib.ExitStack() as until_saved:
-        async with contextlib.AsyncExitStack() as stack:
-            target = await stop_signal.unless_stopped(
-                stack.enter_async_context(serving(config, target))
+    config = load_config(files.config, options.set, files.config_before())
+    questions = load_questions(files.questions, config.question_count)
+    run = Run(config, questions, options, files)
+    if options.dry_run:
+        show(run.plan_lines())
+        return 0
+    async with run:
+        await run.connect(test_connection(config, run.target))
+        run.open_journal()
+        send = functools.partial(send_question, run.client)
+        async with run.watched():
+            load = await process_questions(
+                config, questions, send, run.record, run.stop_signal, run.start
             )
-            await stop_signal.unless_stopped(test_connection(config, target))
-            session = await stack.enter_async_context(open_session(config, target))
-            journal, before = paths.open_journal(journal_header(config, target, questions))
-            # Its lock keeps others from the answers that are only there.
-            until_saved.enter_context(journal)
-            inputs = {"config": config_path, "questions": questions_path}
-            log_start(journal.header, {**inputs, "journal": journal.path})
-            recorder = Recorder(journal, config, questions, before)
-            send = functools.partial(
-                send_question, Client(session, config, target, recorder.load.start_ns)
-            )
-            async with recorder.progress.shown(quiet=options.quiet):
-                load = await process_questions(
-                    config, questions, send, recorder.add, stop_signal, recorder.load
-                )
-            await grading.grade(journal, stop_signal, target.redact)
-            load.interrupted = load.interrupted or stop_signal.signum is not None
-            journal.append("footer", recorder.footer(load))
-        results = journal.read()
+        results = await run.finish(load)
         aggregate = calculate_aggregates(results, config, None if load.itl_lost else load.itl_us)
-        meta = run_meta(config, target, load, aggregate, journal.header)
-        with journal.kept_when_saving_fails():
-            path = save_results(
-                paths.file,
-                meta,
-                results,
-                aggregate,
-                overwrite=paths.may_replace(meta["run_id"]),
-            )
-        log_run(meta, aggregate, {"results": path, "log": log_path})
-        if not load.interrupted:  # else --resume can go on
-            journal.remove()
-    if not options.quiet:
-        where = [
-            styled(("results  ", "dim"), str(path)),
-            styled(("log      ", "dim"), str(log_path)),
-        ]
-        show([*summary(path.stem, meta, aggregate), "", *where])
-    return exit_code(meta, stop_signal)
-
-
-def exit_code(meta: Mapping[str, Any], stop_signal: StopSignal) -> int:
-    """Return the exit code of a run whose results are saved."""
-    if stop_signal.signum is not None:
-        return 128 + stop_signal.signum
-    missed = any(not check["met"] for check in meta["thresholds"])
-    return 1 if missed or meta["validity"]["verdict"] == "INVALID" else 0
+        meta = run_meta(config, run.target, load, aggregate, run.journal.header)
+        with run.journal.kept_when_saving_fails():
+            replace = files.may_replace(meta["run_id"])
+            path = save_results(files.results, meta, results, aggregate, overwrite=replace)
+        written = {"results": path, "log": run.log}
+        log_run(meta, aggregate, written)
+        run.end(load)
+        if not options.quiet:
+            lines = [styled((f"{name:<9}", "dim"), str(file)) for name, file in written.items()]
+            show([*summary(path.stem, meta, aggregate), "", *lines])
+        return run.exit_code(meta)
 
 
 def cli(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; the one place that shows errors."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    with early_log() as memory:
+    with early_log():
         try:
             if arguments and arguments[0] in TOOLS:
                 return run_tool(arguments[0], arguments[1:])
-            return asyncio.run(main(build_parser().parse_args(arguments), memory))
+            return asyncio.run(main(Options(**vars(build_parser().parse_args(arguments)))))
         except SystemExit as stop:  # argparse has said why
             return stop.code if isinstance(stop.code, int) else 2
         except StressTestError as error:
             logger.error("%s", error, exc_info=error.__cause__)
             return fail(str(error), error.exit_code)
         except StoppedError as error:
-            return fail(
-                f"stopped by {signal.Signals(error.args[0]).name} before the first question",
-                128 + error.args[0],
-            )
+            name = signal.Signals(error.args[0]).name
+            return fail(f"stopped by {name} before the first question", 128 + error.args[0])
         except KeyboardInterrupt:
             return fail("stopped by SIGINT", 130)
         except Exception as error:
             logger.critical("a fault of this program", exc_info=error)
-            return fail(
-                f"a fault of this program, please report it: {type(error).__name__}: {error} (traceback in the log)",
-                70,
-            )
+            return fail(describe_fault(error), 70)
 
 
 def fail(message: str, code: int) -> int:
@@ -5497,9 +5627,21 @@ def fail(message: str, code: int) -> int:
     for handler in logger.handlers:
         if isinstance(handler.formatter, _LineFormatter):  # since the secrets are known
             message = handler.formatter.redact(message)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
         sys.stderr.write(f"llm_stresstest: {printable(message, 1500)}\n")
     return code
+
+
+def describe_fault(error: Exception) -> str:
+    """Say in one line what fault of this program an exception shows, and where its traceback is."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = "" if trace is None else f" in {trace.tb_frame.f_code.co_name}, line {trace.tb_lineno}"
+    has_log = any(isinstance(handler, logging.FileHandler) for handler in logger.handlers)
+    log = " (traceback in the log)" if has_log else ""
+    what = f"{type(error).__name__}: {error}{where}"
+    return f"a fault of this program, please report it: {what}{log}"
 
 
 def run_tool(name: str, argv: Sequence[str]) -> int:

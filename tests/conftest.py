@@ -325,8 +325,11 @@ def project(tmp_path: Path, server: ScriptedServer) -> Project:
 
 
 async def ask_each(
-    url: str, questions: Sequence[str | dict[str, Any]] = ("Who?",), **config: Any
-) -> tuple[list[st.Result], st.Load]:
+    url: str,
+    questions: Sequence[str | dict[str, Any]] = ("Who?",),
+    share: tuple[int, int] = (0, 1),
+    **config: Any,
+) -> tuple[list[st.Result], st.LoadReport]:
     """Ask the questions as a run does, and return the results in their order."""
     made = st.Config.model_validate({"server": url, "model": MODEL, "timeout": 5, **config})
     target = st.resolve_target(made, os.environ)
@@ -345,9 +348,8 @@ async def ask_each(
         ) -> st.Result:
             return await st.send_question(client, ask, messages, release)
 
-        load = await st.process_questions(
-            made, asked, send, results.append, st.StopSignal(), st.Load(client.start_ns)
-        )
+        start = st.LoadStart(client.start_ns, share=share)
+        load = await st.process_questions(made, asked, send, results.append, st.StopSignal(), start)
     return sorted(results, key=lambda result: (result.index, result.turn)), load
 
 
