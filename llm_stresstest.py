@@ -2355,6 +2355,8 @@ class LoadStart:
     resumed: str | None = None  # what ended the earlier part: "stopped", "killed"
     itl_us: Mapping[int, Mapping[int, int]] = dataclasses.field(default_factory=dict)
     itl_lost: bool = False  # the earlier part took its histogram along
+    clients: Sequence[Mapping[str, Any]] = ()  # what the self-check found in earlier parts
+    over: Mapping[str, Any] | None = None  # the footer of a load that has ended: nothing is asked
     share: tuple[int, int] = (0, 1)  # (k, n): run the k-th of n parts that together are the load
 
 
@@ -2378,6 +2380,34 @@ class LoadReport:
         self.itl_lost = self.itl_lost or self.start.itl_lost
         for stage, counts in self.start.itl_us.items():
             self.itl_us[stage] = Counter(counts)
+        if (footer := self.start.over) is not None:
+            self.ended_ns = self.start.start_ns + round(footer["duration_ms"] * NS_PER_MS)
+            self.client, self.warmup = dict(footer["client"]), Counter(footer["warmup"])
+            self.clock_jump_s = footer["clock_jump_s"]
+
+    @property
+    def clients(self) -> list[Mapping[str, Any]]:
+        """What the self-check found, in each part of the run."""
+        return [*self.start.clients, self.client]
+
+    @property
+    def ended(self) -> dt.datetime:
+        """The wall clock at the end, as the monotonic clock says."""
+        if self.start.over is not None:
+            return dt.datetime.fromisoformat(self.start.over["ended"])
+        return self.begun + dt.timedelta(microseconds=(self.ended_ns - self.begun_ns) // 1000)
+
+    def to_footer(self) -> dict[str, Any]:
+        """Return what the journal says behind the results: all else that a results file needs."""
+        return {
+            "status": "interrupted" if self.interrupted else "complete",
+            "ended": self.ended.isoformat(timespec="milliseconds"),
+            "duration_ms": (self.ended_ns - self.start.start_ns) / NS_PER_MS,
+            "client": self.client,
+            "clock_jump_s": self.clock_jump_s,
+            "warmup": dict(self.warmup),
+            "itl_us": {str(stage): sorted(counts.items()) for stage, counts in self.itl_us.items()},
+        }
 
     def end(self, client: dict[str, Any], *, stopped: bool) -> None:
         """Take the time at which the load ended, and what the self-check found."""
@@ -2403,6 +2433,8 @@ async def process_questions(
     other requests were cancelled.
     """
     report = LoadReport(start or LoadStart())
+    if report.start.over is not None:
+        return report
     generator = LoadGenerator(config, questions, send, record, report)
     with gc_paused(), LagMonitor() as lag:
         work = asyncio.create_task(generator.run())
@@ -3438,7 +3470,9 @@ def _resumed(run: Evidence) -> Reason | None:
     if run.load.start.resumed is None:
         return None
     earlier = f"an earlier part of it was {run.load.start.resumed}"
-    message = f"{earlier}; how busy this client was then is not in the verdict"
+    message = f"{earlier}; between the parts nothing was asked"
+    if run.load.start.resumed == "killed":
+        message = f"{earlier}; how busy this client was then is not in the verdict"
     return Reason("SUSPECT", "resumed", message)
 
 
@@ -3465,9 +3499,15 @@ def _failures(run: Evidence) -> Reason | None:
 
 @validity_rule
 def _client_saturated(run: Evidence) -> Reason | None:
-    client, aggregate = run.load.client, run.aggregate
-    if (aggregate["duration_ms"] or 0) < JUDGED_FROM_MS:
+    if (run.aggregate["duration_ms"] or 0) < JUDGED_FROM_MS:
         return None
+    reasons = [_saturation(client, run.aggregate) for client in run.load.clients]
+    known = [reason for reason in reasons if reason is not None]
+    return max(known, key=lambda reason: VERDICTS.index(reason.verdict), default=None)
+
+
+def _saturation(client: Mapping[str, Any], aggregate: Mapping[str, Any]) -> Reason | None:
+    """Say how this client slowed a part of the run down, if it did."""
     lag_ms, cpu = client["loop_lag_ms"]["p95"] or 0.0, client["cpu_share"]
     medians = [
         value for value in (aggregate["ttft_ms"]["p50"], aggregate["e2e_ms"]["p50"]) if value
@@ -3970,7 +4010,8 @@ class JournalReader:
         self.path = path
         self.header = None if header is None else dict(header)
         self.headless = True  # as long as no first line was found
-        self.footer: dict[str, Any] | None = None
+        self.footer: dict[str, Any] | None = None  # of the run's last part, when it has ended
+        self.footers: list[dict[str, Any]] = []  # of all parts
         self.samples: list[dict[str, Any]] = []
         self.missing: list[range] = []  # sequence numbers that must have been there
         self.lines = self.next_seq = 0
@@ -4060,6 +4101,7 @@ class JournalReader:
             self.header = entry.read()
         elif entry.kind == "footer":
             self.footer = entry.read()
+            self.footers.append(self.footer)
         elif entry.kind == "samples":
             self.samples.append(entry.read())
 
@@ -4067,6 +4109,21 @@ class JournalReader:
     def lost_bytes(self) -> int:
         """How many bytes are in no good line; while a run is on, the last ones may become one."""
         return self._damaged_bytes + self.unfinished_bytes
+
+    @property
+    def damage(self) -> str | None:
+        """Say what is lost; None when all is there."""
+        if not self.lost_bytes and not self.missing:
+            return None
+        lost = sum(map(len, self.missing))
+        missing = f", {lost} earlier lines are missing" if lost else ""
+        return f"{self.lost_bytes} bytes are damaged and left out{missing}"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its load has ended: what is left to do is to grade and to save."""
+        footer = self.footer or {}
+        return footer.get("status") == "complete" and "ended" in footer and not self.missing
 
     @property
     def ended(self) -> int:
@@ -4403,10 +4460,9 @@ def run_meta(
     """
     started = dt.datetime.fromisoformat(header["started"])
     total_ms = (load.ended_ns - load.start.start_ns) / NS_PER_MS
-    ended = load.begun + dt.timedelta(microseconds=(load.ended_ns - load.begun_ns) // 1000)
     return {
         **_dates("start", started),
-        **_dates("end", ended),
+        **_dates("end", load.ended),
         "server": header["server"],
         "model": config.model,
         "concurrent": config.concurrent,
@@ -4419,14 +4475,18 @@ def run_meta(
         "run_id": header["run_id"],
         "config": header["config"],
         "questions_sha256": header["questions_sha256"],
-        "client": {**header["client"], **rounded(load.client)},
+        "client": {
+            **header["client"],
+            **rounded(load.client),
+            "earlier_parts": rounded(list(load.start.clients)),
+        },
         "hardware": None,
         "questions_asked": header["questions"],
         "utc_offset": started.strftime("%z"),
         "warmup": dict(load.warmup),
         "resumed": load.start.resumed,
         "tls_verified": target.tls is not False if config.server.startswith("https") else None,
-        "embedded": target.embedded,
+        "embedded": header.get("embedded"),
         "thresholds": [check._asdict() for check in check_thresholds(config, aggregate)],
     }
 
@@ -4445,6 +4505,7 @@ def journal_header(config: Config, target: Target, questions: Sequence[Question]
         "run_id": str(uuid.uuid4()),
         "started": dt.datetime.now().astimezone().isoformat(timespec="milliseconds"),
         "server": target.redact(target.shown),
+        "embedded": target.embedded,
         "questions": len(questions),
         "config": target.redact.tree(config.without_passwords()),
         "questions_sha256": questions_hash(questions),
@@ -5238,6 +5299,10 @@ class RunFiles:
         """Whether a run that is to be gone on with has ended, and its results are saved."""
         return self.resume and self.results.is_file() and not self.journal.exists()
 
+    def is_over(self) -> bool:
+        """Whether the load of the run that is gone on with has ended, so that nobody is asked."""
+        return self.resume and JournalReader(self.journal).is_over
+
     def config_before(self) -> Mapping[str, Any] | None:
         """Return the config of the run that is gone on with, as its journal has it."""
         if not self.resume:
@@ -5294,25 +5359,34 @@ class RunFiles:
         raise AssertionError("unreachable")
 
     def _make_room(self, path: Path) -> bool:
-        """Remove the journal of a run that is over, if that is allowed; else say whose it is."""
+        """Get the journal of an earlier run out of the way; else say why it stays."""
         try:
             lock = FileLock(path)
         except FileNotFoundError:  # its run has just ended
             return True
+        except OSError as error:
+            notice(f"{path} cannot be opened: {error.strerror}")
+            return False
         with lock:
-            if self._overwrite and lock.held:
+            if not lock.held:
+                notice(f"{path} is of a run in progress")
+                return False
+            if not self._overwrite:
+                notice(f"{path} holds an unfinished run: go on with it by --resume, or delete it")
+                return False
+            if len(JournalReader(path)) == 0:  # nobody misses it
                 lock.remove()
                 return True
-            unfinished = "holds an unfinished run: go on with it by --resume, or delete it"
-            notice(f"{path} {unfinished if lock.held else 'is of a run in progress'}")
-        return False
+            names = possible_names(path, self.moment)
+            kept = next(name for name in names if give_name(path, name))
+            notice(f"{path} held an unfinished run; go on with it by {kept.stem} --resume")
+        return True
 
     def _check_same_run(self, reader: JournalReader, header: Mapping[str, Any]) -> None:
         """Refuse to mix two runs. Raises ConfigError."""
         before = cast(dict[str, Any], reader.header)
-        if reader.lost_bytes:
-            lost = f"its last {reader.lost_bytes} bytes were damaged and are left out"
-            notice(f"{reader.path}: {lost}; {len(reader)} answers are kept")
+        if reader.damage is not None:
+            notice(f"{reader.path}: {reader.damage}; {len(reader)} answers are kept")
         if before["schema_version"] != SCHEMA_VERSION:
             version = f"is of schema_version {before['schema_version']}"
             raise ConfigError(f"{reader.path}: {version}; it cannot be gone on with")
@@ -5428,6 +5502,7 @@ class Run:
     ) -> None:
         self.config, self.questions, self.options = config, questions, options
         self.files = files or RunFiles(options)
+        self.is_over = self.files.is_over()
         self.target = resolve_target(config, os.environ)
         self.grading = Grading.of(
             self.files.questions, questions, config, allow_code=options.allow_code
@@ -5444,8 +5519,9 @@ class Run:
             self.stop_signal = stack.enter_context(StopSignal.caught())
             stack.enter_context(self._until_saved)
             await stack.enter_async_context(self._closing)
-            server = self._closing.enter_async_context(serving(self.config, self.target))
-            self.target = await self.stop_signal.unless_stopped(server)
+            if not self.is_over:
+                server = self._closing.enter_async_context(serving(self.config, self.target))
+                self.target = await self.stop_signal.unless_stopped(server)
             opened = open_session(self.config, self.target)
             session = await self._closing.enter_async_context(opened)
             self.client = Client(session, self.config, self.target)
@@ -5491,14 +5567,17 @@ class Run:
         if before is None:
             return LoadStart(seed=seed)
         already_ns = max((result.end_ns or 0 for result in before), default=0)
-        footer = before.footer or {}
+        footer, clients = before.footer or {}, [footer["client"] for footer in before.footers]
+        resumed = "stopped" if footer else "killed"
         return LoadStart(
             start_ns=clock() - already_ns,
             seed=seed,
             done=before.finished(self.questions),
-            resumed="stopped" if footer else "killed",
+            resumed=None if before.is_over else resumed,
             itl_us={int(stage): dict(pairs) for stage, pairs in footer.get("itl_us", {}).items()},
             itl_lost=not footer and not self.config.record_chunk_times,
+            clients=clients[:-1] if before.is_over else clients,
+            over=before.footer if before.is_over else None,
         )
 
     def watched(self) -> contextlib.AbstractAsyncContextManager[None]:
@@ -5513,17 +5592,10 @@ class Run:
 
     async def finish(self, load: LoadReport) -> JournalReader:
         """Grade the answers, end the journal and return all results, graded."""
+        if not self.is_over:
+            self.journal.append("footer", load.to_footer())
         await self.grading.grade(self.journal, self.stop_signal, self.target.redact)
         load.interrupted = load.interrupted or self.stop_signal.signum is not None
-        footer = {
-            "status": "interrupted" if load.interrupted else "complete",
-            "duration_ms": (load.ended_ns - load.start.start_ns) / NS_PER_MS,
-            "client": load.client,
-            "clock_jump_s": load.clock_jump_s,
-            "warmup": dict(load.warmup),
-            "itl_us": {str(stage): sorted(counts.items()) for stage, counts in load.itl_us.items()},
-        }
-        self.journal.append("footer", footer)
         await self._closing.aclose()
         return self.journal.read()
 
@@ -5577,7 +5649,8 @@ async def main(options: Options) -> int:
         show(run.plan_lines())
         return 0
     async with run:
-        await run.connect(test_connection(config, run.target))
+        if not run.is_over:
+            await run.connect(test_connection(config, run.target))
         run.open_journal()
         send = functools.partial(send_question, run.client)
         async with run.watched():
