@@ -45,6 +45,7 @@ import os
 import platform
 import random
 import re
+import shlex
 import signal
 import ssl
 import statistics
@@ -55,7 +56,7 @@ import urllib.parse
 import uuid
 import weakref
 import zlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -71,6 +72,7 @@ from typing import (
     Annotated,
     Any,
     BinaryIO,
+    ClassVar,
     Literal,
     NamedTuple,
     NoReturn,
@@ -90,7 +92,7 @@ try:
 except ModuleNotFoundError as error:
     if __name__ != "__main__":
         raise
-    remedy = "uv run llm_stresstest.py …, or pip install aiohttp openai pydantic rich"
+    remedy = "uv run llm_stresstest.py …, or pip install aiohttp msgspec openai pydantic rich"
     sys.stderr.write(f"llm_stresstest: needs the package {error.name}: {remedy}\n")
     sys.exit(2)
 
@@ -122,11 +124,9 @@ SCHEMA_VERSION = 1
 NS_PER_MS = 1_000_000  # ns in a ms
 NS_PER_S = 1_000_000_000  # ns in a s
 REDACTED = "[REDACTED]"
-SLICE = 1 << 18  # bytes of a body that are read at a time: a hostile one holds millions of events
 QUOTED = (
     1 << 16
-)  # bytes of a faulty answer that an error quotes; it is cut to its length when secrets are out of it
-MOST_LOOKS = 8  # an answer may quote [DONE]; a hostile one in every chunk
+)  # bytes of a faulty answer that an error takes over, before secrets are taken out of it
 PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 CONFIDENCE = 0.95
 CORRECT = 0.5  # the score from which an answer counts as correct
@@ -1009,6 +1009,9 @@ def _answer_start(answer: str) -> int:
 # === Server ===
 
 
+CONNECT_TIMEOUT_S = 10.0  # a host that does not answer by then is not there, whatever `timeout` is
+
+
 @dataclasses.dataclass(frozen=True)
 class Target:
     """The server as requests need it, and as files may show it."""
@@ -1021,236 +1024,267 @@ class Target:
     proxy: str | None
     embedded: Mapping[str, Any] | None = None  # what extensions/embedded.py says of its server
 
+    def url(self, path: str) -> yarl.URL:
+        """Return the address of a path of the API."""
+        return yarl.URL(f"{self.base}/{path}")
+
+
+class _Credentials:
+    """Collects the headers of every request and, beside them, the values that nothing may show."""
+
+    def __init__(self, config: Config, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self.secrets: list[str] = []
+        self.headers = {
+            "Content-Type": "application/json",
+            "Accept-Encoding": "identity",  # unpacking would cost time and could fill the memory
+            "Accept": "text/event-stream" if config.stream else "application/json",
+            "User-Agent": f"llm-stresstest/{__version__}",
+        }
+
+    def secret(self, name: str) -> str:
+        """Return the value of an environment variable, which is secret from now on."""
+        value = self._environment.get(name, "")
+        if not value:
+            shown = printable(name, 80)
+            raise ConfigError(
+                f"the environment variable {shown} is not set; export it with the key"
+            )
+        self.secrets.append(value)
+        return value
+
+    def add_header(self, name: str, text: str) -> None:
+        """Take a header of the config, with `${NAME}` filled in from the environment."""
+        filled = re.sub(r"\$\{([^}]*)\}", lambda found: self.secret(found.group(1)), text)
+        self.headers[name] = self.checked(f"headers.{name}", filled)
+        if filled == text and re.search(r"(?i)auth|cookie|key|secret|token", name):
+            # No secret should stand in the config; one that does is kept out of files all the same.
+            words = re.split(r"[\s;,]+", text)
+            words = [word for word in words if word.lower() not in ("bearer", "basic", "token")]
+            self.secrets += [text, *words, *(word.partition("=")[2] for word in words)]
+
+    def add_key(self, variable: str) -> None:
+        """Take the API key from its environment variable."""
+        key = self.checked(f"the key in {variable}", self.secret(variable))
+        self.headers["Authorization"] = f"Bearer {key}"
+
+    def add_user(self, user: str, password: str) -> None:
+        """Take the user part of the server's URL."""
+        basic = base64.b64encode(f"{user}:{password}".encode()).decode()
+        self.secrets.append(basic)
+        self.headers["Authorization"] = f"Basic {basic}"
+
+    def hide_user(self, link: str | None) -> None:
+        """Keep a URL's password out of files; without one the user is taken for a key."""
+        if link is not None:
+            url = yarl.URL(link)
+            parts = (url.raw_password, url.password)
+            if not url.password:
+                parts = (url.raw_user, url.user)
+            self.secrets += filter(None, parts)
+
+    @staticmethod
+    def checked(name: str, value: str) -> str:
+        """Return a header's value. Raises ConfigError when HTTP cannot carry it."""
+        if not value.isascii() or _UNPRINTABLE.search(value) or value != value.strip():
+            wrong = "has a character that an HTTP header cannot carry, or white space at an end"
+            raise ConfigError(f"{printable(name, 80)}: {wrong}")
+        return value
+
 
 def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
-    """Return the server with its secrets, which come from the environment only. Raises ConfigError."""
-    secrets, headers = (
-        list[str](),
-        {"Content-Type": "application/json", "Accept-Encoding": "identity"},
-    )
-    headers |= {
-        "Accept": "text/event-stream" if config.stream else "application/json",
-        "User-Agent": f"llm-stresstest/{__version__}",
-    }
+    """Return the server with its secrets, which the environment gives. Raises ConfigError."""
+    credentials = _Credentials(config, environment)
     for name, text in config.headers.items():
-        filled = re.sub(
-            r"\$\{([^}]*)\}", lambda found: _secret(environment, found.group(1), secrets), text
-        )
-        headers[name] = _header_value(f"headers.{name}", filled)
-        if filled == text and re.search(
-            r"(?i)auth|cookie|key|secret|token", name
-        ):  # it should not stand there
-            words = [
-                word
-                for word in re.split(r"[\s;,]+", text)
-                if word.lower() not in ("bearer", "basic", "token")
-            ]
-            secrets.extend((text, *words, *(word.partition("=")[2] for word in words)))
+        credentials.add_header(name, text)
     if config.api_key_env is not None:
-        key = _secret(environment, config.api_key_env, secrets)
-        headers["Authorization"] = "Bearer " + _header_value(
-            f"the key in {config.api_key_env}", key
-        )
+        credentials.add_key(config.api_key_env)
     if config.judge is not None and config.judge.api_key_env is not None:
-        _secret(environment, config.judge.api_key_env, secrets)
+        credentials.secret(config.judge.api_key_env)
     base, shown = config.server.rstrip("/"), config.server
     url = yarl.URL(base)
     if config.server != "embedded" and (url.user or url.password):
         if config.api_key_env is not None:
-            raise ConfigError(
-                "server: has a user part, and api_key_env is set as well; keep one of them"
-            )
-        basic = base64.b64encode(f"{url.user or ''}:{url.password or ''}".encode()).decode()
-        secrets.append(basic)
-        headers["Authorization"] = f"Basic {basic}"
+            wrong = "has a user part, and api_key_env is set as well; keep one of them"
+            raise ConfigError(f"server: {wrong}")
+        credentials.add_user(url.user or "", url.password or "")
         base, shown = str(url.with_user(None)), _without_password(config.server)
-    secrets.extend(_user_parts(config))
-    return Target(base, shown, headers, Redactor(secrets), _tls_context(config), config.proxy)
-
-
-def _user_parts(config: Config) -> Iterator[str]:
-    """Yield what is secret in the config's URLs."""
     for link in config.urls.values():
-        url = yarl.URL(link)
-        parts = (
-            (url.raw_password, url.password) if url.password else (url.raw_user, url.user)
-        )  # a key may be the user
-        yield from filter(None, parts)
-
-
-def _secret(environment: Mapping[str, str], name: str, secrets: list[str]) -> str:
-    value = environment.get(name, "")
-    if not value:
-        raise ConfigError(
-            f"the environment variable {printable(name, 80)} is not set; export it with the key"
-        )
-    secrets.append(value)
-    return value
-
-
-def _header_value(name: str, value: str) -> str:
-    if not value.isascii() or _UNPRINTABLE.search(value) or value != value.strip():
-        raise ConfigError(
-            f"{printable(name, 80)}: has a character that an HTTP header cannot carry, or white space at an end"
-        )
-    return value
+        credentials.hide_user(link)
+    redact = Redactor(credentials.secrets)
+    return Target(base, shown, credentials.headers, redact, _tls_context(config), config.proxy)
 
 
 def _tls_context(config: Config) -> ssl.SSLContext | bool:
-    if not config.verify_tls:
-        return False
-    if config.ca_file is None:
-        return True
+    """Return how the server's certificate is checked: as usual, by `ca_file`, or not at all."""
+    if config.ca_file is None or not config.verify_tls:
+        return config.verify_tls
     try:
         return ssl.create_default_context(cafile=config.ca_file)
     except OSError as error:
-        raise ConfigError(
-            f"ca_file: {printable(config.ca_file, 80)}: cannot be used: {error.strerror or error}"
-        ) from None
+        shown = printable(config.ca_file, 80)
+        raise ConfigError(f"ca_file: {shown}: cannot be used: {error.strerror or error}") from None
 
 
 # --- Connection test ---
 
 
-async def test_connection(config: Config, target: Target) -> None:
-    """Prove with the official client that the server works: reachable, authorised, model known, one tiny answer.
+async def test_connection(client: Client) -> None:
+    """Prove with the official client that the server works.
 
-    Raises ServerUnreachableError, one line.
+    It can be reached, the key is good, the model is known, and a tiny question gets an answer.
+    Connecting gives up after CONNECT_TIMEOUT_S. Raises ServerUnreachableError, one line.
     """
-    import openai  # half a second, so only where it is used  # noqa: PLC0415
+    logger.info("connecting to %s", client.target.shown)
+    await _ConnectionTest(client.config, client.target).run()
 
-    async def without_made_up_key(request: Any) -> None:
-        if "Authorization" not in target.headers:
+
+class _ConnectionTest:
+    """Asks the server with the official client, and says in one line why it cannot be used."""
+
+    def __init__(self, config: Config, target: Target) -> None:
+        import openai  # takes half a second, so only where it is used  # noqa: PLC0415
+
+        self.openai = openai
+        self.http: Any = sys.modules.get("httpx2") or sys.modules["httpx"]  # what openai stands on
+        self.config = config
+        self.target = target
+        self.api = APIS[config.api]
+
+    async def run(self) -> None:
+        """List the models and ask for one tiny answer. Raises ServerUnreachableError."""
+        try:
+            async with self.official_client() as official:
+                # The client's own timeout starts anew with each byte.
+                async with asyncio.timeout(self.config.timeout):
+                    await self.check_model(official)
+                async with asyncio.timeout(self.config.timeout):
+                    await self.check_answer(official)
+        except (
+            self.openai.OpenAIError,
+            ValueError,
+            RecursionError,
+            TimeoutError,
+            _TooLargeError,
+        ) as error:
+            raise self.refusal(self.explain(error), 700) from error
+
+    def official_client(self) -> openai.AsyncOpenAI:
+        """Return a client that follows no redirect, invents no key and reads no endless answer."""
+        connect_s = min(CONNECT_TIMEOUT_S, self.config.timeout)
+        return self.openai.AsyncOpenAI(
+            base_url=self.target.base,
+            api_key="none",
+            max_retries=0,
+            timeout=self.openai.Timeout(self.config.timeout, connect=connect_s),
+            default_headers={**self.target.headers, "Accept": "application/json"},
+            http_client=self.openai.DefaultAsyncHttpxClient(
+                verify=self.target.tls,
+                proxy=self.target.proxy,
+                trust_env=False,
+                follow_redirects=False,
+                event_hooks={"request": [self.leave_out_key], "response": [self.bound_size]},
+            ),
+        )
+
+    async def leave_out_key(self, request: Any) -> None:
+        """Take the header away that the client makes up when there is no key."""
+        if "Authorization" not in self.target.headers:
             request.headers.pop("Authorization", None)
 
-    http_client = openai.DefaultAsyncHttpxClient(
-        verify=target.tls,
-        proxy=target.proxy,
-        trust_env=False,
-        follow_redirects=False,
-        event_hooks={
-            "request": [without_made_up_key],
-            "response": [_bound_to(config.max_answer_bytes)],
-        },
-    )
-    client = openai.AsyncOpenAI(
-        base_url=target.base,
-        api_key="none",
-        max_retries=0,
-        timeout=config.timeout,
-        default_headers={**target.headers, "Accept": "application/json"},
-        http_client=http_client,
-    )
-    try:
-        async with client:
-            async with asyncio.timeout(
-                config.timeout
-            ):  # the client's own starts anew with each byte
-                await _check_model(client, config, target)
-            async with asyncio.timeout(config.timeout):
-                await _check_answer(client, config, target)
-    except (openai.OpenAIError, ValueError, RecursionError, TimeoutError, _TooLargeError) as error:
-        message = printable(target.redact(_explain(error, config)), 700)
-        raise ServerUnreachableError(f"{printable(target.shown)}: {message}") from error
+    async def bound_size(self, response: Any) -> None:
+        """Keep a response to `max_answer_bytes`, and leave a gzip bomb packed."""
+        limit, stream = self.config.max_answer_bytes, response.stream
 
+        class Bounded(self.http.AsyncByteStream):  # type: ignore[misc, name-defined]
+            aclose = stream.aclose
 
-def _bound_to(limit: int) -> Callable[[Any], Awaitable[None]]:
-    """Return what keeps a response of the official client to so many bytes, and from being unpacked."""
-    http: Any = sys.modules.get("httpx2") or sys.modules["httpx"]  # what openai itself stands on
+            async def __aiter__(self) -> AsyncIterator[bytes]:
+                size = 0
+                async for data in stream:
+                    size += len(data)
+                    if size > limit:
+                        raise _TooLargeError(f"{limit} bytes")
+                    yield data
 
-    class Bounded(http.AsyncByteStream):  # type: ignore[misc]
-        def __init__(self, stream: Any) -> None:
-            self.stream = stream
-            self.aclose = stream.aclose
+        response.headers.pop("Content-Encoding", None)
+        response.stream = Bounded()
 
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            size = 0
-            async for data in self.stream:
-                size += len(data)
-                if size > limit:
-                    raise _TooLargeError(f"{limit} bytes")
-                yield data
+    async def check_model(self, official: openai.AsyncOpenAI) -> None:
+        """Refuse a server that lists its models, and not this one."""
+        unreadable = (AttributeError, TypeError, ValueError, RecursionError)
+        try:
+            page = await official.models.list()
+            names = sorted(str(model.id) for model in page.data)
+        except (self.openai.NotFoundError, *unreadable) as error:
+            logger.info("the server lists no models: %s", type(error).__name__)
+            return
+        model = self.config.model
+        if names and model not in names and f"{model}:latest" not in names:
+            listed = ", ".join(names[:20])
+            if len(names) > 20:
+                listed += f" and {len(names) - 20} more"
+            wrong = f"no such model {json.dumps(model)}; the server has: {listed}"
+            raise self.refusal(wrong, 700)
 
-    async def bound(response: Any) -> None:
-        response.headers.pop(
-            "Content-Encoding", None
-        )  # identity was asked for; a gzip bomb stays small
-        response.stream = Bounded(response.stream)
+    async def check_answer(self, official: openai.AsyncOpenAI) -> None:
+        """Refuse a server whose answer to a tiny question is none of this API."""
+        text = "Say: ok"
+        few = self.api.fewest_tokens if self.config.max_tokens else None  # some refuse the key
+        whole = self.config.model_copy(update={"stream": False})
+        question = Question(question=text, max_tokens=few)
+        body = self.api.body(whole, question, [{"role": "user", "content": text}])
+        response = await official.post("/" + self.api.path, body=body, cast_to=self.http.Response)
+        parsed = ParsedAnswer()
+        parsed.read_body(self.api, response.content)
+        problem = parsed.failure and parsed.failure.message
+        if parsed.error:
+            problem = f"an error: {_message_of(parsed.error)}"
+        if problem:
+            wrong = f"answered, but not as the {self.config.api} API does: {problem}"
+            raise self.refusal(wrong, 300)
 
-    return bound
+    def refusal(self, message: str, limit: int) -> ServerUnreachableError:
+        """Return the error that names the server and what is wrong."""
+        shown = printable(self.target.shown)
+        return ServerUnreachableError(f"{shown}: {printable(self.target.redact(message), limit)}")
 
+    def explain(self, error: Exception) -> str:
+        """Say in one line why the official client failed."""
+        status = getattr(error, "status_code", None)
+        said = str(getattr(error, "message", error)) or type(error).__name__
+        if status in (401, 403):
+            key = self.config.api_key_env
+            hint = f"check the key in {key}" if key else "set api_key_env"
+            return f"not authorised (HTTP {status}); {hint}: {said}"
+        if status == 404 and "model" not in said.lower():
+            return f"has no such path (HTTP 404); does the URL end in /v1? {said}"
+        if status is not None:
+            return f"HTTP {status}: {said}"
+        if isinstance(error, ValueError | RecursionError):
+            return f"answered, but not as the {self.config.api} API does: {error}"
+        return self.explain_connection(error)
 
-async def _check_model(client: openai.AsyncOpenAI, config: Config, target: Target) -> None:
-    import openai  # noqa: PLC0415
-
-    try:
-        page = await client.models.list()
-        names = sorted(str(model.id) for model in page.data)
-    except (openai.NotFoundError, AttributeError, TypeError, ValueError, RecursionError) as error:
-        logger.info("the server lists no models: %s", type(error).__name__)
-        return
-    if names and not {config.model, f"{config.model}:latest"} & set(names):
-        listed = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-        message = f"no such model {json.dumps(config.model)}; the server has: {listed}"
-        raise ServerUnreachableError(
-            f"{printable(target.shown)}: {printable(target.redact(message), 700)}"
-        )
-
-
-async def _check_answer(client: openai.AsyncOpenAI, config: Config, target: Target) -> None:
-    api = APIS[config.api]
-    few = (
-        None if config.max_tokens is None else 16 if config.api == "responses" else 1
-    )  # null: some refuse the key
-    question = Question(question="Say: ok", max_tokens=few)
-    body = api.body(
-        config.model_copy(update={"stream": False}),
-        question,
-        [{"role": "user", "content": "Say: ok"}],
-    )
-    answer = await client.post("/" + api.path, body=body, cast_to=cast(Any, object))
-    parsed = ParsedAnswer()
-    try:
-        api.read_body(cast(Any, answer), parsed)
-        problem = parsed.error and f"an error: {_message_of(parsed.error)}"
-    except _WrongApiError as error:
-        problem = f"as the API {error} does"
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError):
-        problem = json.dumps(answer, default=str)
-    if problem:
-        message = printable(
-            target.redact(f"answered, but not as the {config.api} API does: {problem}"), 300
-        )
-        raise ServerUnreachableError(f"{printable(target.shown)}: {message}")
-
-
-def _explain(error: Exception, config: Config) -> str:
-    """Say in one line why the official client failed."""
-    status = getattr(error, "status_code", None)
-    said = str(getattr(error, "message", error)) or type(error).__name__
-    if status in (401, 403):
-        hint = f"check the key in {config.api_key_env}" if config.api_key_env else "set api_key_env"
-        return f"not authorised (HTTP {status}); {hint}: {said}"
-    if status == 404 and "model" not in said.lower():
-        return f"has no such path (HTTP 404); does the URL end in /v1? {said}"
-    if status is not None:
-        return f"HTTP {status}: {said}"
-    if isinstance(error, ValueError | RecursionError):
-        return f"answered, but not as the {config.api} API does: {error}"
-    root: BaseException = error
-    while root.__cause__ or root.__context__:
-        root = cast(BaseException, root.__cause__ or root.__context__)
-    kind = "too_large" if isinstance(root, _TooLargeError) else _connection_kind(root)
-    if isinstance(error, TimeoutError) or type(error).__name__ == "APITimeoutError":
-        kind, root = "timeout", TimeoutError(f"{config.timeout:g} s")
-    return f"{FAILURES[kind]}: {root or type(root).__name__}"
+    def explain_connection(self, error: Exception) -> str:
+        """Say why there was no answer at all: the reason is at the end of a chain of errors."""
+        chain: list[BaseException] = [error]
+        while following := chain[-1].__cause__ or chain[-1].__context__:
+            chain.append(following)
+        root = chain[-1]
+        if any(isinstance(link, self.http.ConnectTimeout) for link in chain):
+            limit_s = min(CONNECT_TIMEOUT_S, self.config.timeout)
+            return f"{FAILURES['connect']} within {limit_s:g} s; is the address right?"
+        if isinstance(error, TimeoutError | self.openai.APITimeoutError):
+            return f"{FAILURES['timeout']}: {self.config.timeout:g} s"
+        kind = "too_large" if isinstance(root, _TooLargeError) else _connection_kind(root)
+        return f"{FAILURES[kind]}: {root or type(root).__name__}"
 
 
 # --- Event streams ---
 
 
 class SSEDecoder:
-    """Reads a stream of server-sent events as the WHATWG standard says, cut anywhere, in linear time."""
+    """Reads server-sent events as the WHATWG standard says, cut anywhere, in linear time."""
 
     def __init__(self) -> None:
         self._tail: list[bytes] = []  # pieces of a line that has not ended
@@ -1263,7 +1297,10 @@ class SSEDecoder:
         return [event.decode("utf-8", "replace") for _, event in self.feed_raw(data)]
 
     def feed_raw(self, data: bytes) -> list[tuple[int, bytes]]:
-        """Return each completed event's data as sent, with the place where it ended in these bytes (CRLF is LF)."""
+        """Return the data of each completed event, with the place in these bytes where it ended.
+
+        A CRLF counts as one byte there.
+        """
         if self._after_cr or b"\r" in data:
             data = self._without_cr(data)
         events: list[tuple[int, bytes]] = []
@@ -1273,7 +1310,7 @@ class SSEDecoder:
         *blocks, rest = data[end:].split(b"\n\n")
         for block in blocks:
             end += len(block) + 2
-            if block.startswith(b"data: ") and b"\n" not in block:  # as nearly every event is
+            if block[:6] == b"data: " and b"\n" not in block:  # as nearly every event is
                 events.append((end, block[6:]))
             elif block:
                 self._read_lines(block.split(b"\n"))
@@ -1302,7 +1339,7 @@ class SSEDecoder:
         return len(data)
 
     def _without_cr(self, data: bytes) -> bytes:
-        """Return the bytes with LF for CRLF and CR; the LF of a CRLF may come with the next bytes."""
+        """Return the bytes with LF for CRLF and CR; a CRLF may be cut in two."""
         if self._after_cr and data:
             data = data.removeprefix(b"\n")
             self._after_cr = False
@@ -1310,6 +1347,7 @@ class SSEDecoder:
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
     def _read_lines(self, lines: list[bytes]) -> None:
+        """Take the data of these lines; other fields and comments say nothing."""
         for line in lines:
             if line.startswith(b"data:"):
                 self._data.append(line[6 if line[5:6] == b" " else 5 :])
@@ -1317,13 +1355,49 @@ class SSEDecoder:
                 self._data.append(b"")
 
     def _dispatch(self, end: int, events: list[tuple[int, bytes]]) -> None:
+        """End the event, at an empty line."""
         if self._data:
             events.append((end, b"\n".join(self._data)))
             self._data = []
 
 
+class _Fields(dict[str, Any]):
+    """A JSON object whose fields are read like those of a typed event; None for a missing one."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self.get(name)
+
+
+# What the fast decoder raises at what does not fit the type, or is not JSON as it knows it.
+_MISFIT = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def _decode_untyped(data: bytes) -> Any:
+    """Return what does not fit its type, objects as `_Fields`, so that the same code can read it.
+
+    Also half a surrogate pair, NaN and bytes that are not UTF-8. Raises JSONDecodeError.
+    """
+    text = data.decode("utf-8", "replace")
+    try:
+        return json.loads(text, object_hook=_Fields)
+    except json.JSONDecodeError:
+        raise
+    except RecursionError:
+        raise json.JSONDecodeError("nested too deeply", text, 0) from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise json.JSONDecodeError(str(error), text, 0) from None
+
+
+# What an event or a body brought: nothing, answer text, something else that was generated
+# (reasoning, a tool call), or something that this API does not have.
+NOTHING, ANSWER, OTHER, FOREIGN = range(4)
+
+
 class ParsedAnswer:
-    """What has been read of an answer."""
+    """What has been read of an answer, and how a result is filled with it."""
+
+    # What reading raises when something is not JSON, or not of the shape that the API gives it.
+    UNREADABLE = (json.JSONDecodeError, AttributeError, KeyError, TypeError, IndexError)
 
     __slots__ = (
         "answer_ns",
@@ -1332,395 +1406,441 @@ class ParsedAnswer:
         "error",
         "failure",
         "finish",
+        "foreign",
         "reasoning",
         "text",
         "usage",
     )
 
     def __init__(self) -> None:
-        self.text: list[str] = []
+        self.text: list[str] = []  # an item for each time in answer_ns
         self.reasoning: list[str] = []
         self.chunk_ns: list[int] = []  # arrival of each chunk that brought something
         self.answer_ns: list[int] = []  # of each chunk that brought answer text
-        self.finish: str | None = None
-        self.usage: dict[str, Any] | None = None
+        self.finish: Any = None
+        self.usage: Any = None
         self.error: Any = None  # an error object that the server sent
+        self.foreign: str | None = None  # the kind of an event that this API does not know
         self.complete = False
-        self.failure: Failure | None = None
+        self.failure: Failure | None = None  # why it could not be read to its end
 
-
-class _WrongApiError(Exception):
-    """The answer is one of another API."""
-
-
-def read_stream(api: Api, exchange: Exchange) -> ParsedAnswer:
-    """Read a streamed answer from its bytes; each chunk gets the time of the read that completed it."""
-    parsed, data, last = ParsedAnswer(), b"", _LikeBefore()
-    read_event, from_json = api.read_event, pydantic_core.from_json
-    try:
-        for now_ns, data in _timed_events(exchange):
-            if text := last.text_of(data):
-                parsed.text.append(text)
-                brought = ANSWER
-            elif data == b"[DONE]":
-                parsed.complete = True
-                break
-            elif data:
+    def read_stream(self, api: Api, events: Iterable[tuple[int, bytes]]) -> None:
+        """Read a streamed answer: each event's data with the time of the read that completed it."""
+        data, decode, read_event = b"", api.events.decode, api.read_event
+        try:
+            for now_ns, data in events:
                 try:
-                    event = from_json(data)
-                except ValueError:
-                    event = _odd_json(data)
-                texts, thoughts = len(parsed.text), len(parsed.reasoning)
-                brought = read_event(event, parsed)
-                if len(parsed.text) == texts + 1 and len(parsed.reasoning) == thoughts:
-                    last.learn(data, parsed.text[-1])
-            else:
-                continue
-            if brought:
-                parsed.chunk_ns.append(now_ns)
+                    event = decode(data)
+                except _MISFIT:
+                    if data == b"[DONE]":
+                        self.complete = True
+                        break
+                    if not data:
+                        continue
+                    event = _decode_untyped(data)
+                brought = read_event(event, self)
                 if brought == ANSWER:
-                    parsed.answer_ns.append(now_ns)
-    except _WrongApiError as error:
-        parsed.failure = Failure("wrong_api", f"an event of another API: {error}")
-    except json.JSONDecodeError as error:
-        parsed.failure = Failure(
-            "bad_json", f"an event is not JSON: {error.msg}: {error.doc[:QUOTED]}"
-        )
-    except (AttributeError, KeyError, TypeError, IndexError):
-        parsed.failure = Failure(
-            "wrong_type", f"an event of another shape: {data[:QUOTED].decode('utf-8', 'replace')}"
-        )
-    return parsed
+                    self.chunk_ns.append(now_ns)
+                    self.answer_ns.append(now_ns)
+                elif brought == OTHER:
+                    self.chunk_ns.append(now_ns)
+                elif brought == FOREIGN:
+                    self.name_foreign(data)
+        except self.UNREADABLE as error:
+            self.failure = self.unreadable(error, "an event", data)
+        self.look_for_foreign("an event")
 
+    def read_body(self, api: Api, data: bytes, now_ns: int | None = None) -> None:
+        """Read an answer that came in one piece, at that time."""
+        try:
+            try:
+                body = api.bodies.decode(data)
+            except _MISFIT:
+                body = _decode_untyped(data)
+            if api.read_body(body, self) == FOREIGN:
+                self.name_foreign(data)
+            self.complete = True
+        except self.UNREADABLE as error:
+            self.failure = self.unreadable(error, "a body", data)
+        self.look_for_foreign("a body")
+        if now_ns is not None and self.failure is None:
+            self.answer_ns = [now_ns]
 
-_PLAIN_TEXT = re.compile(rb"[ !#-\[\]-~]+").fullmatch  # printable ASCII that JSON writes as it is
+    def unreadable(self, error: Exception, what: str, data: bytes) -> Failure:
+        """Say why these bytes are not what the API sends."""
+        text = data[:QUOTED].decode("utf-8", "replace")
+        if isinstance(error, json.JSONDecodeError):
+            return Failure("bad_json", f"{what} that is not JSON: {error.msg}: {text}")
+        return Failure("wrong_type", f"{what} of another shape: {text}")
 
+    def name_foreign(self, data: bytes) -> None:
+        """Note what an event of another API calls itself."""
+        fields = _decode_untyped(data)
+        self.foreign = str(fields.type or fields.object or "unknown")
 
-class _LikeBefore:
-    """Knows an event that differs from an earlier one in its text alone, as most of a stream's events do.
+    def look_for_foreign(self, what: str) -> None:
+        """Say that the answer is one of another API when nothing of this API came."""
+        if self.foreign and not (self.failure or self.error or self.chunk_ns or self.text):
+            self.failure = Failure("wrong_api", f"{what} of another API: {self.foreign}")
 
-    Such an event needs no parser: what stands around the text is the same to the byte, and the text has no escapes.
-    """
+    def fill(self, result: Result, start_ns: int, redact: Redactor) -> None:
+        """Write down what was read: texts without secrets, times, token counts."""
+        result.answer = redact(_whole_text("".join(self.text)))
+        result.reasoning = redact(_whole_text("".join(self.reasoning)))
+        if self.finish is not None:
+            result.finish_reason = redact(_whole_text(str(self.finish)))[:200]
+        chunks = [(now_ns - start_ns) // 1000 * 1000 for now_ns in self.chunk_ns]
+        result.chunk_ns, result.chunks = chunks, len(chunks)
+        if chunks:
+            result.first_ns, result.end_ns = chunks[0], chunks[-1]
+            result.answer_ns = _whole_us(self.first_answer_ns, start_ns)
+        elif self.answer_ns:
+            result.end_ns = _whole_us(self.answer_ns[-1], start_ns)
+        self.fill_tokens(result)
 
-    MOST_MISSES = 4  # a server that varies each event is not worth looking at
-
-    def __init__(self) -> None:
-        self._head = self._tail = b"\0"  # which no event has
-        self._misses = 0
-
-    def text_of(self, data: bytes) -> str | None:
-        """Return the event's text; None when the event must be parsed."""
-        if data.startswith(self._head) and data.endswith(self._tail):
-            text = data[len(self._head) : -len(self._tail)]
-            if _PLAIN_TEXT(text):
-                return text.decode()
+    @property
+    def first_answer_ns(self) -> int | None:
+        """When the answer began, behind white space and a leading <think> block."""
+        whole = "".join(self.text)
+        begin = _answer_start(whole)
+        begin = len(whole) - len(whole[begin:].lstrip())
+        ends = itertools.accumulate(map(len, self.text))
+        for end, now_ns in zip(ends, self.answer_ns, strict=False):
+            if end > begin:
+                return now_ns
         return None
 
-    def learn(self, data: bytes, text: str) -> None:
-        """Take an event with its text, which must stand in it once and as it is."""
-        quoted = b'"%b"' % text.encode("utf-8", "replace")
-        if self._misses < self.MOST_MISSES and data.count(quoted) == 1:
-            start = data.index(quoted) + 1
-            self._head, self._tail = data[:start], data[start + len(quoted) - 2 :]
-            self._misses += 1
+    def fill_tokens(self, result: Result) -> None:
+        """Take the token counts from the server's usage; count chunks where it gives none."""
+        result.token = self.usage_count("completion_tokens")
+        if result.token is not None:
+            result.token_source = "usage"  # noqa: S105
+        elif result.chunks:
+            result.token, result.token_source = result.chunks, "chunks"
+        result.prompt_tokens = self.usage_count("prompt_tokens")
+        result.reasoning_tokens = self.usage_count("completion_tokens_details", "reasoning_tokens")
+        if result.reasoning_tokens is None:
+            result.reasoning_tokens = self.usage_count("reasoning_tokens")
+        result.cached_tokens = self.usage_count("prompt_tokens_details", "cached_tokens")
+        if result.cached_tokens is None:
+            result.cached_tokens = self.usage_count("prompt_cache_hit_tokens")
+
+    def usage_count(self, *keys: str) -> int | None:
+        """Return a count of the usage; None when it is not given, or cannot be one."""
+        value = self.usage
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53:
+            return value
+        return None
 
 
-def _timed_events(exchange: Exchange) -> Iterator[tuple[int, bytes]]:
-    """Yield the data of each event with the time of the read that completed it."""
-    decoder, body = SSEDecoder(), exchange.body
-    reads_ns, offsets = exchange.reads_ns, exchange.offsets
-    if b"\r" in body:  # its places would shift
-        start = 0
-        for now_ns, end in zip(reads_ns, offsets, strict=False):
-            for _, data in decoder.feed_raw(body[start:end]):
-                yield now_ns, data
-            start = end
-        return
-    read = 0
-    for start in range(0, len(body), SLICE):
-        for end, data in decoder.feed_raw(body[start : start + SLICE]):
-            while offsets[read] < start + end:
-                read += 1
-            yield reads_ns[read], data
-
-
-def _odd_json(data: bytes) -> Any:
-    """Parse what the fast parser refuses and Python accepts: half a surrogate pair, bytes that are not UTF-8.
-
-    Raises JSONDecodeError.
-    """
-    text = data.decode("utf-8", "replace")
+def _whole_text(text: str) -> str:
+    """Return the text with surrogate pairs joined that were cut, and lone halves replaced."""
     try:
-        return json.loads(text)
-    except RecursionError:
-        raise json.JSONDecodeError("nested too deeply", text, 0) from None
-    except json.JSONDecodeError:
-        raise
-    except ValueError as error:  # an integer of thousands of digits
-        raise json.JSONDecodeError(str(error), text, 0) from None
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
-def _read_body(api: Api, exchange: Exchange) -> ParsedAnswer:
-    """Read an answer that came in one piece."""
-    parsed, data = ParsedAnswer(), exchange.body
-    text = data.decode("utf-8", "replace")
-    try:
-        body = _odd_json(data)
-        api.read_body(body, parsed)
-        parsed.complete = True
-        if exchange.reads_ns:
-            parsed.answer_ns = [exchange.reads_ns[-1]]
-    except _WrongApiError as error:
-        parsed.failure = Failure("wrong_api", f"a body of another API: {error}")
-    except json.JSONDecodeError as error:
-        parsed.failure = Failure("bad_json", f"the body is not JSON: {error.msg}: {text[:QUOTED]}")
-    except (AttributeError, KeyError, TypeError, IndexError):
-        parsed.failure = Failure("wrong_type", f"a body of another shape: {text[:QUOTED]}")
-    return parsed
+def _whole_us(ns: int | None, start_ns: int) -> int | None:
+    """Return the time since the start, cut to whole microseconds, which is what files hold."""
+    return None if ns is None else (ns - start_ns) // 1000 * 1000
+
+
+def _message_of(error: Any) -> str:
+    """Return the message of an error object, or the whole of it where it has none."""
+    message = error.get("message") if isinstance(error, dict) else error
+    if isinstance(message, str):
+        return message
+    return json.dumps(error, ensure_ascii=False, default=str)
 
 
 # --- APIs ---
+#
+# The types declare only what is read. `Any` stands where servers differ, so that a value of an
+# unexpected type costs nothing as long as nobody needs it. What does not fit at all is read by
+# the same code, as `_Fields`. No event is part of a cycle: the collector need not know it (gc=False).
 
 
-# What an event brought: nothing, answer text, or something else that was generated (reasoning, a tool call).
-NOTHING, ANSWER, OTHER = 0, 1, 2
+class _Message(msgspec.Struct, gc=False):
+    """A chat message, or a piece of one."""
+
+    content: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    reasoning_details: Any = None
+    tool_calls: Any = None
 
 
-def _chat_body(
-    config: Config, question: Question, messages: list[dict[str, str]]
-) -> dict[str, Any]:
-    system = question.system(config)
-    said = messages if system is None else [{"role": "system", "content": system}, *messages]
-    return {"messages": said, **_sampling(config, question, "max_tokens"), **_usage_option(config)}
+class _Choice(msgspec.Struct, gc=False):
+    """One of the alternative answers; only one is asked for."""
+
+    index: Any = None
+    delta: _Message | None = None
+    message: _Message | None = None
+    text: Any = None
+    finish_reason: Any = None
 
 
-def _completions_body(
-    config: Config, question: Question, messages: list[dict[str, str]]
-) -> dict[str, Any]:
-    system = question.system(config)
-    texts = [] if system is None else [system]
-    prompt = "\n\n".join([*texts, *(message["content"] for message in messages)])
-    return {"prompt": prompt, **_sampling(config, question, "max_tokens"), **_usage_option(config)}
+class _Choices(msgspec.Struct, gc=False):
+    """An event or a body of chat and completions."""
+
+    choices: list[_Choice] | None = None
+    usage: Any = None
+    error: Any = None
+    type: Any = None  # only another API has one
 
 
-def _responses_body(
-    config: Config, question: Question, messages: list[dict[str, str]]
-) -> dict[str, Any]:
-    system = question.system(config)
-    sampling = _sampling(config, question, "max_output_tokens")
-    instructions = {} if system is None else {"instructions": system}
-    stream = {"stream": True} if config.stream else {}
-    return {"input": messages, **instructions, **sampling, **stream}
+class _Response(msgspec.Struct):
+    """A body of the Responses API; its last event holds one as well."""
+
+    output: Any = None
+    usage: Any = None
+    error: Any = None
+    incomplete_details: Any = None
 
 
-def _sampling(config: Config, question: Question, limit_name: str) -> dict[str, Any]:
-    limit = question.max_tokens or config.max_tokens
-    options = {
-        "temperature": config.temperature,
-        limit_name: limit,
-        "seed": config.seed,
-        "stop": config.stop,
-    }
-    return {name: value for name, value in options.items() if value is not None}
+class _ResponseEvent(msgspec.Struct):
+    """An event of the Responses API."""
+
+    type: Any = None
+    delta: Any = None
+    response: _Response | None = None
+    error: Any = None
+    message: Any = None
 
 
-def _usage_option(config: Config) -> dict[str, Any]:
-    return (
-        {"stream": True, "stream_options": {"include_usage": True}}
-        if config.stream
-        else {"stream": False}
-    )
+class Api:
+    """How one of the server's APIs is asked and read: `Chat`, `Completions` or `Responses`."""
 
-
-def _read_chat_event(event: dict[str, Any], parsed: ParsedAnswer) -> int:
-    choice = _first_choice(event, parsed)
-    if choice is None:
-        return NOTHING
-    message = choice.get("delta") or choice.get("message")
-    if message is None and choice.get(
-        "text"
-    ):  # some servers answer a chat in the older API's shape
-        message = {"content": choice["text"]}
-    return _read_message(message or {}, parsed)
-
-
-def _first_choice(event: dict[str, Any], parsed: ParsedAnswer) -> dict[str, Any] | None:
-    """Read what stands around the text of a chat or completions event, and return the choice that holds it."""
-    if usage := event.get("usage"):
-        parsed.usage = usage
-    if error := event.get("error"):
-        parsed.error = error
-        return None
-    choices = event["choices"] if "choices" in event else _no_choices(event)
-    if not choices or choices[0].get("index"):
-        return None  # a second alternative, which nobody asked for
-    choice: dict[str, Any] = choices[0]
-    if finish := choice.get("finish_reason"):
-        parsed.finish = finish
-    return choice
-
-
-def _no_choices(event: dict[str, Any]) -> list[Any]:
-    if "usage" in event and "type" not in event:
-        return []
-    raise _WrongApiError(str(event.get("type", event.get("object", "unknown"))))
-
-
-def _read_message(message: dict[str, Any], parsed: ParsedAnswer) -> int:
-    """Read the text and the reasoning of a chat message or of its delta."""
-    brought = NOTHING
-    text = message.get("content")
-    if text:
-        if not isinstance(text, str):
-            return _read_parts(text, parsed)
-        parsed.text.append(text)
-        brought = ANSWER
-        if len(message) == 1:
-            return brought
-    reasoning = message.get("reasoning_content") or message.get("reasoning")
-    if not reasoning and (details := message.get("reasoning_details")):
-        reasoning = "".join(detail.get("text") or detail.get("summary") or "" for detail in details)
-    if reasoning:
-        parsed.reasoning.append(reasoning + "")
-        return brought or OTHER
-    return brought or (OTHER if message.get("tool_calls") else NOTHING)
-
-
-def _read_parts(parts: list[Any], parsed: ParsedAnswer) -> int:
-    """Read content that is a list of parts: text, or thinking that holds parts of its own."""
-    brought = NOTHING
-    for part in parts:
-        if part.get("type") == "thinking":
-            inner = part.get("thinking") or ""
-            thought = (
-                inner
-                if isinstance(inner, str)
-                else "".join(item.get("text") or "" for item in inner)
-            )
-            if thought:
-                parsed.reasoning.append(thought)
-                brought = brought or OTHER
-        elif text := part.get("text"):
-            parsed.text.append(text + "")
-            brought = ANSWER
-    return brought
-
-
-def _read_completions_event(event: dict[str, Any], parsed: ParsedAnswer) -> int:
-    choice = _first_choice(event, parsed)
-    if choice is None:
-        return NOTHING
-    if "text" not in choice:
-        raise _WrongApiError("chat")
-    if not choice["text"]:
-        return NOTHING
-    parsed.text.append(choice["text"] + "")
-    return ANSWER
-
-
-def _read_responses_event(event: dict[str, Any], parsed: ParsedAnswer) -> int:
-    kind = event.get("type")
-    if kind == "response.output_text.delta" and event["delta"]:
-        parsed.text.append(event["delta"] + "")
-        return ANSWER
-    if (
-        kind in ("response.reasoning_text.delta", "response.reasoning_summary_text.delta")
-        and event["delta"]
-    ):
-        parsed.reasoning.append(event["delta"] + "")
-        return OTHER
-    if kind in ("response.completed", "response.incomplete", "response.failed"):
-        _read_response_end(event["response"], parsed)
-        parsed.complete = True
-    elif kind == "error" or (event.get("error") and kind is None):
-        parsed.error = event.get("error") or event
-    elif kind is None or not str(kind).startswith("response."):
-        raise _WrongApiError(str(event.get("object", kind)))
-    return NOTHING
-
-
-def _read_response_end(response: dict[str, Any], parsed: ParsedAnswer) -> None:
-    usage = response.get("usage") or {}
-    inputs, outputs = (
-        usage.get("input_tokens_details") or {},
-        usage.get("output_tokens_details") or {},
-    )
-    parsed.usage = usage and {
-        "prompt_tokens": usage.get("input_tokens"),
-        "completion_tokens": usage.get("output_tokens"),
-        "prompt_tokens_details": {"cached_tokens": inputs.get("cached_tokens")},
-        "completion_tokens_details": {"reasoning_tokens": outputs.get("reasoning_tokens")},
-    }
-    parsed.error = response.get("error")
-    incomplete = response.get("incomplete_details") or {}
-    parsed.finish = {"max_output_tokens": "length"}.get(
-        incomplete.get("reason", ""), incomplete.get("reason")
-    ) or "stop"
-
-
-def _read_responses_body(body: dict[str, Any], parsed: ParsedAnswer) -> int:
-    if error := body.get("error"):
-        parsed.error = error
-        return NOTHING
-    if "output" not in body:
-        raise _WrongApiError(str(body.get("object", "unknown")))
-    _read_response_end(body, parsed)
-    for item in body["output"]:
-        for part in item.get("content") or []:
-            if part.get("type") == "output_text":
-                parsed.text.append(part["text"] + "")
-            elif part.get("type") in ("reasoning_text", "summary_text"):
-                parsed.reasoning.append(part["text"] + "")
-    return ANSWER
-
-
-def _read_choices_body(
-    read_event: Callable[[dict[str, Any], ParsedAnswer], int],
-    body: dict[str, Any],
-    parsed: ParsedAnswer,
-) -> int:
-    if not body.get("error") and not body.get("choices"):
-        raise _WrongApiError(str(body.get("object", "unknown")))
-    return read_event(body, parsed)
-
-
-class Api(NamedTuple):
-    """What tells one API from another."""
-
-    path: str
-    make: Callable[[Config, Question, list[dict[str, str]]], dict[str, Any]]
-    read_event: Callable[[dict[str, Any], ParsedAnswer], int]
-    read_body: Callable[[dict[str, Any], ParsedAnswer], int]
+    path: ClassVar[str]
+    limit_name: ClassVar[str] = "max_tokens"
+    fewest_tokens: ClassVar[int] = 1  # the lowest limit that servers accept
+    events: ClassVar[msgspec.json.Decoder[Any]]
+    bodies: ClassVar[msgspec.json.Decoder[Any]]
 
     def body(
         self, config: Config, question: Question, messages: list[dict[str, str]]
     ) -> dict[str, Any]:
-        """Return the body of a request."""
-        return {"model": config.model, **self.make(config, question, messages), **config.extra_body}
+        """Return the body of a request; `messages` is the conversation, the new question last."""
+        sampling = {
+            "temperature": config.temperature,
+            self.limit_name: question.max_tokens or config.max_tokens,
+            "seed": config.seed,
+            "stop": config.stop,
+        }
+        return {
+            "model": config.model,
+            **self.prompt(question.system(config), messages),
+            **{name: value for name, value in sampling.items() if value is not None},
+            **self.stream_options(config),
+            **config.extra_body,
+        }
+
+    def prompt(self, system: str | None, messages: list[dict[str, str]]) -> dict[str, Any]:
+        """Return the keys that hold the conversation."""
+        raise NotImplementedError
+
+    def stream_options(self, config: Config) -> dict[str, Any]:
+        """Return the keys that ask for a stream, with the token counts at its end, or for none."""
+        if config.stream:
+            return {"stream": True, "stream_options": {"include_usage": True}}
+        return {"stream": False}
+
+    def read_event(self, event: Any, parsed: ParsedAnswer) -> int:
+        """Read an event, and return what it brought: NOTHING, ANSWER, OTHER or FOREIGN."""
+        raise NotImplementedError
+
+    def read_body(self, body: Any, parsed: ParsedAnswer) -> int:
+        """Read an answer that came in one piece, and return what it brought."""
+        raise NotImplementedError
 
 
-APIS = {
-    "chat": Api(
-        "chat/completions",
-        _chat_body,
-        _read_chat_event,
-        functools.partial(_read_choices_body, _read_chat_event),
-    ),
-    "completions": Api(
-        "completions",
-        _completions_body,
-        _read_completions_event,
-        functools.partial(_read_choices_body, _read_completions_event),
-    ),
-    "responses": Api("responses", _responses_body, _read_responses_event, _read_responses_body),
-}
+class Completions(Api):
+    """`/completions`, the oldest: a prompt in, a text out."""
+
+    path = "completions"
+    events = bodies = msgspec.json.Decoder(_Choices)
+
+    def prompt(self, system: str | None, messages: list[dict[str, str]]) -> dict[str, Any]:
+        """Return the whole conversation as one text."""
+        texts = [] if system is None else [system]
+        return {"prompt": "\n\n".join([*texts, *(message["content"] for message in messages)])}
+
+    def read_event(self, event: _Choices, parsed: ParsedAnswer) -> int:
+        """Read what stands around the text, then the text of the first choice."""
+        if event.usage:
+            parsed.usage = event.usage
+        if event.error:
+            parsed.error = event.error
+            return NOTHING
+        if not event.choices:
+            is_usage = event.choices is not None or (event.usage and not event.type)
+            return NOTHING if is_usage else FOREIGN
+        choice = event.choices[0]
+        if choice.index:
+            return NOTHING  # a second alternative, which nobody asked for
+        if choice.finish_reason:
+            parsed.finish = choice.finish_reason
+        return self.read_choice(choice, parsed)
+
+    def read_choice(self, choice: _Choice, parsed: ParsedAnswer) -> int:
+        """Read the text of a choice."""
+        if not choice.text:
+            return FOREIGN if choice.delta or choice.message else NOTHING
+        parsed.text.append(choice.text + "")
+        return ANSWER
+
+    def read_body(self, body: _Choices, parsed: ParsedAnswer) -> int:
+        """Read a body, which has the shape of an event."""
+        brought = self.read_event(body, parsed)
+        return brought if body.choices else FOREIGN
+
+
+class Chat(Completions):
+    """`/chat/completions`: messages in, a message out. Only its choices differ from above."""
+
+    path = "chat/completions"
+
+    def prompt(self, system: str | None, messages: list[dict[str, str]]) -> dict[str, Any]:
+        """Return the conversation as messages."""
+        first = [] if system is None else [{"role": "system", "content": system}]
+        return {"messages": [*first, *messages]}
+
+    def read_choice(self, choice: _Choice, parsed: ParsedAnswer) -> int:
+        """Read the text and the reasoning of a message or of its delta."""
+        message = choice.delta or choice.message
+        if not message:  # some servers answer a chat in the older API's shape
+            return super().read_choice(choice, parsed)
+        brought = NOTHING
+        text = message.content
+        if text:
+            if not isinstance(text, str):
+                return self.read_parts(text, parsed)
+            parsed.text.append(text)
+            brought = ANSWER
+        reasoning = message.reasoning_content or message.reasoning
+        if not reasoning and (details := message.reasoning_details):
+            reasoning = self.joined(details, "text", "summary")
+        if reasoning and isinstance(reasoning, str):
+            parsed.reasoning.append(reasoning)
+            return brought or OTHER
+        return brought or (OTHER if message.tool_calls else NOTHING)
+
+    def read_parts(self, parts: list[Any], parsed: ParsedAnswer) -> int:
+        """Read content that is a list of parts: text, or thinking that holds parts of its own."""
+        texts = [part for part in parts if part.get("type") != "thinking"]
+        if text := self.joined(texts, "text"):
+            parsed.text.append(text)
+        thoughts = [part.get("thinking") for part in parts if part.get("type") == "thinking"]
+        for thought in filter(None, thoughts):
+            parsed.reasoning.append(
+                thought if isinstance(thought, str) else self.joined(thought, "text")
+            )
+        if text:
+            return ANSWER
+        return OTHER if any(thoughts) else NOTHING
+
+    @staticmethod
+    def joined(parts: list[Any], *names: str) -> str:
+        """Return the texts of parts, each from the first of these fields that holds one."""
+        return "".join(next(filter(None, map(part.get, names)), "") for part in parts)
+
+
+class Responses(Api):
+    """`/responses`, the newest: its events say by their type what they bring."""
+
+    path = "responses"
+    limit_name = "max_output_tokens"
+    fewest_tokens = 16
+    events = msgspec.json.Decoder(_ResponseEvent)
+    bodies = msgspec.json.Decoder(_Response)
+    ANSWER_EVENTS = frozenset({"response.output_text.delta"})
+    REASONING_EVENTS = frozenset(
+        {"response.reasoning_text.delta", "response.reasoning_summary_text.delta"}
+    )
+    LAST_EVENTS = frozenset({"response.completed", "response.incomplete", "response.failed"})
+
+    def prompt(self, system: str | None, messages: list[dict[str, str]]) -> dict[str, Any]:
+        """Return the conversation as input, with the system prompt as instructions."""
+        instructions = {} if system is None else {"instructions": system}
+        return {"input": messages, **instructions}
+
+    def stream_options(self, config: Config) -> dict[str, Any]:
+        """Return the key that asks for a stream; its last event always has the token counts."""
+        return {"stream": config.stream}
+
+    def read_event(self, event: _ResponseEvent, parsed: ParsedAnswer) -> int:
+        """Read an event by its type."""
+        kind = str(event.type)
+        if kind in self.ANSWER_EVENTS and event.delta:
+            parsed.text.append(event.delta + "")
+            return ANSWER
+        if kind in self.REASONING_EVENTS and event.delta:
+            parsed.reasoning.append(event.delta + "")
+            return OTHER
+        if kind in self.LAST_EVENTS:
+            self.read_end(cast(_Response, event.response), parsed)
+            parsed.complete = True
+        elif kind == "error" or (event.error and event.type is None):
+            parsed.error = event.error or {"type": "error", "message": event.message}
+        elif not kind.startswith("response."):
+            return FOREIGN
+        return NOTHING
+
+    def read_end(self, response: _Response, parsed: ParsedAnswer) -> None:
+        """Read what stands beside the text: usage (under its older names), error, finish reason."""
+        if usage := response.usage:
+            inputs = usage.get("input_tokens_details") or {}
+            outputs = usage.get("output_tokens_details") or {}
+            parsed.usage = {
+                "prompt_tokens": usage.get("input_tokens"),
+                "completion_tokens": usage.get("output_tokens"),
+                "prompt_tokens_details": {"cached_tokens": inputs.get("cached_tokens")},
+                "completion_tokens_details": {"reasoning_tokens": outputs.get("reasoning_tokens")},
+            }
+        parsed.error = response.error
+        reason = (response.incomplete_details or {}).get("reason")
+        parsed.finish = "length" if reason == "max_output_tokens" else reason or "stop"
+
+    def read_body(self, body: _Response, parsed: ParsedAnswer) -> int:
+        """Read a body: its output is a list of items, each a list of parts."""
+        if body.error:
+            parsed.error = body.error
+            return NOTHING
+        if body.output is None:
+            return FOREIGN
+        self.read_end(body, parsed)
+        for item in body.output:
+            for part in item.get("content") or ():
+                if part.get("type") == "output_text":
+                    parsed.text.append(part["text"] + "")
+                elif part.get("type") in ("reasoning_text", "summary_text"):
+                    parsed.reasoning.append(part["text"] + "")
+        return ANSWER
+
+
+APIS: Mapping[str, Api] = {"chat": Chat(), "completions": Completions(), "responses": Responses()}
 
 
 # --- Transport ---
+#
+# Here alone the program leans on what aiohttp does not promise to keep. `check_aiohttp` says so
+# when something is gone, and pyproject.toml bounds the version.
 
 
 class Exchange:
     """One request and the raw bytes of its answer, each read with its time."""
+
+    SLICE = (
+        1 << 18
+    )  # bytes of a body that are read at a time: a hostile one holds millions of events
+    TYPES: ClassVar = {
+        True: ("text/event-stream",),
+        False: ("application/json", "application/problem+json"),
+    }  # the content types of a streamed answer, and of one in a piece
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -1756,18 +1876,22 @@ class Exchange:
             self.wake()
 
     def attach(self, response: aiohttp.ClientResponse) -> None:
-        """Take the head of the response. What came before it was known came with the read just before."""
+        """Take the head of the response; the bytes behind it came with the read just before."""
+        if self.protocol is None or self.sent_ns is None:
+            raise RuntimeError("aiohttp sent a request past MeasuredRequest")
         self.status = response.status
         self.content_type = response.headers.get("Content-Type", "")
         self.retry_after = response.headers.get("Retry-After")
         self.content = response.content
-        if (
-            self.protocol is None
-        ):  # a session without MeasuredRequest, such as a mocked one: all in one read, now
-            self.sent_ns, self.reads_ns = self.begun_ns, [clock()]
+        self.reads_ns = self.reads_ns or [clock()]  # it had come before it was asked for
         self.offsets = [0] * len(self.reads_ns)
-        if self.offsets:
-            self.offsets[-1] = response.content.total_bytes
+        self.offsets[-1] = response.content.total_bytes
+
+    def detach(self) -> None:
+        """Take the end's time and let go of the connection, if no other request has it already."""
+        self.ended_ns = clock()
+        if self.protocol is not None and self.protocol.exchange is self:
+            self.protocol.exchange = None
 
     def wake(self) -> None:
         """Tell the waiting request that something other than more bytes has happened."""
@@ -1778,27 +1902,72 @@ class Exchange:
         """Wait until something other than more bytes happens, at most so long."""
         loop = asyncio.get_running_loop()
         self.news = loop.create_future()
-        if not (self.content and self.content.is_eof()):
+        if not self.has_ended:
             timer = loop.call_later(timeout_s, self.wake)
             try:
                 await self.news
             finally:
                 timer.cancel()
 
+    def raise_if_broken(self) -> None:
+        """Raise what ended the connection, or _TooLargeError."""
+        broken = (self.content and self.content.exception()) or self.lost
+        if broken is not None:
+            raise broken
+        if self.too_large:
+            raise _TooLargeError
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the whole body has come."""
+        return self.content is not None and self.content.is_eof()
+
+    @property
+    def died_unused(self) -> bool:
+        """Whether a kept connection turned out dead before the first byte of a response."""
+        dead = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError)
+        return self.reused and isinstance(self.error, dead) and not self.reads_ns
+
     @property
     def body(self) -> bytes:
         """What has arrived of the body, whatever became of the connection.
 
-        The reader's own methods take its pieces one by one, a microsecond each, and give nothing after an error.
+        The reader's own methods take a microsecond a piece, and give nothing after an error.
         """
-        return b"".join(getattr(self.content, "_buffer", ()))
+        if self.content is None or self.content is aiohttp.EMPTY_PAYLOAD:
+            return b""
+        return b"".join(self.content._buffer)
 
     @property
     def connect_ns(self) -> int | None:
         """How long connecting took; None on a kept connection."""
-        return (
-            None if self.reused or self.connected_ns is None else self.connected_ns - self.begun_ns
-        )
+        if self.reused or self.connected_ns is None:
+            return None
+        return self.connected_ns - self.begun_ns
+
+    def is_answer(self, stream: bool) -> bool:
+        """Whether the head is that of an answer as it was asked for."""
+        mime = self.content_type.partition(";")[0].strip().lower()
+        return self.status == 200 and (not mime or mime in self.TYPES[stream])
+
+    def timed_events(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the data of each event with the time of the read that completed it."""
+        decoder, body = SSEDecoder(), self.body
+        reads_ns, offsets = self.reads_ns, self.offsets
+        if b"\r" in body:  # its places would shift
+            start = 0
+            for now_ns, end in zip(reads_ns, offsets, strict=False):
+                for _, data in decoder.feed_raw(body[start:end]):
+                    yield now_ns, data
+                start = end
+            return
+        read, read_end = 0, offsets[0]
+        for start in range(0, len(body), self.SLICE):
+            for end, data in decoder.feed_raw(body[start : start + self.SLICE]):
+                while read_end < start + end:
+                    read += 1
+                    read_end = offsets[read]
+                yield reads_ns[read], data
 
 
 _exchange_now: contextvars.ContextVar[Exchange] = contextvars.ContextVar("exchange")
@@ -1807,11 +1976,11 @@ _exchange_now: contextvars.ContextVar[Exchange] = contextvars.ContextVar("exchan
 class TimingProtocol(asyncio.Protocol):
     """Stands between a connection and aiohttp's parser and takes the time of each read.
 
-    Reading here and not in a task leaves out the wait for the task's turn on the loop, which would be measured as the
-    server's, and costs a fraction of waking a task a token.
+    A task that reads would first wait for its turn on the loop, which would be measured as the
+    server's time, and waking a task a token costs many times as much.
     """
 
-    def __init__(self, handler: asyncio.Protocol) -> None:
+    def __init__(self, handler: aiohttp.client_proto.ResponseHandler) -> None:
         self.handler = handler
         self.exchange: Exchange | None = None
         self.eof_received = handler.eof_received  # type: ignore[method-assign]
@@ -1819,35 +1988,36 @@ class TimingProtocol(asyncio.Protocol):
         self.resume_writing = handler.resume_writing  # type: ignore[method-assign]
 
     def data_received(self, data: bytes) -> None:
-        """Pass the bytes on, and their time; what nobody asked for must not answer the next question."""
+        """Pass the bytes on, and their time. Bytes that nobody asked for end the connection."""
         now_ns = clock()
         if self.exchange is not None:
             self.handler.data_received(data)
             self.exchange.received(now_ns, data)
-        elif (transport := cast(Any, self.handler).transport) is not None:
-            transport.abort()
+        elif self.handler.transport is not None:
+            self.handler.transport.abort()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Pass the end on, and wake the exchange that waits for more; not every end reaches the body's reader."""
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Pass the end on, and wake the exchange: not every end reaches the body's reader."""
         self.handler.connection_lost(exc)
         if self.exchange is not None:
-            self.exchange.lost = (
-                cast(Any, self.handler).exception() or exc or aiohttp.ServerDisconnectedError()
-            )
+            error = self.handler.exception() or exc
+            self.exchange.lost = error or aiohttp.ServerDisconnectedError()
             self.exchange.wake()
 
 
 class MeasuredRequest(aiohttp.ClientRequest):
-    """A request that puts the tap in place and takes the time when its bytes go to the socket."""
+    """A request that puts TimingProtocol in place and notes when its bytes go to the socket."""
 
-    async def send(self, conn: Any) -> aiohttp.ClientResponse:
-        """Tap the connection, then send."""
+    async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
+        """Put TimingProtocol in place, then send."""
         exchange = _exchange_now.get()
-        protocol = conn.transport.get_protocol()
+        transport = cast(asyncio.Transport, conn.transport)
+        protocol = transport.get_protocol()
         exchange.reused = isinstance(protocol, TimingProtocol)
-        if not exchange.reused:
-            protocol = TimingProtocol(conn.protocol)
-            conn.transport.set_protocol(protocol)
+        if not isinstance(protocol, TimingProtocol):
+            handler = cast(aiohttp.client_proto.ResponseHandler, conn.protocol)
+            protocol = TimingProtocol(handler)
+            transport.set_protocol(protocol)
         protocol.exchange = exchange
         exchange.protocol = protocol
         exchange.connected_ns = clock()
@@ -1859,8 +2029,41 @@ class MeasuredRequest(aiohttp.ClientRequest):
         await super().write_bytes(*args, **kwargs)
 
 
+def check_aiohttp() -> None:
+    """Raise ExtensionError when this aiohttp lacks what the measurement leans on.
+
+    Else an aiohttp that, say, renamed `_buffer` would give empty answers and no error.
+    """
+    used = {
+        aiohttp.ClientRequest: ("send", "write_bytes"),
+        aiohttp.connector.Connection: ("protocol", "transport"),
+        aiohttp.client_proto.ResponseHandler: ("transport", "exception", "data_received"),
+        aiohttp.StreamReader: ("_buffer", "total_bytes", "is_eof", "exception"),
+    }
+    missing = [
+        f"{owner.__name__}.{name}"
+        for owner, names in used.items()
+        for name in names
+        if not hasattr(owner, name)
+    ]
+    if not missing:
+        loop = asyncio.get_running_loop()
+        reader = aiohttp.StreamReader(aiohttp.client_proto.ResponseHandler(loop), 1, loop=loop)
+        reader.feed_data(b"a")
+        reader.feed_data(b"b")
+        if (b"".join(reader._buffer), reader.total_bytes) != (b"ab", 2):
+            missing = ["the bytes in StreamReader._buffer"]
+    if missing:
+        wrong = f"aiohttp {aiohttp.__version__} lacks {', '.join(missing)}"
+        raise ExtensionError(f"{wrong}; install the version that pyproject.toml asks for: uv sync")
+
+
 def open_session(config: Config, target: Target) -> aiohttp.ClientSession:
-    """Return the pooled session of the measured path: no cookies, no redirects, no environment, no own timeouts."""
+    """Return the pooled session that is measured: no cookies, no environment, no own timeouts.
+
+    Raises ExtensionError when aiohttp is not one that can be measured through.
+    """
+    check_aiohttp()
     connector = aiohttp.TCPConnector(
         limit=max(config.levels), ttl_dns_cache=300, keepalive_timeout=60, ssl=target.tls
     )
@@ -1888,6 +2091,20 @@ class PlannedRequest:
     stage: int = 0
     scheduled_ns: int | None = None
 
+    def new_result(self, messages: Sequence[Mapping[str, str]]) -> Result:
+        """Return a result that says what is asked, and nothing of the answer yet."""
+        turn = len(messages) // 2
+        is_last = turn + 1 == len(self.question.texts)  # a conversation is graded at its end
+        return Result(
+            index=self.index,
+            id=self.question.id,
+            question=messages[-1]["content"],
+            category=self.question.category,
+            stage=self.stage,
+            turn=turn,
+            grader=self.question.grader if is_last else None,
+        )
+
 
 class _IdleError(Exception):
     """No token for `idle_timeout`."""
@@ -1898,41 +2115,36 @@ class _TooLargeError(Exception):
 
 
 class Desk:
-    """Reads finished answers while the loop has a moment: one a turn, more when many wait.
+    """Lets answers be read one at a time, each on a turn of the loop of its own.
 
-    Answers that end together would otherwise be read in one go, and each token that comes meanwhile be timed late.
+    Answers that end together would else be read in one go, and the tokens of others timed late.
     """
 
+    MOST_WAITING = (
+        1000  # so that a client that cannot keep up does not fill its memory with answers
+    )
+
     def __init__(self) -> None:
-        self._queue: deque[tuple[Callable[[], Result], asyncio.Future[Result]]] = deque()
+        self._lock = asyncio.Lock()
+        self._waiting = 0
 
-    async def read(self, work: Callable[[], Result]) -> Result:
-        """Return what `work` returns, when its turn has come; also when the run is stopped meanwhile."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[Result] = loop.create_future()
-        self._queue.append((work, done))
-        if len(self._queue) == 1:
-            loop.call_soon(self._serve)
-        try:
-            return await asyncio.shield(done)
-        except asyncio.CancelledError:
-            return await done
-
-    def _serve(self) -> None:
-        for _ in range(1 + len(self._queue) // 16):
-            work, done = self._queue[0]
-            try:
-                done.set_result(work())
-            except Exception as error:  # noqa: BLE001  it belongs to the one who waits
-                done.set_exception(error)
-            self._queue.popleft()
-        if self._queue:
-            asyncio.get_running_loop().call_soon(self._serve)
+    async def wait_for_turn(self) -> None:
+        """Wait until no other answer is read on this turn of the loop, or the run is stopped."""
+        if self._waiting >= self.MOST_WAITING:
+            return
+        self._waiting += 1
+        with contextlib.suppress(asyncio.CancelledError):
+            async with self._lock:
+                await asyncio.sleep(0)
+        self._waiting -= 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Client:
     """All that a request needs but its question; made once a run."""
+
+    MOST_LOOKS: ClassVar = 8  # an answer may quote [DONE]; a hostile one in every chunk
+    GRACE_S: ClassVar = 0.25  # how long the end of the body is waited for behind [DONE]
 
     session: aiohttp.ClientSession
     config: Config
@@ -1942,13 +2154,157 @@ class Client:
 
     @functools.cached_property
     def api(self) -> Api:
-        """What tells this run's API from another."""
+        """How this run's API is asked and read."""
         return APIS[self.config.api]
 
     @functools.cached_property
     def url(self) -> yarl.URL:
         """The address that is asked."""
-        return yarl.URL(f"{self.target.base}/{self.api.path}")
+        return self.target.url(self.api.path)
+
+    def request_body(self, question: Question, messages: list[dict[str, str]]) -> bytes:
+        """Return a request's body; `cache_bust` puts a mark first that no prefix cache has seen."""
+        if self.config.cache_bust:
+            mark, system = f"[{uuid.uuid4().hex}] ", question.system(self.config)
+            if system is not None:
+                question = question.model_copy(update={"system_prompt": mark + system})
+            else:
+                first, *others = messages
+                messages = [{**first, "content": mark + first["content"]}, *others]
+        return pydantic_core.to_json(self.api.body(self.config, question, messages))
+
+    async def exchange(self, body: bytes) -> Exchange:
+        """Send one request and keep what comes back; what goes wrong is kept as `error`."""
+        exchange = Exchange(self.config.max_answer_bytes)
+        _exchange_now.set(exchange)
+        try:
+            async with asyncio.timeout(self.config.timeout):
+                response = await self.session.post(
+                    self.url, data=body, allow_redirects=False, proxy=self.target.proxy
+                )
+                try:
+                    exchange.attach(response)
+                    await self.wait_for_end(exchange)
+                finally:
+                    # Gives a connection back whose answer has ended, and closes any other.
+                    response.close()
+        # Every failure becomes a result.
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
+            exchange.error = error
+        exchange.detach()
+        return exchange
+
+    async def wait_for_end(self, exchange: Exchange) -> None:
+        """Wait until the body has ended, or cannot; its bytes are read only when in doubt."""
+        idle_ns = round(self.config.idle_timeout * NS_PER_S)
+        deadline_ns = clock() + idle_ns if self.config.stream else sys.maxsize
+        looks = 0
+        while not exchange.has_ended:
+            exchange.raise_if_broken()
+            if exchange.done_seen and looks < self.MOST_LOOKS:
+                # The body ends right behind [DONE]; who keeps it open is not waited for.
+                exchange.done_seen, looks = False, looks + 1
+                await exchange.wait_for_news(self.GRACE_S)
+                if not exchange.has_ended and self.parse(exchange).complete:
+                    return
+                continue
+            if clock() >= deadline_ns:
+                parsed = self.parse(exchange)
+                deadline_ns = max([deadline_ns - idle_ns, *parsed.chunk_ns[-1:]]) + idle_ns
+                if parsed.complete:
+                    return
+                if clock() >= deadline_ns:
+                    raise _IdleError
+            await exchange.wait_for_news((deadline_ns - clock()) / NS_PER_S)
+
+    def parse(self, exchange: Exchange) -> ParsedAnswer:
+        """Return what can be read of the answer so far; nothing of what is no answer."""
+        parsed = ParsedAnswer()
+        if not exchange.is_answer(self.config.stream):
+            return parsed
+        if self.config.stream:
+            parsed.read_stream(self.api, exchange.timed_events())
+        elif exchange.error is None:
+            parsed.read_body(self.api, exchange.body, exchange.reads_ns[-1])
+        return parsed
+
+    def fill(self, result: Result, exchange: Exchange) -> Result:
+        """Write into the result what the raw bytes say, or why they do not count."""
+        redact = self.target.redact
+        parsed = self.parse(exchange)
+        result.question = redact(result.question)
+        result.sent_ns = _whole_us(exchange.sent_ns, self.start_ns)
+        result.connect_ns = _whole_us(exchange.connect_ns, 0)
+        parsed.fill(result, self.start_ns, redact)
+        failure = self.failure(exchange, parsed)
+        if failure is not None:
+            result.status = _STATUS_OF_KIND.get(failure.kind, "error")
+            result.end_ns = _whole_us(exchange.ended_ns, self.start_ns)
+            retry_after = exchange.retry_after
+            if retry_after is not None:
+                retry_after = redact(_whole_text(retry_after))[:100]
+            message = redact(_whole_text(failure.message))[:500]
+            result.error = Failure(failure.kind, message, exchange.status, retry_after)
+        return result
+
+    def failure(self, exchange: Exchange, parsed: ParsedAnswer) -> Failure | None:
+        """Say why the answer does not count, if so; what the server said comes first."""
+        status, stream = exchange.status, self.config.stream
+        if status is not None and status != 200:
+            kind = "redirect" if status in (301, 302, 303, 307, 308) else "http_status"
+            return Failure(kind, _error_text(exchange.body) or FAILURES[kind])
+        if parsed.error is not None:
+            return Failure("server_error", _message_of(parsed.error))
+        if parsed.failure is not None:
+            return parsed.failure
+        if exchange.error is not None and not parsed.complete:
+            return self.transport_failure(exchange.error)
+        if not exchange.is_answer(stream):
+            return self.wrong_content(exchange)
+        if not parsed.complete and parsed.finish is None:
+            return Failure("truncated", FAILURES["truncated"])
+        if not parsed.text and not parsed.chunk_ns and not parsed.reasoning:
+            return Failure("empty", f"{FAILURES['empty']} (finish reason: {parsed.finish})")
+        return None
+
+    def wrong_content(self, exchange: Exchange) -> Failure:
+        """Say what a 200 with another content type was: an error object, or something else."""
+        text, stream = _error_text(exchange.body), self.config.stream
+        with contextlib.suppress(ValueError, RecursionError):
+            body = json.loads(exchange.body)
+            if isinstance(body, dict) and body.get("error"):
+                return Failure("server_error", text)
+        hint = '; set "stream": false' if stream and "json" in exchange.content_type else ""
+        expected = exchange.TYPES[stream][0]
+        wrong = f"{exchange.content_type} where {expected} was asked for{hint}"
+        return Failure("wrong_type", f"{wrong}: {text}")
+
+    def transport_failure(self, error: BaseException) -> Failure:
+        """Name what went wrong on the way."""
+        config = self.config
+        if isinstance(error, asyncio.CancelledError):
+            return Failure("cancelled", FAILURES["cancelled"])
+        if isinstance(error, _IdleError):
+            return Failure("idle", f"no token for {config.idle_timeout:g} s")
+        if isinstance(error, TimeoutError):
+            return Failure("timeout", f"took longer than {config.timeout:g} s")
+        if isinstance(error, _TooLargeError):
+            return Failure("too_large", f"longer than {config.max_answer_bytes} bytes")
+        if isinstance(error, aiohttp.ClientPayloadError):
+            cut = isinstance(error.__cause__, ConnectionError) or "ConnectionReset" in str(error)
+            return Failure("reset" if cut else "truncated", f"the body broke off: {error}")
+        if isinstance(
+            error, aiohttp.ClientResponseError | aiohttp.http_exceptions.HttpProcessingError
+        ):
+            said = getattr(error, "message", error)
+            return Failure("bad_http", f"{FAILURES['bad_http']}: {said}")
+        if isinstance(error, aiohttp.ClientError | OSError):
+            kind = _connection_kind(error)
+            if kind == "connect" and not isinstance(error, aiohttp.ClientConnectorError):
+                kind = "reset"
+            return Failure(kind, f"{FAILURES[kind]}: {error}")
+        logger.error("a request met a fault of this program", exc_info=error)
+        return Failure("internal", f"{type(error).__name__}: {error}")
 
 
 async def send_question(
@@ -1959,215 +2315,22 @@ async def send_question(
 ) -> Result:
     """Ask one question and return what became of it; never raises but for a fault of this program.
 
-    `messages` is the conversation so far, the new question last. `release` is called as soon as the server is done with
-    the request, so that the next one can start before this answer is read. A kept connection that dies before the first
-    byte of a response is replaced, the clock taken anew; nothing else is tried again.
+    `messages` is the conversation so far, the new question last. `release` is called as soon as the
+    server is done with the request, so that the next one can start before this answer is read.
+    A kept connection that dies before the first byte of a response is replaced, the clock taken
+    anew; nothing else is tried again.
     """
     said = messages or [{"role": "user", "content": planned.question.texts[0]}]
-    result = _new_result(planned, said)
+    result = planned.new_result(said)
     result.scheduled_ns = _whole_us(planned.scheduled_ns, client.start_ns)
-    body = pydantic_core.to_json(
-        client.api.body(client.config, *_marked(client.config, planned.question, said))
-    )
-    while True:
-        exchange = await _exchange(client, body)
-        if not _is_stale(exchange):
-            break
+    body = client.request_body(planned.question, said)
+    exchange = await client.exchange(body)
+    while exchange.died_unused:
         result.reconnects += 1
+        exchange = await client.exchange(body)
     release()
-    return await client.desk.read(functools.partial(_finish, client, exchange, result))
-
-
-def _new_result(planned: PlannedRequest, messages: Sequence[Mapping[str, str]]) -> Result:
-    """Return a result that says what is asked, and nothing of the answer yet."""
-    question, turn = planned.question, len(messages) // 2
-    return Result(
-        index=planned.index,
-        id=question.id,
-        question=messages[-1]["content"],
-        category=question.category,
-        stage=planned.stage,
-        turn=turn,
-        grader=question.grader
-        if turn + 1 == len(question.texts)
-        else None,  # a conversation is graded at its end
-    )
-
-
-def _marked(
-    config: Config, question: Question, messages: list[dict[str, str]]
-) -> tuple[Question, list[dict[str, str]]]:
-    """Put a unique mark where the prompt begins, so that no prefix cache can have seen it."""
-    if not config.cache_bust:
-        return question, messages
-    mark, system = f"[{uuid.uuid4().hex}] ", question.system(config)
-    if system is not None:
-        return question.model_copy(update={"system_prompt": mark + system}), messages
-    first, *others = messages
-    return question, [{**first, "content": mark + first["content"]}, *others]
-
-
-def _is_stale(exchange: Exchange) -> bool:
-    """Whether a kept connection turned out dead before the first byte of a response."""
-    dead = isinstance(
-        exchange.error,
-        aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | ConnectionResetError,
-    )
-    return exchange.reused and dead and not exchange.reads_ns
-
-
-async def _exchange(client: Client, body: bytes) -> Exchange:
-    """Send one request and keep what comes back; what goes wrong is kept as `error`."""
-    exchange = Exchange(client.config.max_answer_bytes)
-    _exchange_now.set(exchange)
-    try:
-        async with asyncio.timeout(client.config.timeout):
-            response = await client.session.post(
-                client.url, data=body, allow_redirects=False, proxy=client.target.proxy
-            )
-            exchange.attach(response)
-            try:
-                await _wait_for_end(client, exchange)
-            finally:
-                response.close()  # gives a connection back whose answer has ended, and closes any other
-    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  every failure becomes a result
-        exchange.error = error
-    exchange.ended_ns = clock()
-    if (
-        exchange.protocol is not None and exchange.protocol.exchange is exchange
-    ):  # else the next request has the connection already
-        exchange.protocol.exchange = None
-    return exchange
-
-
-async def _wait_for_end(client: Client, exchange: Exchange) -> None:
-    """Wait until the body has ended, or cannot. The bytes are kept meanwhile, and read only when in doubt."""
-    content = cast(aiohttp.StreamReader, exchange.content)
-    idle_ns = round(client.config.idle_timeout * NS_PER_S)
-    deadline_ns = clock() + idle_ns if client.config.stream else sys.maxsize
-    looks = 0
-    while not content.is_eof():
-        if (error := content.exception() or exchange.lost) is not None:
-            raise error
-        if exchange.too_large:
-            raise _TooLargeError
-        if exchange.done_seen and looks < MOST_LOOKS:
-            # The end of the body comes with [DONE] or right behind it; a server that keeps it open is not waited for.
-            exchange.done_seen, looks = False, looks + 1
-            await exchange.wait_for_news(0.25)
-            if not content.is_eof() and _is_complete(client, exchange):
-                return
-            continue
-        if clock() >= deadline_ns:
-            parsed = read_stream(client.api, exchange)
-            deadline_ns = max([deadline_ns - idle_ns, *parsed.chunk_ns[-1:]]) + idle_ns
-            if parsed.complete:
-                return
-            if clock() >= deadline_ns:
-                raise _IdleError
-        await exchange.wait_for_news((deadline_ns - clock()) / NS_PER_S)
-
-
-def _is_complete(client: Client, exchange: Exchange) -> bool:
-    return (
-        client.config.stream
-        and exchange.status == 200
-        and read_stream(client.api, exchange).complete
-    )
-
-
-def _finish(client: Client, exchange: Exchange, result: Result) -> Result:
-    """Turn the raw bytes into the result."""
-    mime = exchange.content_type.partition(";")[0].strip().lower()
-    answered = exchange.status == 200 and (mime in _TYPES[client.config.stream] or not mime)
-    read = read_stream if client.config.stream else _read_body
-    parsed = read(client.api, exchange) if answered else ParsedAnswer()
-    failure = _failure(client, exchange, parsed, answered)
-    _fill_times(client, exchange, parsed, result)
-    _fill_texts(client, parsed, result)
-    _fill_tokens(parsed, result)
-    if failure is not None:
-        result.status = _STATUS_OF_KIND.get(failure.kind, "error")
-        redact = client.target.redact
-        message = redact(_whole_text(failure.message))[:500]
-        wait = (
-            None
-            if exchange.retry_after is None
-            else redact(_whole_text(exchange.retry_after))[:100]
-        )
-        result.error = dataclasses.replace(failure, message=message, retry_after=wait)
-        result.end_ns = _whole_us(exchange.ended_ns, client.start_ns)
-    return result
-
-
-_TYPES = {True: ("text/event-stream",), False: ("application/json", "application/problem+json")}
-
-
-def _failure(
-    client: Client, exchange: Exchange, parsed: ParsedAnswer, answered: bool
-) -> Failure | None:
-    """Say why the answer does not count, if it does not."""
-    status = exchange.status
-    if status is not None and status != 200:
-        kind = "redirect" if status in (301, 302, 303, 307, 308) else "http_status"
-        return Failure(kind, _error_text(exchange) or FAILURES[kind], status)
-    if parsed.error is not None:
-        return Failure("server_error", _message_of(parsed.error), status)
-    if parsed.failure is not None and (client.config.stream or exchange.error is None):
-        return dataclasses.replace(parsed.failure, http_status=status)
-    if exchange.error is not None and not parsed.complete:
-        return _failure_of(exchange.error, client.config, status)
-    if not answered:
-        return _wrong_content(client, exchange)
-    if not parsed.complete and parsed.finish is None:
-        return Failure("truncated", FAILURES["truncated"], status)
-    if not parsed.text and not parsed.chunk_ns and not parsed.reasoning:
-        return Failure("empty", f"{FAILURES['empty']} (finish reason: {parsed.finish})", status)
-    return None
-
-
-def _wrong_content(client: Client, exchange: Exchange) -> Failure:
-    """Say what a 200 with another content type was: an error object, or something else."""
-    text = _error_text(exchange)
-    with contextlib.suppress(ValueError, RecursionError):
-        body = json.loads(exchange.body)
-        if isinstance(body, dict) and body.get("error"):
-            return Failure("server_error", text, exchange.status)
-    expected = _TYPES[client.config.stream][0]
-    hint = (
-        '; set "stream": false' if client.config.stream and "json" in exchange.content_type else ""
-    )
-    return Failure(
-        "wrong_type",
-        f"{exchange.content_type} where {expected} was asked for{hint}: {text}",
-        exchange.status,
-    )
-
-
-def _failure_of(error: BaseException, config: Config, status: int | None) -> Failure:
-    """Name what went wrong on the way."""
-    if isinstance(error, asyncio.CancelledError):
-        return Failure("cancelled", FAILURES["cancelled"], status)
-    if isinstance(error, _IdleError):
-        return Failure("idle", f"no token for {config.idle_timeout:g} s", status)
-    if isinstance(error, TimeoutError):
-        return Failure("timeout", f"took longer than {config.timeout:g} s", status)
-    if isinstance(error, _TooLargeError):
-        return Failure("too_large", f"longer than {config.max_answer_bytes} bytes", status)
-    if isinstance(error, aiohttp.ClientPayloadError):
-        cut_off = isinstance(error.__cause__, ConnectionError) or "ConnectionReset" in str(error)
-        return Failure("reset" if cut_off else "truncated", f"the body broke off: {error}", status)
-    if isinstance(error, aiohttp.ClientResponseError | aiohttp.http_exceptions.HttpProcessingError):
-        return Failure(
-            "bad_http", f"{FAILURES['bad_http']}: {getattr(error, 'message', error)}", status
-        )
-    if isinstance(error, aiohttp.ClientError | OSError):
-        kind = _connection_kind(error)
-        if kind == "connect" and not isinstance(error, aiohttp.ClientConnectorError):
-            kind = "reset"
-        return Failure(kind, f"{FAILURES[kind]}: {error}", status)
-    logger.error("a request met a fault of this program", exc_info=error)
-    return Failure("internal", f"{type(error).__name__}: {error}", status)
+    await client.desk.wait_for_turn()
+    return client.fill(result, exchange)
 
 
 def _connection_kind(error: BaseException) -> str:
@@ -2177,9 +2340,7 @@ def _connection_kind(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientConnectorDNSError) or type(error).__name__ == "gaierror":
         return "dns"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return (
-            _connection_kind(error.os_error) if isinstance(error.os_error, OSError) else "connect"
-        )
+        return _connection_kind(error.os_error) if error.os_error else "connect"
     if isinstance(error, ConnectionRefusedError):
         return "connection_refused"
     if isinstance(error, ConnectionResetError | aiohttp.ServerDisconnectedError):
@@ -2189,96 +2350,14 @@ def _connection_kind(error: BaseException) -> str:
     return "connect"
 
 
-def _error_text(exchange: Exchange) -> str:
+def _error_text(body: bytes) -> str:
     """Return what the server said in an error's body."""
-    text = exchange.body[:QUOTED].decode("utf-8", "replace")
+    text = body[:QUOTED].decode("utf-8", "replace")
     with contextlib.suppress(ValueError, RecursionError):
-        body = json.loads(text)
-        if isinstance(body, dict) and body.get("error"):
-            return _message_of(body["error"])
+        content = json.loads(text)
+        if isinstance(content, dict) and content.get("error"):
+            return _message_of(content["error"])
     return text
-
-
-def _message_of(error: Any) -> str:
-    message = error.get("message") if isinstance(error, dict) else error
-    return (
-        message if isinstance(message, str) else json.dumps(error, ensure_ascii=False, default=str)
-    )
-
-
-def _fill_times(client: Client, exchange: Exchange, parsed: ParsedAnswer, result: Result) -> None:
-    start = client.start_ns
-    chunks = [(now_ns - start) // 1000 * 1000 for now_ns in parsed.chunk_ns]
-    result.sent_ns = _whole_us(exchange.sent_ns, start)
-    result.connect_ns = _whole_us(exchange.connect_ns, 0)
-    result.chunk_ns, result.chunks = chunks, len(chunks)
-    if chunks:
-        result.first_ns, result.end_ns = chunks[0], chunks[-1]
-        result.answer_ns = _whole_us(_first_answer_ns(parsed), start)
-    elif parsed.answer_ns:
-        result.end_ns = _whole_us(parsed.answer_ns[-1], start)
-
-
-def _whole_us(ns: int | None, start_ns: int) -> int | None:
-    return None if ns is None else (ns - start_ns) // 1000 * 1000
-
-
-def _first_answer_ns(parsed: ParsedAnswer) -> int | None:
-    """Return when the first answer text came that is not white space and does not stand in a leading <think> block."""
-    whole, position = "".join(parsed.text), 0
-    begin = _answer_start(whole)
-    begin += len(whole) - begin - len(whole[begin:].lstrip())
-    for text, now_ns in zip(parsed.text, parsed.answer_ns, strict=False):
-        position += len(text)
-        if position > begin:
-            return now_ns
-    return None
-
-
-def _fill_texts(client: Client, parsed: ParsedAnswer, result: Result) -> None:
-    redact = client.target.redact
-    result.answer = redact(_whole_text("".join(parsed.text)))
-    result.reasoning = redact(_whole_text("".join(parsed.reasoning)))
-    result.question = redact(result.question)
-    if parsed.finish is not None:
-        result.finish_reason = redact(_whole_text(str(parsed.finish)))[:200]
-
-
-def _whole_text(text: str) -> str:
-    """Return the text with surrogate pairs joined that two chunks had cut, and lone halves replaced."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
-
-
-def _fill_tokens(parsed: ParsedAnswer, result: Result) -> None:
-    """Take the token counts from the server's usage; count chunks where it gives none."""
-    usage = parsed.usage if isinstance(parsed.usage, dict) else {}
-    result.token, result.token_source = _count(usage, "completion_tokens"), "usage"
-    if result.token is None:
-        result.token, result.token_source = (
-            (result.chunks, "chunks") if result.chunks else (None, None)
-        )
-    result.prompt_tokens = _count(usage, "prompt_tokens")
-    result.reasoning_tokens = _count(usage, "completion_tokens_details", "reasoning_tokens")
-    result.cached_tokens = _count(usage, "prompt_tokens_details", "cached_tokens")
-    if result.cached_tokens is None:
-        result.cached_tokens = _count(usage, "prompt_cache_hit_tokens")
-    if result.reasoning_tokens is None:
-        result.reasoning_tokens = _count(usage, "reasoning_tokens")
-
-
-def _count(usage: Mapping[str, Any], *keys: str) -> int | None:
-    value: Any = usage
-    for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return (
-        value
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
-        else None
-    )
 
 
 # === Load ===
@@ -2673,7 +2752,7 @@ class LoadGenerator:
         self, planned: PlannedRequest, messages: list[dict[str, str]], kind: str, prefix: str = ""
     ) -> Result:
         """Return the result of a request that has no answer because of this program."""
-        result = _new_result(planned, messages)
+        result = planned.new_result(messages)
         result.status = _STATUS_OF_KIND.get(kind, "error")
         result.error = Failure(kind, prefix + FAILURES[kind])
         return result
@@ -3642,8 +3721,9 @@ def _drifting(run: Evidence) -> Reason | None:
     if worst is None or 1 / 1.2 < worst["ratio"] < 1.2:
         return None
     message = (
-        f"the median {_SHOWN[worst['metric']]} went from {format_ms(worst['first_half_ms'])} in the "
-        f"first half to {format_ms(worst['second_half_ms'])} in the second; use warmup, or run longer"
+        f"the median {Summary.METRICS[worst['metric']][0]} went from "
+        f"{format_ms(worst['first_half_ms'])} in the first half to "
+        f"{format_ms(worst['second_half_ms'])} in the second; use warmup, or run longer"
     )
     return Reason("SUSPECT", "drift", message)
 
@@ -3962,6 +4042,7 @@ class Journal:
         except OSError as error:
             if written:
                 self._cut(written)
+            self._fault = error  # the run ends; that it says how much is kept holds from now on
             raise self._failed(error) from None
         self._digest = JournalLine.digest(self._digest, line[len(self._prefix) :])
         self._seq, self._lines, self._prefix = self._seq + 1, self._lines + 1, b""
@@ -4556,15 +4637,15 @@ def logfmt(**values: Any) -> str:
 
 
 @contextlib.contextmanager
-def early_log() -> Iterator[None]:
-    """Keep what is logged before there is a log file."""
+def early_log() -> Iterator[logging.handlers.MemoryHandler]:
+    """Keep what is logged before there is a log file; close what logs at the end."""
     memory = logging.handlers.MemoryHandler(10_000, flushLevel=100, flushOnClose=False)
     logging.raiseExceptions = False  # a full disk costs the log, not the run
     logger.setLevel(logging.DEBUG)
     logger.addHandler(memory)
     logger.propagate = False
     try:
-        yield
+        yield memory
     finally:
         for handler in logger.handlers[:]:
             logger.removeHandler(handler)
@@ -4671,21 +4752,850 @@ def notice(message: str) -> None:
 
 
 # --- Terminal ---
+#
+# Numbers have three significant digits and a narrow space before their unit; no line breaks there.
+
+NARROW_SPACE = "\u202f"
+NOT_MEASURED = "–"
+# What stands in for a sign that an encoding lacks: as wide as it, so that columns stay straight.
+ASCII_SIGNS = str.maketrans(NARROW_SPACE + "–−·×▲✓✕─“”’", ' --|x!+x-""\'', "")
+VERDICT_SIGNS = {
+    "VALID": ("✓", "bold green", "trustworthy"),
+    "SUSPECT": ("▲", "bold yellow", "usable"),
+    "INVALID": ("✕", "bold red", "do not use these numbers"),
+}
+
+
+def format_number(value: float | None) -> str:
+    """Return a measured number with three significant digits; a dash when it was not measured."""
+    if value is None:
+        return NOT_MEASURED
+    rounded = float(f"{value:.3g}")
+    if not rounded or abs(rounded) < 1e-6:
+        return "0"
+    decimals = max(0, 2 - math.floor(math.log10(abs(rounded))))
+    return f"{rounded:,.{decimals}f}".replace("-", "−")
+
+
+def format_ms(value: float | None) -> str:
+    """Return a time for people: in ms, from a second in s, from two minutes in min."""
+    return format_interval((value,))
+
+
+def format_interval(bounds: Sequence[float | None]) -> str:
+    """Return the bounds of an interval in ms for people, in one unit: "1.18 to 1.80 s"."""
+    if None in bounds:
+        return NOT_MEASURED
+    known = cast(Sequence[float], bounds)
+    unit, size = "ms", 1.0
+    if max(known) >= 999.5:
+        unit, size = "s", 1000.0
+    if max(known) >= 119_500:
+        unit, size = "min", 60_000.0
+    return " to ".join(format_number(bound / size) for bound in known) + NARROW_SPACE + unit
+
+
+def format_share(*shares: float | None) -> str:
+    """Return a share or an interval of shares in percent: whole from 10, else with one decimal."""
+    if None in shares:
+        return NOT_MEASURED
+    texts = []
+    for share in cast(Sequence[float], shares):
+        percent = 100 * share
+        # 399 of 400 are not 100 %.
+        whole = 9.95 <= abs(percent) < 99.5 or round(percent, 1) in (0, 100)
+        text = f"{percent:.0f}" if whole else f"{percent:.1f}".removesuffix(".0")
+        texts.append(text.replace("-", "−"))
+    return " to ".join(texts) + NARROW_SPACE + "%"
+
+
+def headline(meta: Mapping[str, Any], aggregate: Mapping[str, Any]) -> str:
+    """Return the one sentence that says what a run shows, for a person to repeat aloud."""
+    return Headline(meta, aggregate).sentence()
+
+
+class Headline:
+    """Finds the sentence that says what a run shows: the first of its rules that applies.
+
+    Each rule is a method that returns its sentence, or None. What the run's validity puts in doubt
+    is not claimed: estimated tokens are "about", and times that are this program's own are no news.
+    """
+
+    GROWTH = 1.1  # a level pays when the total is this many times that of the level before
+    MISSED = 0.1  # the share of requests beyond a limit from which it is the news
+    FAILED = 0.01
+    MISSES: ClassVar = {
+        "ttft_ms": "start later than",
+        "tpot_ms": "need more for a token than",
+        "e2e_ms": "end later than",
+    }
+
+    def __init__(self, meta: Mapping[str, Any], aggregate: Mapping[str, Any]) -> None:
+        self.meta, self.aggregate = meta, aggregate
+        self.codes = {reason["code"] for reason in meta["validity"]["reasons"]}
+        self.about = "about " if "tokens_estimated" in self.codes else ""
+        by_level = {stage["concurrent"]: stage for stage in reversed(aggregate["stages"])}
+        self.stages = [by_level[level] for level in sorted(by_level)]
+        self.asked = aggregate["ok"] + aggregate["failed"]
+
+    def sentence(self) -> str:
+        """Return the sentence."""
+        rules = (
+            self.no_answer,
+            self.client_saturated,
+            self.quality_falls,
+            self.total_stops_growing,
+            self.total_grows,
+            self.limit_missed,
+            self.requests_fail,
+        )
+        found = (rule() for rule in rules)
+        return next((text for text in found if text is not None), None) or self.nothing_special()
+
+    def no_answer(self) -> str | None:
+        """Say why when every request failed."""
+        if self.aggregate["ok"]:
+            return None
+        if not self.aggregate["failures"]:
+            return "No answer came: nothing was asked."
+        kind, times = next(iter(self.aggregate["failures"].items()))
+        return f"No answer came: {times:,} × {kind.replace('_', ' ')}."
+
+    def client_saturated(self) -> str | None:
+        """Say when this program was the bottleneck."""
+        if "client_saturated" not in self.codes:
+            return None
+        return "These times are this program's own, not the server's."
+
+    def quality_falls(self) -> str | None:
+        """Say from which level on the same questions are answered worse, beyond chance."""
+        falls = None
+        for stage in reversed(self.stages[1:]):
+            if not self._answers_worse(stage["quality"].get("paired")):
+                break
+            falls = stage
+        if falls is None:
+            return None
+        before, after = (
+            format_share(stage["quality"]["under_load"]["avg"]) for stage in (self.stages[0], falls)
+        )
+        level = falls["concurrent"]
+        return f"From {level} at once on, answers get worse: {before} → {after} right."
+
+    def _answers_worse(self, paired: Mapping[str, int] | None) -> bool:
+        """Whether more pairs got worse than chance allows: exact sign test, two-sided (McNemar)."""
+        if paired is None or paired["worse"] <= paired["better"]:
+            return False
+        better, n = paired["better"], paired["better"] + paired["worse"]
+        tail = sum(math.comb(n, k) for k in range(better + 1))
+        return bool(2 * tail <= (1 - CONFIDENCE) * 2**n)
+
+    @property
+    def knee(self) -> int | None:
+        """The highest level at which the total still grew by a tenth; None unless it is a sweep."""
+        totals = [(stage["concurrent"], stage["tokens_per_s"]) for stage in self.stages]
+        known = [(level, total) for level, total in totals if total]
+        if len(known) < 2:
+            return None
+        knee = known[0][0]
+        for (_, before), (level, total) in itertools.pairwise(known):
+            if total >= self.GROWTH * before:
+                knee = level
+        return int(knee)
+
+    def total_stops_growing(self) -> str | None:
+        """Say what a sweep's levels beyond the knee cost."""
+        if self.knee is None or self.knee == self.stages[-1]["concurrent"]:
+            return None
+        knee = next(stage for stage in self.stages if stage["concurrent"] == self.knee)
+        top = [stage for stage in self.stages if stage["tokens_per_s"]][-1]
+        total = f"the total {self._change(knee['tokens_per_s'], top['tokens_per_s'])}"
+        before, after = one_user_speed(knee), one_user_speed(top)
+        if before is None or after is None or after >= 0.995 * before:
+            return f"Beyond {self.knee} at once, {total}."
+        speed = f"each user's speed {self._change(before, after)}"
+        if 0.45 <= after / before <= 0.55:
+            speed = "each user's speed halves"
+        return f"Beyond {self.knee} at once, users only slow each other down: {total}, {speed}."
+
+    def _change(self, before: float, after: float) -> str:
+        change = after / before - 1
+        if abs(change) < 0.0005:
+            return "stays the same"
+        way = "grows" if change > 0 else "falls by"
+        return f"{way} {self.about}{format_share(abs(change))}"
+
+    def total_grows(self) -> str | None:
+        """Say how far a sweep got whose highest level still pays."""
+        if self.knee is None:
+            return None
+        total = format_number(self.stages[-1]["tokens_per_s"])
+        return (
+            f"Up to {self.knee} at once the total keeps growing, to {self.about}{total} tokens/s."
+        )
+
+    def limit_missed(self) -> str | None:
+        """Say when a tenth of the requests were answered, but beyond a limit of `slo`."""
+        slo = {key: limit for key, limit in self.meta["config"]["slo"].items() if limit is not None}
+        good, failed = self.aggregate["good"], self.aggregate["failed"]
+        if good is None or self.aggregate["ok"] - good < self.MISSED * self.asked:
+            return None
+        what = "miss a limit"
+        if len(slo) == 1 and slo.keys() <= self.MISSES.keys():
+            ((key, limit),) = slo.items()
+            what = f"{self.MISSES[key]} the limit of {format_limit(limit)}"
+        also = f", and {failed:,} fail outright" if failed else ""
+        return f"{self.aggregate['ok'] - good:,} of {self.asked:,} requests {what}{also}."
+
+    def requests_fail(self) -> str | None:
+        """Say when a hundredth of the requests failed."""
+        failed = self.aggregate["failed"]
+        if failed < self.FAILED * self.asked or not failed:
+            return None
+        kind = next(iter(self.aggregate["failures"])).replace("_", " ")
+        return f"{failed:,} of {self.asked:,} requests fail, most often {kind}."
+
+    def nothing_special(self) -> str:
+        """Say how fast and how good the answers are."""
+        aggregate, parts = self.aggregate, []
+        if self.stages:  # over several levels they would mix
+            return f"{aggregate['ok']:,} of {self.asked:,} requests were answered."
+        speed, quality = one_user_speed(aggregate), aggregate["quality"]
+        if aggregate["ttft_ms"]["n"]:
+            start = format_ms(aggregate["ttft_ms"]["p50"])
+            parts.append(f"Half of the answers start within {start}")
+        else:
+            parts.append(f"Half of the answers end within {format_ms(aggregate['e2e_ms']['p50'])}")
+        if speed is not None:
+            parts.append(f"a user gets {self.about}{format_number(speed)} tokens/s")
+        if quality["graded"]:
+            right = format_share(quality["of_answers"]["avg"])
+            parts.append(f"{right} of the graded answers are right")
+        return "; ".join(parts) + "."
+
+
+def one_user_speed(part: Mapping[str, Any]) -> float | None:
+    """Return the tokens/s that one user sees: from the median TPOT of an aggregate or a stage."""
+    tpot_ms = part["tpot_ms"]["p50"]
+    return 1000 / tpot_ms if tpot_ms else None
+
+
+def format_limit(limit_ms: float) -> str:
+    """Return a limit as the user wrote it, in s from a second: no digit more."""
+    size, unit = (1000, "s") if limit_ms >= 1000 else (1, "ms")
+    return f"{limit_ms / size:,.12g}{NARROW_SPACE}{unit}"
+
+
+def styled(*pieces: str | tuple[str, str] | rich.text.Text) -> rich.text.Text:
+    """Return a line of plain and styled pieces; nothing in them is read as markup."""
+    import rich.text  # noqa: PLC0415
+
+    return rich.text.Text.assemble(*pieces)
+
+
+def wrapped(line: str | rich.text.Text, width: int, hang: int = 0) -> list[rich.text.Text]:
+    """Return the line as lines of at most `width` columns, the later ones indented by `hang`.
+
+    Broken at spaces only: a longer word, such as a path, stays whole, and the terminal wraps it.
+    A text with `no_wrap` (a command to copy) stays whole too.
+    """
+    from rich.cells import cell_len  # noqa: PLC0415
+
+    text = styled(line) if isinstance(line, str) else line
+    if text.no_wrap:
+        return [text]
+    breaks, used = list[int](), 0
+    for word in re.finditer(r" *[^ ]+", text.plain):
+        size = cell_len(word.group())
+        if used and used + size > width:
+            blanks = len(word.group()) - len(word.group().lstrip(" "))
+            breaks.append(word.start() + blanks)
+            used, size = hang, size - blanks
+        used += size
+    first, *rest = text.divide(breaks)
+    for part in (first, *rest):
+        part.rstrip()
+    return [first, *(styled(" " * hang, part) for part in rest)]
+
+
+class Column(NamedTuple):
+    """A column of a table."""
+
+    header: str  # of one line or two
+    weight: int = 0  # the lightest columns leave a narrow terminal first, of equal ones the last
+    label: str = ""  # of its row when the table is turned; has a second line for cells of two parts
+
+
+Cell = str | tuple[str, str]  # a text, or a value and its interval
+
+
+class Table:
+    """Figures in columns. What does not fit leaves, column by column; nothing is ever cut.
+
+    On a terminal narrower than `turned_below` columns the table is turned: each of its rows becomes
+    a column, four at a time, with the figures that a usual terminal would show.
+    """
+
+    GAP = 2
+    AT_ONCE = 4
+    USUAL_WIDTH = 80
+
+    def __init__(self, *columns: Column, turned_below: int = 0) -> None:
+        self.columns, self.turned_below = columns, turned_below
+        self.rows = list[tuple[Cell, ...]]()
+
+    def add_row(self, *cells: Cell) -> None:
+        """Add a row; the first cell is its label."""
+        self.rows.append(cells)
+
+    def lines(self, width: int) -> list[rich.text.Text]:
+        """Return the table's lines for a terminal of this width."""
+        if width < self.turned_below:
+            return self._turned(width)
+        kept = self._fitting(width)
+        headers = [self.columns[place].header.split("\n") for place in kept]
+        height = max(map(len, headers))
+        above = [[""] * (height - len(header)) + header for header in headers]
+        body = [[self._joined(row[place]) for place in kept] for row in self.rows]
+        return self._laid_out([list(line) for line in zip(*above, strict=True)], body)
+
+    @staticmethod
+    def _joined(cell: Cell) -> str:
+        if isinstance(cell, str):
+            return cell
+        value, interval = cell
+        return f"{value} ({interval})" if interval else value
+
+    def _fitting(self, width: int) -> list[int]:
+        """Return the places of the columns that fit; the first two always stay."""
+        from rich.cells import cell_len  # noqa: PLC0415
+
+        sizes = [
+            max(
+                *(cell_len(line) for line in column.header.split("\n")),
+                *(cell_len(self._joined(row[place])) for row in self.rows),
+                0,
+            )
+            for place, column in enumerate(self.columns)
+        ]
+        kept = list(range(len(self.columns)))
+        while len(kept) > 2 and sum(sizes[place] + self.GAP for place in kept) - self.GAP > width:
+            kept.remove(min(kept[1:], key=lambda place: (self.columns[place].weight, -place)))
+        return kept
+
+    def _turned(self, width: int) -> list[rich.text.Text]:
+        """Return the table with a column for each of its rows, in blocks of as many as fit."""
+        rows = list[list[str]]()
+        for place in self._fitting(self.USUAL_WIDTH)[1:]:
+            cells = [row[place] for row in self.rows]
+            column = self.columns[place]
+            labels = (column.label or column.header.replace("\n", " ")).split("\n")
+            parts = [(cell, "") if isinstance(cell, str) else cell for cell in cells]
+            rows.append([labels[0], *(value for value, _ in parts)])
+            if any(interval for _, interval in parts):
+                rows.append([labels[-1], *(interval for _, interval in parts)])
+        first = self.columns[0]
+        head = [first.label or first.header.replace("\n", " ")]
+        head += [self._joined(row[0]) for row in self.rows]
+        begin = 1
+        lines: list[rich.text.Text] = []
+        while begin < len(head):
+            for end in range(min(begin + self.AT_ONCE, len(head)), begin, -1):
+                block = [[line[0], *line[begin:end]] for line in (head, *rows)]
+                laid_out = self._laid_out(block[:1], block[1:], words_first=True)
+                if laid_out[0].cell_len <= width or end == begin + 1:
+                    break
+            lines += [styled(""), *laid_out] if lines else laid_out
+            begin = end
+        return lines
+
+    def _laid_out(
+        self, above: list[list[str]], body: list[list[str]], *, words_first: bool = False
+    ) -> list[rich.text.Text]:
+        """Return the lines under their header: words at the left, figures at the right."""
+        from rich.cells import cell_len  # noqa: PLC0415
+
+        sizes = [max(map(cell_len, column)) for column in zip(*above, *body, strict=True)]
+        figures = not words_first and all(re.fullmatch(r"[\d,]+", row[0]) for row in body)
+        lines: list[rich.text.Text] = []
+        for row in (*above, *body):
+            blanks = [" " * (size - cell_len(cell)) for cell, size in zip(row, sizes, strict=True)]
+            first = blanks[0] + row[0] if figures else row[0] + blanks[0]
+            rest = [blank + cell for blank, cell in zip(blanks[1:], row[1:], strict=True)]
+            gap = " " * self.GAP
+            if len(lines) < len(above):
+                lines.append(styled((gap.join((first, *rest)), "dim")))
+            else:
+                lines.append(styled((first, "dim" if words_first else "bold"), gap, gap.join(rest)))
+        lines.insert(len(above), styled(("─" * lines[0].cell_len, "dim")))
+        return lines
+
+
+def table(first: str | Column, *columns: str | Column, turned_below: int = 0) -> Table:
+    """Return a table to fill by `add_row` and to `show`; `first` heads the labels of its rows.
+
+    On a narrow terminal columns leave from the right, unless a Column says how much it weighs.
+    """
+    made = [Column(column) if isinstance(column, str) else column for column in (first, *columns)]
+    return Table(*made, turned_below=turned_below)
+
+
+def _console(file: TextIO) -> rich.console.Console:
+    import rich.console  # noqa: PLC0415
+
+    width = None if file.isatty() else Table.USUAL_WIDTH
+    return rich.console.Console(file=file, width=width, highlight=False)
+
+
+def terminal_width(file: TextIO | None = None) -> int:
+    """Return how many columns stdout, or another file, has; 80 when it is no terminal."""
+    file = file or sys.stdout
+    return max(_console(file).width, 20) if file and not file.closed else Table.USUAL_WIDTH
+
+
+def show(parts: Iterable[str | rich.text.Text | Table], file: TextIO | None = None) -> None:
+    """Print lines and tables, as wide as the terminal; the one place that does.
+
+    A reader that went away (`| head`), or a full disk that the output goes to, is no fault.
+    """
+    file = file or sys.stdout
+    if file is None or file.closed:
+        return
+    console, width = _console(file), terminal_width(file)
+    try:
+        with console.capture() as captured:  # which flushes the file
+            for part in parts:
+                lines = part.lines(width) if isinstance(part, Table) else wrapped(part, width)
+                for line in lines:
+                    console.print(line, markup=False, soft_wrap=True)
+        file.write(encodable(captured.get(), file))
+        file.flush()
+    except OSError:
+        with contextlib.suppress(OSError):  # or Python says at its exit that it cannot flush
+            os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+
+
+def encodable(text: str, file: TextIO) -> str:
+    """Return the text as the file's encoding can hold it; where it lacks a sign, in ASCII."""
+    encoding = file.encoding or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = text.replace("≤" + NARROW_SPACE, "<=").replace("≥" + NARROW_SPACE, ">=")
+        text = text.replace("→", "->").replace("…", "...").translate(ASCII_SIGNS)
+        return text.encode(encoding, "replace").decode(encoding)
+    return text
+
+
+def summary_lines(
+    name: str,
+    meta: Mapping[str, Any],
+    aggregate: Mapping[str, Any],
+    width: int,
+    files: Mapping[str, object] | None = None,
+) -> list[rich.text.Text]:
+    """Return the lines that tell a person about a run, for a terminal of this width.
+
+    `files` are the last lines, label and text: where the results are, what was used, what is next.
+    """
+    return Summary(name, meta, aggregate, width).lines(files or {})
+
+
+class Summary:
+    """Lays out what a terminal shows of a run: the answer first, then what it rests on."""
+
+    KEY_WIDTH = 9
+    TURNED_BELOW = 72
+    IN_LEVELS = ("ttft_ms", "e2e_ms")
+    METRICS: ClassVar = {
+        "ttft_ms": ("TTFT", "TTFT: time to the first token."),
+        "answer_ttft_ms": ("answer TTFT", "answer TTFT: to the first token after the reasoning."),
+        "tpot_ms": ("TPOT", "TPOT: time for each further token."),
+        "itl_ms": ("ITL", "ITL: gap between two chunks."),
+        "e2e_ms": ("E2E", "E2E: time to the last token."),
+        "queue_ms": ("queue", "queue: sent later than scheduled by."),
+        "scheduled_ttft_ms": ("TTFT, scheduled", ""),
+        "scheduled_e2e_ms": ("E2E, scheduled", "scheduled: from the time when it should be sent."),
+    }
+    LIMITS: ClassVar = {
+        "ttft_ms": "first token",
+        "tpot_ms": "each further one",
+        "e2e_ms": "whole answer",
+    }
+
+    def __init__(
+        self, name: str, meta: Mapping[str, Any], aggregate: Mapping[str, Any], width: int
+    ) -> None:
+        self.name, self.meta, self.aggregate, self.width = name, meta, aggregate, width
+        self.stages: Sequence[Mapping[str, Any]] = aggregate["stages"]
+        self.parts = self.stages or [aggregate]
+        validity = meta["validity"]
+        self.verdict: str = validity["verdict"]
+        self.reasons: Sequence[Mapping[str, str]] = validity["reasons"]
+        self.notes: Sequence[Mapping[str, str]] = validity.get("notes", ())
+        self.slo = {key: limit for key, limit in meta["config"]["slo"].items() if limit is not None}
+
+    def lines(self, files: Mapping[str, object]) -> list[rich.text.Text]:
+        """Return the blocks, one below the other, with an empty line between them."""
+        below = [] if self.verdict == "INVALID" else self._reasons()
+        blocks = [
+            self._top(),
+            [] if self.stages else self._figures(),
+            self._table().lines(self.width) if self.aggregate["ok"] else [],
+            wrapped(styled((self._legend(), "dim")), self.width),
+            [*self._failures(), *below, *self._notes()],
+            self._thresholds(),
+            [
+                line
+                for label, text in files.items()
+                for line in self._keyed(label, printable(text, 4000), whole=True)
+            ],
+        ]
+        lines: list[rich.text.Text] = []
+        for block in blocks:
+            if any(line.plain for line in block):
+                lines += [styled(""), *block] if lines else block
+        return lines
+
+    def _keyed(
+        self, key: str, text: str, style: str = "dim", *, whole: bool = False
+    ) -> list[rich.text.Text]:
+        line = styled((key.ljust(self.KEY_WIDTH), style), text)
+        line.no_wrap = whole
+        return wrapped(line, self.width, hang=self.KEY_WIDTH)
+
+    # What comes first
+
+    def _top(self) -> list[rich.text.Text]:
+        """Return name and verdict, the sentence, what was run; above it why not to use the run."""
+        sign, style, meaning = VERDICT_SIGNS[self.verdict]
+        if self.verdict == "SUSPECT":
+            caveats = len(self.reasons)
+            meaning += f", {caveats} caveat{'s' if caveats > 1 else ''}"
+        name = styled((printable(self.name), "bold"))
+        verdict = styled((f"{sign} {self.verdict}: {meaning}", style))
+        room = self.width - name.cell_len - verdict.cell_len
+        first = [name, verdict] if room < 2 else [styled(name, " " * room, verdict)]
+        return [
+            *first,
+            *(self._reasons() if self.verdict == "INVALID" else ()),
+            *wrapped(styled((headline(self.meta, self.aggregate), "bold")), self.width),
+            *wrapped(self._what_was_run(), self.width),
+        ]
+
+    def _what_was_run(self) -> rich.text.Text:
+        meta, config = self.meta, self.meta["config"]
+        server = printable(meta["server"], 100)
+        if meta["embedded"]:
+            server += f" {printable(meta['embedded'].get('engine', ''), 60)}"
+        asked = meta.get("questions_asked", meta["questions"])
+        what = f"{asked} questions"
+        if config["duration"] is not None:
+            what = f"{config['duration']:g}{NARROW_SPACE}s"
+        pieces = [
+            f"{printable(meta['model'], 100)} on {server}",
+            config["api"] + (", streaming" if config["stream"] else ""),
+            what + (" a level" if self.stages else ""),
+        ]
+        if config["rate"] is not None:
+            pieces.append(f"{config['rate']:g} requests/s ({config['arrival']})")
+        if not self.stages:
+            most = " at most" if config["rate"] is not None else ""
+            pieces.append(f"{meta['concurrent']} at once{most}")
+        pieces.append(format_ms(meta["total_duration_ms"]))
+        if meta["status"] != "complete":
+            pieces.append("interrupted")
+        text = styled((" · ".join(pieces), "dim"))
+        if meta["tls_verified"] is False:
+            text = styled(text, (" · ", "dim"), ("TLS not verified", "bold red"))
+        return text
+
+    # One level
+
+    def _figures(self) -> list[rich.text.Text]:
+        """Return what a run at one level has beside its latencies: counts, speed, quality."""
+        aggregate = self.aggregate
+        lines: list[rich.text.Text] = []
+        counts = [f"{aggregate['ok']:,} ok", f"{aggregate['failed']:,} failed"]
+        if aggregate["cancelled"]:
+            counts.append(f"{aggregate['cancelled']:,} cancelled")
+        if aggregate["good"] is not None:
+            counts.append(f"{self._within_limits(aggregate)} within limits")
+        lines += self._keyed("answers", " · ".join(counts))
+        if aggregate["ok"]:
+            lines += self._keyed("speed", self._speed())
+        if aggregate["quality"]["graded"] or aggregate["quality"]["ungraded"]:
+            lines += self._keyed("quality", self._quality())
+        return lines
+
+    def _speed(self) -> str:
+        aggregate = self.aggregate
+        about = "about " if "tokens_estimated" in {r["code"] for r in self.reasons} else ""
+        pieces = [f"{about}{format_number(aggregate['tokens_per_s'])} tokens/s in all"]
+        one_user = one_user_speed(aggregate)
+        if one_user is not None:
+            pieces[0] += f", {format_number(one_user)} for one user"
+        pieces.append(f"{format_number(aggregate['requests_per_s'])} requests/s")
+        if aggregate["token_sum"] is not None:
+            each = format_number(aggregate["token_avg"])
+            pieces.append(f"{aggregate['token_sum']:,} tokens, {each} an answer")
+        drain_ms, duration_ms = aggregate["drain_ms"], aggregate["duration_ms"]
+        if drain_ms and duration_ms and drain_ms > 0.2 * duration_ms:
+            pieces.append(f"{format_ms(drain_ms)} of it only for the last answers to end")
+        return " · ".join(pieces)
+
+    def _quality(self) -> str:
+        quality, pieces = self.aggregate["quality"], list[str]()
+        answers, under_load = quality["of_answers"], quality["under_load"]
+        if answers["n"]:
+            right, interval = format_share(answers["avg"]), format_share(*answers["ci95"])
+            pieces.append(f"{right} of {answers['n']:,} graded answers right ({interval})")
+        if under_load["n"] != answers["n"]:
+            pieces.append(f"{format_share(under_load['avg'])} when failures count as wrong")
+        if quality["ungraded"]:
+            pieces.append(f"{quality['ungraded']:,} not graded, see grade_reason")
+        if quality["tokens_per_correct"] is not None:
+            pieces.append(f"{format_number(quality['tokens_per_correct'])} tokens a right one")
+        return " · ".join(pieces)
+
+    def _within_limits(self, part: Mapping[str, Any]) -> str:
+        """Return how many requests met every limit: up to 100 a count, above a share."""
+        if part["good"] is None:
+            return NOT_MEASURED
+        asked = part["ok"] + part["failed"]
+        if asked <= 100:
+            return f"{part['good']}/{asked}"
+        return format_share(part["good"] / asked)
+
+    # The table
+
+    def _table(self) -> Table:
+        return self._levels() if self.stages else self._latencies()
+
+    def _levels(self) -> Table:
+        """Return the levels of a sweep side by side; light columns are for wide terminals."""
+
+        def column(
+            header: str, weight: int, cell: Callable[[Mapping[str, Any]], Cell], label: str = ""
+        ) -> tuple[Column, list[Cell]]:
+            return Column(header, weight, label), [cell(stage) for stage in self.stages]
+
+        lowest = min(stage["concurrent"] for stage in self.stages)
+        percent = f"95{NARROW_SPACE}%"
+        columns = [
+            column("at\nonce", 100, lambda stage: str(stage["concurrent"]), "requests at once"),
+            column("ok", 40, lambda stage: f"{stage['ok']:,}"),
+            column("failed", 80, lambda stage: f"{stage['failed']:,}"),
+            column("tokens/s\ntotal", 90, self._total, "tokens/s, total"),
+            column("tokens/s\none user", 85, self._one_user, "tokens/s, one user"),
+            column("TTFT\np50", 60, self._time("ttft_ms", "p50"), "TTFT p50"),
+            column("TTFT\np95", 15, self._time("ttft_ms", "p95")),
+            column("E2E\np50", 30, self._time("e2e_ms", "p50"), "E2E p50"),
+            column("E2E\np95", 10, self._time("e2e_ms", "p95")),
+            column("within\nlimits", 50, self._within_limits),
+            column(
+                f"right answers\n{percent} interval",
+                70,
+                self._right,
+                f"right answers\n  {percent} interval",
+            ),
+            column(f"answered\nunlike at {lowest}", 5, self._unlike),
+        ]
+        shown = [part for part in columns if any(cell != NOT_MEASURED for cell in part[1])]
+        levels = table(*(column for column, _ in shown), turned_below=self.TURNED_BELOW)
+        for row in zip(*(cells for _, cells in shown), strict=True):
+            levels.add_row(*row)
+        return levels
+
+    @staticmethod
+    def _total(stage: Mapping[str, Any]) -> str:
+        return format_number(stage["tokens_per_s"])
+
+    @staticmethod
+    def _one_user(stage: Mapping[str, Any]) -> str:
+        return format_number(one_user_speed(stage))
+
+    @staticmethod
+    def _right(stage: Mapping[str, Any]) -> Cell:
+        """Return the share of right answers, a failed request counting as a wrong one."""
+        under_load = stage["quality"]["under_load"]
+        if not under_load["n"]:
+            return NOT_MEASURED
+        interval = format_share(*under_load["ci95"])
+        return format_share(under_load["avg"]), interval.removesuffix(f"{NARROW_SPACE}%")
+
+    @staticmethod
+    def _unlike(stage: Mapping[str, Any]) -> str:
+        """Return how many answers differ from those to the same questions at the lowest level."""
+        stability = stage["quality"]["stability"]
+        return NOT_MEASURED if stability is None else format_share(stability["avg"])
+
+    @staticmethod
+    def _time(metric: str, name: str) -> Callable[[Mapping[str, Any]], str]:
+        """Return what formats a percentile: in brackets when too few answers support it."""
+
+        def cell(part: Mapping[str, Any]) -> str:
+            values = part[metric]
+            text = format_ms(values[name])
+            return f"({text})" if values["n"] and None in values["ci95"][name] else text
+
+        return cell
+
+    def _latencies(self) -> Table:
+        """Return the latencies of one level: a row a metric, the median with its interval."""
+        latencies = table(
+            "",
+            Column(f"p50 (95{NARROW_SPACE}% interval)", 90),
+            Column("p90", 50),
+            Column("p95", 70),
+            Column("p99", 60),
+            Column("max", 40),
+            Column("avg", 30),
+        )
+        for metric in self._measured():
+            row = self.aggregate[metric]
+            interval = row["ci95"]["p50"]
+            p50 = self._time(metric, "p50")(self.aggregate)
+            shown = "" if None in interval else format_interval(interval)
+            shown = shown.removesuffix(NARROW_SPACE + p50.rpartition(NARROW_SPACE)[2])
+            high = (self._time(metric, name)(self.aggregate) for name in ("p90", "p95", "p99"))
+            ends = (format_ms(row["max"]), format_ms(row["avg"]))
+            latencies.add_row(self.METRICS[metric][0], (p50, shown), *high, *ends)
+        late = self.aggregate["e2e_with_timeouts_ms"]
+        if late["timeouts"]:
+            cells = [
+                ("≥" + NARROW_SPACE if name in late["lower_bounds"] else "") + format_ms(late[name])
+                for name in PERCENTILES
+            ]
+            latencies.add_row("E2E, with timeouts", *cells, "", "")
+        return latencies
+
+    def _measured(self) -> list[str]:
+        """Return the metrics that were measured; the answer's own TTFT only where it differs."""
+        shown = [metric for metric in self.METRICS if any(part[metric]["n"] for part in self.parts)]
+        same = all(
+            part["answer_ttft_ms"]["p50"] == part["ttft_ms"]["p50"] or not part["ttft_ms"]["n"]
+            for part in self.parts
+        )
+        return [metric for metric in shown if metric != "answer_ttft_ms" or not same]
+
+    def _legend(self) -> str:
+        """Say what the table's words mean, what its brackets mean, and what was not measured."""
+        if not self.aggregate["ok"]:
+            return ""
+        measured = self._measured()
+        shown = [metric for metric in measured if not self.stages or metric in self.IN_LEVELS]
+        sentences = [self.METRICS[metric][1] for metric in shown]
+        sentences.append("p50: half are faster.")
+        if self.slo:
+            limits = [
+                f"{what} ≤{NARROW_SPACE}{format_limit(self.slo[key])}"
+                for key, what in self.LIMITS.items()
+                if key in self.slo
+            ]
+            if "quality" in self.slo:
+                limits.append(f"quality ≥{NARROW_SPACE}{self.slo['quality']:g}")
+            sentences.append(f"Limits: {', '.join(limits)}.")
+        if not any(part["ttft_ms"]["n"] for part in self.parts):
+            sentences.append("TTFT was not measured: that needs stream.")
+        sentences.append(self._needs_more())
+        return " ".join(filter(None, sentences))
+
+    def _needs_more(self) -> str:
+        """Say what the brackets mean, and how many more answers each percentile needs about."""
+        fewest = min((part for part in self.parts if part["ok"]), key=lambda part: part["ok"])
+        n = fewest["ok"]
+        supporting = fewest["e2e_ms"].get("n_eff") or n
+        needs = [
+            f"{name} needs about {math.ceil((min_samples(share) - supporting) * n / supporting):,}"
+            for name, share in PERCENTILES.items()
+            if min_samples(share) > supporting
+        ]
+        if not needs or (self.stages and supporting >= min_samples(PERCENTILES["p50"])):
+            return ""
+        more = " more a level." if self.stages else " more."
+        return "In brackets: too few answers for an interval; " + ", ".join(needs) + more
+
+    # What the numbers rest on
+
+    def _failures(self) -> list[rich.text.Text]:
+        return [
+            line
+            for kind, times in self.aggregate["failures"].items()
+            for line in self._keyed("failed", f"{times:,} × {kind}: {FAILURES.get(kind, '')}")
+        ]
+
+    def _reasons(self) -> list[rich.text.Text]:
+        sign, style, _ = VERDICT_SIGNS[self.verdict]
+        return [line for reason in self.reasons for line in self._remark(reason, sign, style)]
+
+    def _notes(self) -> list[rich.text.Text]:
+        return [line for note in self.notes for line in self._remark(note, "·", "dim")]
+
+    def _remark(self, remark: Mapping[str, str], sign: str, style: str) -> list[rich.text.Text]:
+        code, message = printable(remark["code"]), printable(remark["message"])
+        return wrapped(styled((f"{sign} {code}", style), f"  {message}"), self.width, hang=2)
+
+    def _thresholds(self) -> list[rich.text.Text]:
+        lines: list[rich.text.Text] = []
+        for check in self.meta["thresholds"]:
+            value = NOT_MEASURED if check["value"] is None else f"{check['value']:.6g}"
+            text = f"{printable(check['metric'])} {printable(check['condition'])}: {value}"
+            verdict, style = ("met", "green") if check["met"] else ("missed", "bold red")
+            lines += self._keyed(verdict, text, style)
+        return lines
+
+
+def next_command(name: str, meta: Mapping[str, Any], folder: str = "") -> dict[str, str]:
+    """Return what to do next with a run, as the last of `summary_lines`' files: label and command.
+
+    `folder` is where its results are when they are not beside the config.
+    """
+    where = f" --results-dir {shlex.quote(folder)}" if folder else ""
+    run = shlex.quote(name)
+    if meta["status"] != "complete":
+        return {"go on": f"{program()} {run} --resume{where}"}
+    if "report" in TOOLS:
+        return {"look": f"{program()} report {run}{where}"}
+    return {"check": f"{program()} verify {run}{where}"}
+
+
+def program() -> str:
+    """Return how this program is started from here, for a command that a person can copy."""
+    return f"python3 {shlex.quote(sys.argv[0] or 'llm_stresstest.py')}"
+
+
+def failure_line(name: str, meta: Mapping[str, Any]) -> str | None:
+    """Return the line that says why a saved run ends with exit code 1; None when it does not."""
+    verdict, reasons = meta["validity"]["verdict"], meta["validity"]["reasons"]
+    if verdict == "INVALID":
+        meaning = VERDICT_SIGNS[verdict][2]
+        return f"{name} is INVALID, {meaning}: {reasons[0]['code']}: {reasons[0]['message']}"
+    missed = [check for check in meta["thresholds"] if not check["met"]]
+    if not missed:
+        return None
+    texts = [
+        f"{check['metric']} {check['condition']}, "
+        + ("not measured" if check["value"] is None else f"it is {check['value']:.6g}")
+        for check in missed
+    ]
+    return f"{name} missed {'; '.join(texts)}"
 
 
 class Progress:
-    """Shows how far the load is on stderr: a bar on a terminal, a plain line now and then without one."""
+    """Shows on stderr how far the load is: a bar, or without a terminal a line now and then."""
 
     PLAIN_S = 10.0
     TERMINAL_S = 0.25
 
-    def __init__(self, total: int | None) -> None:
-        self.total = total
-        self.ok = self.failed = self.tokens = 0
+    def __init__(self, total: int | None, levels: Sequence[int] = ()) -> None:
+        self.total, self.levels = total, levels
+        self.ok = self.failed = self.tokens = self.stage = 0
         self.start_ns = clock()
 
     def add(self, result: Result) -> None:
         """Count a result."""
+        self.stage = max(self.stage, result.stage)
         if result.ok:
             self.ok += 1
             self.tokens += result.token or 0
@@ -4695,7 +5605,7 @@ class Progress:
     @contextlib.asynccontextmanager
     async def shown(self, *, quiet: bool) -> AsyncIterator[None]:
         """Show it while the block runs."""
-        if quiet:
+        if quiet or sys.stderr is None:
             yield
             return
         import rich.progress  # noqa: F401, PLC0415  here, because it takes a while: not in the measured window
@@ -4714,355 +5624,61 @@ class Progress:
         """Output tokens of finished answers per second so far."""
         return self.tokens / max((clock() - self.start_ns) / NS_PER_S, 1e-9)
 
+    @property
+    def level(self) -> str:
+        """Which level of a sweep is asked; empty unless it is one."""
+        if len(self.levels) < 2:
+            return ""
+        return f"{self.levels[min(self.stage, len(self.levels) - 1)]} at once  "
+
     async def _show_lines(self) -> None:
         while True:
             await asyncio.sleep(self.PLAIN_S)
-            of = "" if self.total is None else f" of {self.total}"
-            text = f"{self.ok + self.failed}{of} answered, {self.failed} failed, {self.speed:.0f} tokens/s"
+            of = "" if self.total is None else f" of {self.total:,}"
+            counts = f"{self.ok + self.failed:,}{of} answered, {self.failed:,} failed"
+            speed = f"{format_number(self.speed)} tokens/s"
             with contextlib.suppress(OSError):
-                sys.stderr.write(text + "\n")
+                sys.stderr.write(f"{self.level}{counts}, {speed}\n")
 
     async def _show_bar(self) -> None:
         import rich.progress  # noqa: PLC0415
 
-        columns = (
-            rich.progress.SpinnerColumn(style="cyan"),
-            rich.progress.TextColumn("{task.description}"),
-            rich.progress.BarColumn(bar_width=30, complete_style="cyan", finished_style="green"),
-            rich.progress.MofNCompleteColumn(),
-            rich.progress.TextColumn(" {task.fields[counts]}"),
-            rich.progress.TimeElapsedColumn(),
-            rich.progress.TextColumn("ETA"),
-            rich.progress.TimeRemainingColumn(),
-        )
+        wide = terminal_width(sys.stderr) >= 100
+        counts = rich.progress.TextColumn("{task.description}")
+        done, bar_width = rich.progress.MofNCompleteColumn(), 30 if wide else 10
+        times: list[rich.progress.ProgressColumn] = [rich.progress.TimeRemainingColumn()]
+        if wide:
+            times = [
+                rich.progress.TimeElapsedColumn(),
+                rich.progress.TextColumn("[dim]left[/]"),
+                *times,
+            ]
         # Drawn from here: the library's own thread would compete with the loop for the interpreter.
         with rich.progress.Progress(
-            *columns, console=_console(sys.stderr), auto_refresh=False, transient=True
+            rich.progress.BarColumn(bar_width=bar_width, complete_style="", finished_style=""),
+            done,
+            counts,
+            *times,
+            console=_console(sys.stderr),
+            auto_refresh=False,
+            transient=True,
         ) as bar:
-            task = bar.add_task("asking", total=self.total, counts="")
+            task = bar.add_task("", total=self.total)
             while True:
-                failed = f"[red]{self.failed} failed[/]" if self.failed else "[dim]0 failed[/]"
-                counts = f"[green]{self.ok} ok[/]  {failed}  {self.speed:.0f} tokens/s "
-                bar.update(task, completed=self.ok + self.failed, counts=counts)
+                style = "bold red" if self.failed else "dim"
+                failed = f"[{style}]{self.failed:,} failed[/]"
+                speed = f"{format_number(self.speed)} tokens/s"
+                done_count = self.ok + self.failed
+                bar.update(task, completed=done_count, description=f"{self.level}{failed}  {speed}")
                 bar.refresh()
                 await asyncio.sleep(self.TERMINAL_S)
-
-
-def _console(file: TextIO) -> rich.console.Console:
-    import rich.console  # noqa: PLC0415
-
-    width = None if file.isatty() else 100
-    return rich.console.Console(file=file, width=width, highlight=False, soft_wrap=False)
-
-
-def format_ms(value: float | None) -> str:
-    """Return a time for people: three digits that matter, in ms or s."""
-    if value is None:
-        return "–"
-    if value >= 10_000:
-        return f"{value / 1000:.1f} s"
-    return (
-        f"{value:.0f} ms"
-        if value >= 100
-        else f"{value:.1f} ms"
-        if value >= 10
-        else f"{value:.2f} ms"
-    )
-
-
-def _number(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{value:,.{digits}f}"
-
-
-def summary(name: str, meta: Mapping[str, Any], aggregate: Mapping[str, Any]) -> list[Any]:
-    """Return the lines and tables that tell a person about a run: what, how fast, what failed, and how sure that is."""
-    parts = [_headline(name, meta), *_what_was_run(meta), "", *_counts(aggregate)]
-    if aggregate["stages"]:
-        parts += ["", _stage_table(aggregate["stages"])]
-        if aggregate["quality"]["graded"]:
-            parts += ["", _stage_quality_table(aggregate["stages"])]
-    if aggregate["ok"] and not aggregate["stages"]:  # over several stages they would mix
-        parts += ["", _latency_table(aggregate), *_needs_more(aggregate)]
-    categories = aggregate["quality"]["categories"]
-    if aggregate["quality"]["graded"] and 1 < len(categories) <= 20:
-        parts += ["", _category_table(categories)]
-    if aggregate["failures"]:
-        parts += ["", *_failure_lines(aggregate["failures"])]
-    parts += _threshold_lines(meta["thresholds"])
-    parts += _reason_lines(meta["validity"])
-    return parts
-
-
-_VERDICT_STYLE = {"VALID": "bold green", "SUSPECT": "bold yellow", "INVALID": "bold red"}
-
-
-def styled(*pieces: str | tuple[str, str]) -> rich.text.Text:
-    """Return a line of plain and styled pieces; nothing in them is read as markup."""
-    import rich.text  # noqa: PLC0415
-
-    return rich.text.Text.assemble(*pieces)
-
-
-def _headline(name: str, meta: Mapping[str, Any]) -> Any:
-    verdict = meta["validity"]["verdict"]
-    stopped = "  interrupted" if meta["status"] != "complete" else ""
-    return styled(
-        (printable(name), "bold"), "  ", (verdict, _VERDICT_STYLE[verdict]), (stopped, "yellow")
-    )
-
-
-def _what_was_run(meta: Mapping[str, Any]) -> list[Any]:
-    config = meta["config"]
-    server = printable(meta["server"], 100)
-    if meta["embedded"]:
-        server += f" ({printable(meta['embedded'].get('engine', ''), 60)})"
-    levels = meta["concurrent"] if isinstance(meta["concurrent"], list) else [meta["concurrent"]]
-    load = f"{', '.join(map(str, levels))} at once"
-    if config["rate"] is not None:
-        load = f"{config['rate']:g} requests/s ({config['arrival']}), {load} at most"
-    how = f"{config['api']}{', streaming' if config['stream'] else ''}"
-    asked = (
-        f"{meta['questions_asked']} questions"
-        if config["duration"] is None
-        else f"{config['duration']:g} s"
-    )
-    insecure = ("  TLS not verified", "bold red") if meta["tls_verified"] is False else ""
-    what = styled((f"{printable(meta['model'], 100)} on {server}", "dim"), insecure)
-    return [
-        what,
-        styled((f"{how} · {asked}, {load} · took {format_ms(meta['total_duration_ms'])}", "dim")),
-    ]
-
-
-def _counts(aggregate: Mapping[str, Any]) -> list[Any]:
-    failed = aggregate["failed"]
-    cancelled = f"  {aggregate['cancelled']} cancelled" if aggregate["cancelled"] else ""
-    ok = (f"{aggregate['ok']} ok", "green" if aggregate["ok"] else "red")
-    lines = [
-        styled("answers  ", ok, "  ", (f"{failed} failed", "red" if failed else "dim"), cancelled)
-    ]
-    if aggregate["ok"]:
-        tokens = f"{_number(aggregate['token_sum'], 0)} tokens, {_number(aggregate['token_avg'], 0)} an answer"
-        speed = f"{_number(aggregate['tokens_per_s'])} tokens/s   {_number(aggregate['requests_per_s'], 2)} requests/s"
-        lines.append(styled("speed    ", (speed, "bold cyan"), f"   ({tokens})"))
-    drain_ms, duration_ms = aggregate["drain_ms"], aggregate["duration_ms"]
-    if drain_ms and duration_ms and drain_ms > 0.2 * duration_ms and not aggregate["stages"]:
-        lines.append(
-            styled(
-                (
-                    f"         of this {format_ms(drain_ms)} with slots empty, while the last answers ended",
-                    "dim",
-                )
-            )
-        )
-    if aggregate["quality"]["graded"]:
-        lines.append(_quality_line(aggregate["quality"]))
-    elif aggregate["quality"]["ungraded"]:
-        lines.append(
-            styled(
-                f"quality  {aggregate['quality']['ungraded']} answers could not be graded; see grade_reason"
-            )
-        )
-    if aggregate["goodput_per_s"] is not None:
-        met = f"{aggregate['good']} of {aggregate['requests']} requests met every SLO"
-        lines.append(
-            styled(f"goodput  {_number(aggregate['goodput_per_s'], 2)} requests/s   ({met})")
-        )
-    return lines
-
-
-def _quality_line(quality: Mapping[str, Any]) -> Any:
-    under = quality["under_load"]
-    failed = (
-        "" if quality["of_answers"]["n"] == under["n"] else f", {_percent(under['avg'])} under load"
-    )
-    ungraded = f", {quality['ungraded']} ungraded" if quality["ungraded"] else ""
-    each = (
-        ""
-        if quality["tokens_per_correct"] is None
-        else f", {_number(quality['tokens_per_correct'], 0)} tokens a correct one"
-    )
-    share = f"{_percent(quality['of_answers']['avg'])} correct"
-    return styled(
-        "quality  ",
-        (share, "bold cyan"),
-        f"   (of {quality['of_answers']['n']}; 95 %: {_range(quality['of_answers']['ci95'])}{failed}{ungraded}{each})",
-    )
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.0%}"
-
-
-def _category_table(categories: Mapping[str, Mapping[str, Any]]) -> Any:
-    """Return the accuracy by category."""
-    table = _table("category", "correct", "95 % interval", "graded", "ungraded", "under load")
-    for category, part in categories.items():
-        answers = (_percent(part["of_answers"]["avg"]), _range(part["of_answers"]["ci95"]))
-        counts = (str(part["graded"]), str(part["ungraded"] or ""))
-        table.add_row(
-            printable(category, 40), *answers, *counts, _percent(part["under_load"]["avg"])
-        )
-    return table
-
-
-_SHOWN = {
-    "ttft_ms": "TTFT",
-    "answer_ttft_ms": "answer TTFT",
-    "tpot_ms": "TPOT",
-    "itl_ms": "ITL",
-    "e2e_ms": "E2E",
-    "queue_ms": "queue",
-    "scheduled_ttft_ms": "TTFT, scheduled",
-    "scheduled_e2e_ms": "E2E, scheduled",
-}
-
-
-def _latency_table(aggregate: Mapping[str, Any]) -> Any:
-    """Return the latencies: a row a metric, the median with its interval."""
-    table = _table("latency", "avg", "p50", "95 % interval", "p90", "p95", "p99", "max")
-    for name, label in _SHOWN.items():
-        row = aggregate[name]
-        same = name == "answer_ttft_ms" and row["p50"] == aggregate["ttft_ms"]["p50"]
-        if row["n"] and not same:
-            cells = [
-                format_ms(row["avg"]),
-                format_ms(row["p50"]),
-                _interval_text(row["ci95"]["p50"]),
-            ]
-            high = [
-                format_ms(row[p]) if None not in row["ci95"][p] else f"({format_ms(row[p])})"
-                for p in ("p90", "p95", "p99")
-            ]
-            table.add_row(label, *cells, *high, format_ms(row["max"]))
-    late = aggregate["e2e_with_timeouts_ms"]
-    if late["timeouts"]:
-        p50, *high = [
-            ("≥ " if p in late["lower_bounds"] else "") + format_ms(late[p]) for p in PERCENTILES
-        ]
-        table.add_row("E2E, with timeouts", "", p50, "", *high, "")
-    return table
-
-
-def _interval_text(bounds: Sequence[float | None]) -> str:
-    low, high = bounds
-    return "–" if low is None or high is None else f"{format_ms(low)} – {format_ms(high)}"
-
-
-def _needs_more(aggregate: Mapping[str, Any]) -> list[Any]:
-    """Say which percentiles stand in brackets, and how many more requests they need."""
-    n = aggregate["ok"]
-    short = [
-        f"{name} needs {min_samples(share) - n} more"
-        for name, share in PERCENTILES.items()
-        if min_samples(share) > n
-    ]
-    return (
-        [styled((f"(in brackets: too few for an interval; {', '.join(short)})", "dim"))]
-        if short
-        else []
-    )
-
-
-def _stage_table(stages: Sequence[Mapping[str, Any]]) -> Any:
-    """Return the stages of a sweep side by side."""
-    times = (
-        ("ttft_ms", "p50"),
-        ("ttft_ms", "p95"),
-        ("tpot_ms", "p50"),
-        ("e2e_ms", "p50"),
-        ("e2e_ms", "p95"),
-    )
-    table = _table(
-        "at once", "ok", "failed", "tokens/s", "requests/s", *(f"{_SHOWN[m]} {p}" for m, p in times)
-    )
-    for stage in stages:
-        counts = (str(stage[name]) for name in ("concurrent", "ok", "failed"))
-        speed = (_number(stage["tokens_per_s"]), _number(stage["requests_per_s"], 2))
-        table.add_row(*counts, *speed, *(format_ms(stage[metric][name]) for metric, name in times))
-    return table
-
-
-def _stage_quality_table(stages: Sequence[Mapping[str, Any]]) -> Any:
-    """Return accuracy as a function of concurrency, and how many answers differ from those at the lowest one."""
-    lowest = min(stage["concurrent"] for stage in stages)
-    table = _table(
-        "at once",
-        "correct under load",
-        "95 % interval",
-        "of the answers",
-        f"answered unlike at {lowest}",
-    )
-    for stage in stages:
-        quality, stability = stage["quality"], stage["quality"]["stability"]
-        unlike = "" if stability is None else _percent(stability["avg"])
-        under = (_percent(quality["under_load"]["avg"]), _range(quality["under_load"]["ci95"]))
-        table.add_row(
-            str(stage["concurrent"]), *under, _percent(quality["of_answers"]["avg"]), unlike
-        )
-    return table
-
-
-def _table(first: str, *columns: str) -> Any:
-    """Return a table without lines, its figures at the right."""
-    import rich.table  # noqa: PLC0415
-
-    table = rich.table.Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column(first)
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
-
-
-def _range(bounds: Sequence[float | None]) -> str:
-    low, high = bounds
-    return "–" if low is None or high is None else f"{low:.0%} – {high:.0%}"
-
-
-def _failure_lines(failures: Mapping[str, int]) -> list[Any]:
-    return [
-        styled(("failed   ", "red"), f"{times:>4} × {kind}: {FAILURES.get(kind, '')}")
-        for kind, times in failures.items()
-    ]
-
-
-def _threshold_lines(checks: Sequence[Mapping[str, Any]]) -> list[Any]:
-    lines = []
-    for check in checks:
-        verdict = ("met      ", "green") if check["met"] else ("missed   ", "bold red")
-        value = "not measured" if check["value"] is None else f"{check['value']:.6g}"
-        lines.append(styled(verdict, f"{check['metric']} {check['condition']}: {value}"))
-    return ["", *lines] if lines else []
-
-
-def _reason_lines(validity: Mapping[str, Any]) -> list[Any]:
-    style = _VERDICT_STYLE[validity["verdict"]]
-    lines = [
-        styled((f"! {reason['code']}  ", style), printable(reason["message"]))
-        for reason in validity["reasons"]
-    ]
-    return ["", *lines] if lines else []
-
-
-def show(parts: Iterable[Any], file: TextIO | None = None) -> None:
-    """Print lines and tables; the one place that does. A reader that went away (`| head`) is no fault."""
-    file = file or sys.stdout
-    console = _console(file)
-    try:
-        with console.capture() as captured:  # which flushes the file
-            for part in parts:
-                console.print(part, markup=False)
-        file.write(captured.get())
-        file.flush()
-    except OSError:  # also a full disk that the summary is sent to
-        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
 # === Command line ===
 
 
 class Tool(NamedTuple):
-    """A subcommand: one file in extensions/, or `verify`, which stands here."""
+    """A subcommand: one file in extensions/."""
 
     help: str
     group: str | None = None  # the dependency group that it needs
@@ -5070,7 +5686,7 @@ class Tool(NamedTuple):
 
 
 TOOLS = {
-    "verify": Tool("recompute every number of a results file from its records"),
+    "verify": Tool("recompute every number of a results file from its records", None, "verify"),
     "grade": Tool(
         "grade a results file anew, without asking the model again", "quality", "quality"
     ),
@@ -5095,89 +5711,6 @@ def import_extension(name: str, group: str | None) -> ModuleType:
 
 def _missing_package(name: str, error: ModuleNotFoundError, group: str | None) -> ExtensionError:
     return ExtensionError(f"{name} needs {error.name}: uv sync --group {group}")
-
-
-def verify(argv: Sequence[str]) -> int:
-    """Recompute the aggregate of a results file from its records; 0 when they agree, 1 with the differences."""
-    parser = argparse.ArgumentParser(
-        prog="llm_stresstest.py verify", description=TOOLS["verify"].help
-    )
-    parser.add_argument("name", help="a results file, or the name of a run")
-    parser.add_argument(
-        "--results-dir", type=Path, help="where the run's file is, when it is given by name"
-    )
-    options = parser.parse_args(argv)
-    run = load_results(find_results(options.name, options.results_dir))
-    differences = verify_run(run)
-    lines = [styled(("differs  ", "bold red"), printable(line)) for line in differences[:20]]
-    if len(differences) > 20:
-        lines.append(styled(f"         and {len(differences) - 20} more"))
-    verdict = ("verified", "bold green") if not differences else ("NOT VERIFIED", "bold red")
-    show(
-        [
-            *lines,
-            styled(
-                verdict,
-                f"  {printable(run.path)}: {len(run.results)} results, {len(differences)} differences",
-            ),
-        ]
-    )
-    return 1 if differences else 0
-
-
-def verify_run(run: SavedRun) -> list[str]:
-    """Return what differs between a run's aggregate and one computed anew from its records."""
-    try:
-        config = run.config
-    except (pydantic.ValidationError, KeyError) as error:
-        return [f"meta.config: {str(error).splitlines()[0]}"]
-    anew = calculate_aggregates(run.results, config, run.itl_us)
-    differences = list(_differences(anew, dict(run.aggregate), "aggregate"))
-    for place, (result, record) in enumerate(zip(run.results, run.records, strict=True)):
-        differences += _record_faults(place, result)
-        differences += _differences(result.to_record(), record, f"results[{place}]")
-    return differences
-
-
-def _record_faults(place: int, result: Result) -> Iterator[str]:
-    """Yield what cannot be true of a record."""
-    where = f"results[{place}]"
-    if result.ok and (result.sent_ns is None or result.end_ns is None or result.error is not None):
-        yield f"{where}: status ok, but without times or with an error"
-    if result.error is None and not result.ok:
-        yield f"{where}: status {result.status} without an error"
-    if result.chunk_ns and (
-        len(result.chunk_ns) != result.chunks
-        or (result.ok and result.chunk_ns[-1] != result.end_ns)
-    ):
-        yield f"{where}: chunk_ms does not add up to time"
-
-
-def _differences(anew: Any, stored: Any, where: str) -> Iterator[str]:
-    """Yield where two JSON values differ; numbers may differ by rounding."""
-    if isinstance(anew, Mapping) and isinstance(stored, Mapping):
-        for key in anew.keys() | stored.keys():
-            yield from _differences(
-                anew.get(key, _ABSENT), stored.get(key, _ABSENT), f"{where}.{key}"
-            )
-    elif isinstance(anew, list) and isinstance(stored, list) and len(anew) == len(stored):
-        for place, (mine, theirs) in enumerate(zip(anew, stored, strict=True)):
-            yield from _differences(mine, theirs, f"{where}[{place}]")
-    elif not _same(anew, stored):
-        said, says = (
-            "nothing" if value is _ABSENT else json.dumps(value) for value in (anew, stored)
-        )
-        yield f"{where}: the records give {said}, the file says {says}"
-
-
-def _same(anew: Any, stored: Any) -> bool:
-    if (
-        isinstance(anew, int | float)
-        and isinstance(stored, int | float)
-        and not isinstance(stored, bool)
-    ):
-        return math.isclose(anew, stored, rel_tol=1e-9, abs_tol=2e-6)
-    return type(anew) is type(stored) and bool(anew == stored)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -5275,9 +5808,9 @@ class RunFiles:
         beside = self.config.resolve().parent
         self.folder = options.results_dir or beside / "results"
         self.logs = options.log_dir or beside / "logs"
+        self.moment = dt.datetime.now().astimezone()  # the time stamp of results and log
         self.resume = options.resume
         self._overwrite = options.overwrite
-        self.moment = dt.datetime.now().astimezone()  # the time stamp of results and log
         if self.results.is_symlink() or self.journal.is_symlink():
             raise ConfigError(f"{self.results}: a symbolic link is in the way; remove it")
         if self.resume and not self.journal.exists() and not self.nothing_left:
@@ -5513,9 +6046,9 @@ class Run:
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
             raise_file_limit(max(self.config.levels))
-            log = self.files.logs / f"{self.files.name}.log"
-            moment, level = self.files.moment, self.options.log_level
-            self.log = open_log(log, moment, level, self.target.redact)
+            files, level = self.files, self.options.log_level
+            log = files.logs / f"{files.name}.log"
+            self.log = open_log(log, files.moment, level, self.target.redact)
             self.stop_signal = stack.enter_context(StopSignal.caught())
             stack.enter_context(self._until_saved)
             await stack.enter_async_context(self._closing)
@@ -5559,7 +6092,8 @@ class Run:
         self.client = dataclasses.replace(self.client, start_ns=self.start.start_ns)
         turns = sum(len(question.texts) for question in self.questions) * len(self.config.levels)
         left = max(turns - len(self.start.done), 0)
-        self.progress = Progress(None if self.config.duration is not None else left)
+        total = None if self.config.duration is not None else left
+        self.progress = Progress(total, self.config.levels)
 
     def _load_start(self, before: JournalReader | None) -> LoadStart:
         """Return what the load starts with; an earlier part of the run has left its footer."""
@@ -5599,11 +6133,23 @@ class Run:
         await self._closing.aclose()
         return self.journal.read()
 
-    def end(self, load: LoadReport) -> None:
-        """Let the journal go, now that the results are saved; an interrupted run can go on with it."""
+    def end(
+        self, load: LoadReport, path: Path, meta: Mapping[str, Any], aggregate: Mapping[str, Any]
+    ) -> None:
+        """Say how it went, now that the results are saved; let the journal go.
+
+        An interrupted run keeps its journal, so that --resume can go on with it.
+        """
+        saved = {"results": path, "log": self.log}
+        log_run(meta, aggregate, saved)
         if not load.interrupted:
             self.journal.remove()
         self._until_saved.close()
+        if not self.options.quiet:
+            files = {**saved, **next_command(path.stem, meta)}
+            show(summary_lines(path.stem, meta, aggregate, terminal_width(), files))
+        elif (line := failure_line(path.stem, meta)) is not None:
+            notice(line)
 
     def plan_lines(self) -> list[Any]:
         """Return what a dry run shows."""
@@ -5650,7 +6196,7 @@ async def main(options: Options) -> int:
         return 0
     async with run:
         if not run.is_over:
-            await run.connect(test_connection(config, run.target))
+            await run.connect(test_connection(run.client))
         run.open_journal()
         send = functools.partial(send_question, run.client)
         async with run.watched():
@@ -5663,12 +6209,7 @@ async def main(options: Options) -> int:
         with run.journal.kept_when_saving_fails():
             replace = files.may_replace(meta["run_id"])
             path = save_results(files.results, meta, results, aggregate, overwrite=replace)
-        written = {"results": path, "log": run.log}
-        log_run(meta, aggregate, written)
-        run.end(load)
-        if not options.quiet:
-            lines = [styled((f"{name:<9}", "dim"), str(file)) for name, file in written.items()]
-            show([*summary(path.stem, meta, aggregate), "", *lines])
+        run.end(load, path, meta, aggregate)
         return run.exit_code(meta)
 
 
@@ -5719,8 +6260,6 @@ def describe_fault(error: Exception) -> str:
 
 def run_tool(name: str, argv: Sequence[str]) -> int:
     """Run a tool and return its exit code."""
-    if name == "verify":
-        return verify(argv)
     return cast(int, import_extension(TOOLS[name].module, TOOLS[name].group).main(argv))
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 import llm_stresstest as st
+from extensions import verify
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = "test-model"
@@ -287,7 +288,7 @@ class Project:
 
     def results(self, name: str = "run") -> dict[str, Any]:
         path = self.folder / "results" / f"{name}.json"
-        assert st.verify_run(st.load_results(path)) == [], (
+        assert verify.verify_run(st.load_results(path)) == [], (
             "every results file that a test makes can be recomputed"
         )
         data = json.loads(path.read_bytes())

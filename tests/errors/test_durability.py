@@ -126,7 +126,6 @@ def is_completed(kill: Kill, witness: Witness) -> bool:
         f"You said {text}" for text in kill.questions
     ]
     assert data["meta"]["status"] == "complete" and data["aggregate"]["ok"] == len(kill.questions)
-    assert st.verify_run(st.load_results(kill.project.folder / "results" / "run.json")) == []
     assert [path.name for path in (kill.project.folder / "results").iterdir()] == ["run.json"]
     return True
 
