@@ -52,7 +52,6 @@ import statistics
 import sys
 import threading
 import time
-import urllib.parse
 import uuid
 import weakref
 import zlib
@@ -61,6 +60,7 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Collection,
     Iterable,
     Iterator,
     Mapping,
@@ -196,26 +196,81 @@ class ResultsError(StressTestError):
 class Redactor:
     """Takes secrets out of texts, by value, in whatever form an echo gave them.
 
-    That is: as they are, escaped as JSON, Python, URLs and HTML do it, or cut at the text's end.
+    A run of 8 characters of a secret is enough, in any case: as it stands, escaped as JSON, Python,
+    URLs and HTML do it (also twice), as hexadecimal digits, and in base64 wherever it begins. What
+    everybody knows, such as a leading `sk-proj-`, does not count.
     """
 
-    SHORTEST = 6  # a shorter value is no secret, and would eat ordinary words
+    RUN = 8  # characters
+    WHOLE = 16  # a value made of words that is so long is a secret as a whole, and not in runs
+    PUBLIC = re.compile(
+        r"(bearer |basic |sk-(proj-|svcacct-|admin-|ant-\w{1,8}-|or-v\d-)?|gsk_|hf_|nvapi-|xai-"
+        r"|pplx-|r8_|csk-|fw_|AIza|gh[pous]_|github_pat_|glpat-)",
+        re.IGNORECASE,
+    )
+    # Such as `ollama`, `EMPTY`, `sk-no-key-required`, `token-abc123`.
+    WORDS = re.compile(r"(?:(?:[a-z]{1,19}|[A-Z]{1,19}|[A-Z][a-z]{1,18})\d{0,4}(?:[-_ .:]|$))+")
+
+    class Form:
+        """A secret as some echo writes it, in lower case."""
+
+        def __init__(self, text: str, public: int, run: int) -> None:
+            self.text = text
+            self.public = public  # so many characters of it everybody knows
+            self.run = run  # so many of the others must stand together
+            # Pieces of it, with their places, so that each run holds a whole one.
+            size = max(run // 2, 1)
+            places = range(0, max(len(text) - size, 0) + 1, run - size + 1)
+            self.anchors = [(place, text[place : place + size]) for place in places]
+
+        def spans(self, text: str) -> list[tuple[int, int]]:
+            """Return where a long enough run of it stands in a text."""
+            spans = list[tuple[int, int]]()
+            for offset, anchor in self.anchors:
+                end, pieces, kept = 0, list[str](), 0
+                while (place := text.find(anchor, end)) >= 0:
+                    end = place + 1
+                    before = _common_end(self.text[:offset], text[max(place - offset, 0) : place])
+                    after = text[place : place + len(self.text) - offset]
+                    behind = _common_start(self.text[offset:], after)
+                    if offset + behind - max(offset - before, self.public) >= self.run:
+                        start, end = place - before, place + behind
+                        spans.append((start, end))
+                        # What is found is not looked for again, from another piece on.
+                        start = max(start, kept)
+                        pieces += [text[kept:start], "\0" * (end - start)]
+                        kept = end
+                if pieces:
+                    text = "".join([*pieces, text[kept:]])
+            return spans
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        kept = {secret for secret in secrets if len(secret) >= self.SHORTEST}
-        # The longest first: a secret may hold another one.
-        self._secrets = [
-            (secret, self._plain_start(secret), re.compile("".join(map(self._any_form, secret))))
-            for secret in sorted(kept, key=len, reverse=True)
-        ]
+        kept = {secret for secret in secrets if self.is_secret(secret)}
+        self._plain, self._unescaped, self._base64 = (list[Redactor.Form]() for _ in range(3))
+        for secret in kept:
+            form = self._plain_form(secret)
+            self._plain += [form, self._hexadecimal_form(secret, form)]
+            self._unescaped += [form, self._plain_form(Unescaped(secret).text)]
+            self._base64 += [self._base64_form(secret, form, shift) for shift in range(3)]
+        self._one_word = not any(re.search(r"\s", secret) for secret in kept)
+
+    @classmethod
+    def is_secret(cls, value: str) -> bool:
+        """Whether a value is kept out of texts: no short one, and no word that answers may use."""
+        if len(value) < cls.RUN:
+            return False
+        return len(value) >= cls.WHOLE or cls.WORDS.fullmatch(value) is None
 
     def __call__(self, text: str) -> str:
         """Return the text with each secret replaced."""
-        for secret, start, pattern in self._secrets:
-            if start in text:
-                text = pattern.sub(REDACTED, text)
-                text = self._without_cut_end(text, secret)
-        return text
+        if not self._plain or not self._may_hold_one(text):
+            return text
+        pieces, end = list[str](), 0
+        for start, stop in sorted(self._spans(text)):
+            if start > end or not pieces:
+                pieces += [text[end:start], REDACTED]
+            end = max(end, stop)
+        return "".join([*pieces, text[end:]])
 
     def tree(self, value: Any) -> Any:
         """Return a JSON value with each secret replaced in all its texts."""
@@ -227,29 +282,151 @@ class Redactor:
             return [self.tree(item) for item in value]
         return value
 
-    def _without_cut_end(self, text: str, secret: str) -> str:
-        """Replace the first half or more of a secret where it is the end of the text."""
-        tail = text[1 - len(secret) :]
-        place = tail.find(secret[: max(self.SHORTEST, len(secret) // 2)])
-        if place >= 0 and secret.startswith(tail[place:]):
-            return text[: len(text) - len(tail) + place] + REDACTED
-        return text
+    def _may_hold_one(self, text: str) -> bool:
+        """Look quickly whether there is anything to do: answers have few words that are so long."""
+        if self._one_word:
+            text = " ".join([word for word in text.split() if len(word) >= self.RUN])
+        lowered = self._lower(text)
+        if any(anchor in lowered for form in self._plain for _, anchor in form.anchors):
+            return True
+        lowered = lowered.replace("-", "+").replace("_", "/")
+        if any(anchor in lowered for form in self._base64 for _, anchor in form.anchors):
+            return True
+        return Unescaped.NEEDED.search(text) is not None
+
+    def _spans(self, text: str) -> list[tuple[int, int]]:
+        """Return where secrets stand in a text."""
+        lowered = self._lower(text)
+        spans = [span for form in self._plain for span in form.spans(lowered)]
+        lowered = lowered.replace("-", "+").replace("_", "/")
+        spans += [span for form in self._base64 for span in form.spans(lowered)]
+        layers = list[Unescaped]()
+        while len(layers) < 3 and Unescaped.NEEDED.search(text):
+            layers.append(Unescaped(text))
+            text = layers[-1].text
+            lowered = self._lower(text)
+            for start, stop in (span for form in self._unescaped for span in form.spans(lowered)):
+                for layer in reversed(layers):
+                    start, stop = layer.origin(start), layer.origin(stop)
+                spans.append((start, stop))
+        return spans
 
     @staticmethod
-    def _plain_start(secret: str) -> str:
-        """Return what stands before the first character that an echo might write in another way."""
-        return cast(re.Match[str], re.match(r"[\w.-]*", secret, re.ASCII)).group()
+    def _lower(text: str) -> str:
+        """Return a text of the same length in lower case, at least its ASCII letters."""
+        lowered = text.lower()
+        if len(lowered) != len(text):
+            return re.sub(r"[A-Z]+", lambda found: found.group().lower(), text)
+        return lowered
 
     @classmethod
-    def _any_form(cls, character: str) -> str:
-        """Return a pattern of what JSON, Python, URLs and HTML make of a character."""
-        if cls._plain_start(character):
-            return re.escape(character)
-        in_url, in_html = urllib.parse.quote(character, safe=""), re.escape(html.escape(character))
-        itself = r"\\{0,9}" + re.escape(character)
-        if character == "\\":
-            itself = r"\\{1,9}"
-        return rf"(?:{itself}|(?i:{in_url}|\\{{1,9}}u{ord(character):04x}|{in_html}))"
+    def _plain_form(cls, secret: str) -> Form:
+        public = cls.PUBLIC.match(secret)
+        known = 0 if public is None else public.end()
+        if len(secret) - known < cls.RUN or cls.WORDS.fullmatch(secret):
+            return cls.Form(cls._lower(secret), 0, len(secret))
+        return cls.Form(cls._lower(secret), known, cls.RUN)
+
+    @classmethod
+    def _hexadecimal_form(cls, secret: str, plain: Form) -> Form:
+        return cls.Form(secret.encode().hex(), 2 * plain.public, 2 * plain.run)
+
+    @classmethod
+    def _base64_form(cls, secret: str, plain: Form, shift: int) -> Form:
+        """Return what of its base64 is the same whatever stands around it, `shift` bytes behind a group."""
+        data = secret.encode()
+        code = base64.b64encode(b"\0" * shift + data).decode().lower()
+        start, stop = -(-8 * shift // 6), 8 * (shift + len(data)) // 6
+        public = max(-(-8 * (shift + plain.public) // 6) - start, 0)
+        # A run of n bytes determines at least so many characters.
+        run = (8 * plain.run - 4) // 6
+        return cls.Form(code[start:stop], public, run)
+
+
+def _common_start(one: str, other: str) -> int:
+    """Return how many characters two texts have in common from their start on."""
+    for place, (mine, theirs) in enumerate(zip(one, other, strict=False)):
+        if mine != theirs:
+            return place
+    return min(len(one), len(other))
+
+
+def _common_end(one: str, other: str) -> int:
+    return _common_start(one[::-1], other[::-1])
+
+
+class Unescaped:
+    """A text with what JSON, Python, URLs and HTML escape written as it is; and where it came from."""
+
+    NEEDED = re.compile(r"[\\%&]")
+    ESCAPE = re.compile(
+        r"\\+u([0-9a-fA-F]{4})|\\+x([0-9a-fA-F]{2})|%([0-9a-fA-F]{2})|&#[xX]0*([0-9a-fA-F]{1,6});"
+        r"|&#0*(\d{1,7});|&([a-zA-Z]{2,6});|\\+(.?)",
+        re.DOTALL,
+    )
+
+    def __init__(self, text: str) -> None:
+        pieces, end = list[str](), 0
+        self._starts, self._origins, size = [0], [0], 0
+        for found in self.ESCAPE.finditer(text):
+            character = self._character(found)
+            pieces += [text[end : found.start()], character]
+            size += found.start() - end
+            self._starts += [size, size + len(character)]
+            self._origins += [found.start(), found.end()]
+            size, end = size + len(character), found.end()
+        self.text = "".join([*pieces, text[end:]])
+
+    @staticmethod
+    def _character(found: re.Match[str]) -> str:
+        *hexadecimal, decimal, name, other = found.groups()
+        for digits in hexadecimal:
+            if digits is not None:
+                return chr(int(digits, 16)) if int(digits, 16) <= sys.maxunicode else ""
+        if decimal is not None:
+            return chr(int(decimal)) if int(decimal) <= sys.maxunicode else ""
+        if name is not None:
+            return html.unescape(found.group())
+        return other
+
+    def origin(self, place: int) -> int:
+        """Return where a place of the text was before."""
+        number = bisect.bisect_right(self._starts, place) - 1
+        return self._origins[number] + place - self._starts[number]
+
+
+# Names of headers and of the body's keys whose literal values are taken for credentials.
+_SECRET_HEADER = re.compile(
+    r"auth|cookie|credential|key|passw|pwd|secret|signature|token", re.IGNORECASE
+)
+_SECRET_KEY = re.compile(
+    r"auth|credential|passw|pwd|secret|signature"
+    r"|^(x[-_])?(api|access|bearer|hf|private|refresh|session)?[-_]?(key|token)$",
+    re.IGNORECASE,
+)
+_LIKE_A_KEY = re.compile(r"(sk-|gsk_|hf_|gh[pous]_|eyJ|AKIA).{12,}")
+
+
+def credentials_in(value: Any, names: re.Pattern[str], name: str = "") -> Iterator[str]:
+    """Yield the credentials that stand in a JSON value; `${NAME}` is none."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from credentials_in(item, names, str(key))
+    elif isinstance(value, list):
+        for item in value:
+            yield from credentials_in(item, names, name)
+    elif isinstance(value, str) and (names.search(name) or _LIKE_A_KEY.match(value)):
+        if "${" not in value:
+            yield value
+
+
+def without_texts(value: Any, texts: Collection[str]) -> Any:
+    """Return a JSON value with each of its texts that is one of these replaced."""
+    if isinstance(value, Mapping):
+        return {key: without_texts(item, texts) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_texts(item, texts) for item in value]
+    return REDACTED if isinstance(value, str) and value in texts else value
 
 
 def _without_password(url: str) -> str:
@@ -482,8 +659,10 @@ class Config(Strict):
         return f"{shown} is not allowed"
 
     def without_passwords(self) -> dict[str, Any]:
-        """Return it as JSON, with no URL's user part."""
+        """Return it as JSON, with no URL's user part and no credential that stands in it."""
         shown = self.model_dump()
+        for name, names in (("headers", _SECRET_HEADER), ("extra_body", _SECRET_KEY)):
+            shown[name] = without_texts(shown[name], set(credentials_in(shown[name], names)))
         for name in self.urls:
             outer, _, inner = name.rpartition(".")
             part = shown[outer] if outer else shown
@@ -1050,6 +1229,11 @@ class _Credentials:
             raise ConfigError(
                 f"the environment variable {shown} is not set; export it with the key"
             )
+        if not Redactor.is_secret(value):
+            shown = printable(name, 80)
+            logger.warning(
+                "the key in %s is short or a common word: it is no secret, files may show it", shown
+            )
         self.secrets.append(value)
         return value
 
@@ -1057,11 +1241,10 @@ class _Credentials:
         """Take a header of the config, with `${NAME}` filled in from the environment."""
         filled = re.sub(r"\$\{([^}]*)\}", lambda found: self.secret(found.group(1)), text)
         self.headers[name] = self.checked(f"headers.{name}", filled)
-        if filled == text and re.search(r"(?i)auth|cookie|key|secret|token", name):
-            # No secret should stand in the config; one that does is kept out of files all the same.
-            words = re.split(r"[\s;,]+", text)
-            words = [word for word in words if word.lower() not in ("bearer", "basic", "token")]
-            self.secrets += [text, *words, *(word.partition("=")[2] for word in words)]
+        for literal in credentials_in({name: text}, _SECRET_HEADER):
+            # None should stand in the config; one that does is kept out of files all the same.
+            words = re.split(r"[\s;,]+", literal)
+            self.secrets += [*words, *(word.partition("=")[2] for word in words)]
 
     def add_key(self, variable: str) -> None:
         """Take the API key from its environment variable."""
@@ -1111,6 +1294,7 @@ def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
         base, shown = str(url.with_user(None)), _without_password(config.server)
     for link in config.urls.values():
         credentials.hide_user(link)
+    credentials.secrets += credentials_in(config.extra_body, _SECRET_KEY)
     redact = Redactor(credentials.secrets)
     return Target(base, shown, credentials.headers, redact, _tls_context(config), config.proxy)
 
