@@ -202,13 +202,14 @@ class Redactor:
     """
 
     RUN = 8  # characters
-    WHOLE = 16  # a value made of words that is so long is a secret as a whole, and not in runs
+    SHORT = 16  # a value of words alone that is shorter is no secret
     PUBLIC = re.compile(
         r"(bearer |basic |sk-(proj-|svcacct-|admin-|ant-\w{1,8}-|or-v\d-)?|gsk_|hf_|nvapi-|xai-"
         r"|pplx-|r8_|csk-|fw_|AIza|gh[pous]_|github_pat_|glpat-)",
         re.IGNORECASE,
     )
-    # Such as `ollama`, `EMPTY`, `sk-no-key-required`, `token-abc123`.
+    # Such as `ollama`, `EMPTY`, `sk-no-key-required`; with digits (`token-abc123`) a secret, but as
+    # a whole: answers may hold its words.
     WORDS = re.compile(r"(?:(?:[a-z]{1,19}|[A-Z]{1,19}|[A-Z][a-z]{1,18})\d{0,4}(?:[-_ .:]|$))+")
 
     class Form:
@@ -259,7 +260,8 @@ class Redactor:
         """Whether a value is kept out of texts: no short one, and no word that answers may use."""
         if len(value) < cls.RUN:
             return False
-        return len(value) >= cls.WHOLE or cls.WORDS.fullmatch(value) is None
+        has_digit = any(character.isdigit() for character in value)
+        return has_digit or len(value) >= cls.SHORT or cls.WORDS.fullmatch(value) is None
 
     def __call__(self, text: str) -> str:
         """Return the text with each secret replaced."""
@@ -415,9 +417,8 @@ def credentials_in(value: Any, names: re.Pattern[str], name: str = "") -> Iterat
     elif isinstance(value, list):
         for item in value:
             yield from credentials_in(item, names, name)
-    elif isinstance(value, str) and (names.search(name) or _LIKE_A_KEY.match(value)):
-        if "${" not in value:
-            yield value
+    elif isinstance(value, str) and "${" not in value:
+        yield from [value] if names.search(name) or _LIKE_A_KEY.match(value) else []
 
 
 def without_texts(value: Any, texts: Collection[str]) -> Any:

@@ -104,7 +104,7 @@ def test_what_everybody_knows_of_a_key_is_left() -> None:
 
 
 @pytest.mark.parametrize(
-    "word", ["ollama", "EMPTY", "none", "test", "x", "not-needed", "lm-studio", "token-abc123", "sk-no-key", "dummy_key", "Password1", "placeholder"]
+    "word", ["ollama", "EMPTY", "none", "test", "x", "not-needed", "lm-studio", "sk-no-key", "dummy_key", "Password", "placeholder"]
 )  # fmt: skip
 def test_a_word_is_no_secret_and_changes_no_answer(word: str) -> None:
     assert not st.Redactor.is_secret(word)
@@ -112,11 +112,13 @@ def test_a_word_is_no_secret_and_changes_no_answer(word: str) -> None:
     assert st.Redactor([word])(text) == text
 
 
-@pytest.mark.parametrize("word", ["sk-no-key-required", "correct-horse-battery-staple"])
+@pytest.mark.parametrize(
+    "word", ["sk-no-key-required", "correct-horse-battery-staple", "token-abc123", "Password1"]
+)
 def test_a_key_of_words_goes_as_a_whole_and_its_words_stay(word: str) -> None:
     redact = st.Redactor([word])
     assert redact(f"the key {word}!") == f"the key {st.REDACTED}!"
-    text = "No key is required for the correct horse; its battery holds a staple. key-required"
+    text = "No key is required for the correct horse; its battery holds a staple. key-required; a password or a token-abc"
     assert redact(text) == text
 
 
