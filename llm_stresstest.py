@@ -32,8 +32,10 @@ import contextvars
 import dataclasses
 import datetime as dt
 import difflib
+import errno
 import functools
 import gc
+import glob
 import hashlib
 import html
 import importlib
@@ -60,7 +62,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.parse
 import uuid
 import weakref
 import zlib
@@ -69,6 +70,7 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Collection,
     Iterable,
     Iterator,
     Mapping,
@@ -316,26 +318,83 @@ class ResultsError(StressTestError):
 class Redactor:
     """Takes secrets out of texts, by value, in whatever form an echo gave them.
 
-    That is: as they are, escaped as JSON, Python, URLs and HTML do it, or cut at the text's end.
+    A run of 8 characters of a secret is enough, in any case: as it stands, escaped as JSON, Python,
+    URLs and HTML do it (also twice), as hexadecimal digits, and in base64 wherever it begins. What
+    everybody knows, such as a leading `sk-proj-`, does not count.
     """
 
-    SHORTEST = 6  # a shorter value is no secret, and would eat ordinary words
+    RUN = 8  # characters
+    SHORT = 16  # a value of words alone that is shorter is no secret
+    PUBLIC = re.compile(
+        r"(bearer |basic |sk-(proj-|svcacct-|admin-|ant-\w{1,8}-|or-v\d-)?|gsk_|hf_|nvapi-|xai-"
+        r"|pplx-|r8_|csk-|fw_|AIza|gh[pous]_|github_pat_|glpat-)",
+        re.IGNORECASE,
+    )
+    # Such as `ollama`, `EMPTY`, `sk-no-key-required`; with digits (`token-abc123`) a secret, but as
+    # a whole: answers may hold its words.
+    WORDS = re.compile(r"(?:(?:[a-z]{1,19}|[A-Z]{1,19}|[A-Z][a-z]{1,18})\d{0,4}(?:[-_ .:]|$))+")
+
+    class Form:
+        """A secret as some echo writes it, in lower case."""
+
+        def __init__(self, text: str, public: int, run: int) -> None:
+            self.text = text
+            self.public = public  # so many characters of it everybody knows
+            self.run = run  # so many of the others must stand together
+            # Pieces of it, with their places, so that each run holds a whole one.
+            size = max(run // 2, 1)
+            places = range(0, max(len(text) - size, 0) + 1, run - size + 1)
+            self.anchors = [(place, text[place : place + size]) for place in places]
+
+        def spans(self, text: str) -> list[tuple[int, int]]:
+            """Return where a long enough run of it stands in a text."""
+            spans = list[tuple[int, int]]()
+            for offset, anchor in self.anchors:
+                end, pieces, kept = 0, list[str](), 0
+                while (place := text.find(anchor, end)) >= 0:
+                    end = place + 1
+                    before = _common_end(self.text[:offset], text[max(place - offset, 0) : place])
+                    after = text[place : place + len(self.text) - offset]
+                    behind = _common_start(self.text[offset:], after)
+                    if offset + behind - max(offset - before, self.public) >= self.run:
+                        start, end = place - before, place + behind
+                        spans.append((start, end))
+                        # What is found is not looked for again, from another piece on.
+                        start = max(start, kept)
+                        pieces += [text[kept:start], "\0" * (end - start)]
+                        kept = end
+                if pieces:
+                    text = "".join([*pieces, text[kept:]])
+            return spans
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        kept = {secret for secret in secrets if len(secret) >= self.SHORTEST}
-        # The longest first: a secret may hold another one.
-        self._secrets = [
-            (secret, self._plain_start(secret), re.compile("".join(map(self._any_form, secret))))
-            for secret in sorted(kept, key=len, reverse=True)
-        ]
+        kept = {secret for secret in secrets if self.is_secret(secret)}
+        self._plain, self._unescaped, self._base64 = (list[Redactor.Form]() for _ in range(3))
+        for secret in kept:
+            form = self._plain_form(secret)
+            self._plain += [form, self._hexadecimal_form(secret, form)]
+            self._unescaped += [form, self._plain_form(Unescaped(secret).text)]
+            self._base64 += [self._base64_form(secret, form, shift) for shift in range(3)]
+        self._one_word = not any(re.search(r"\s", secret) for secret in kept)
+
+    @classmethod
+    def is_secret(cls, value: str) -> bool:
+        """Whether a value is kept out of texts: no short one, and no word that answers may use."""
+        if len(value) < cls.RUN:
+            return False
+        has_digit = any(character.isdigit() for character in value)
+        return has_digit or len(value) >= cls.SHORT or cls.WORDS.fullmatch(value) is None
 
     def __call__(self, text: str) -> str:
         """Return the text with each secret replaced."""
-        for secret, start, pattern in self._secrets:
-            if start in text:
-                text = pattern.sub(REDACTED, text)
-                text = self._without_cut_end(text, secret)
-        return text
+        if not self._plain or not self._may_hold_one(text):
+            return text
+        pieces, end = list[str](), 0
+        for start, stop in sorted(self._spans(text)):
+            if start > end or not pieces:
+                pieces += [text[end:start], REDACTED]
+            end = max(end, stop)
+        return "".join([*pieces, text[end:]])
 
     def tree(self, value: Any) -> Any:
         """Return a JSON value with each secret replaced in all its texts."""
@@ -347,29 +406,150 @@ class Redactor:
             return [self.tree(item) for item in value]
         return value
 
-    def _without_cut_end(self, text: str, secret: str) -> str:
-        """Replace the first half or more of a secret where it is the end of the text."""
-        tail = text[1 - len(secret) :]
-        place = tail.find(secret[: max(self.SHORTEST, len(secret) // 2)])
-        if place >= 0 and secret.startswith(tail[place:]):
-            return text[: len(text) - len(tail) + place] + REDACTED
-        return text
+    def _may_hold_one(self, text: str) -> bool:
+        """Look quickly whether there is anything to do: answers have few words that are so long."""
+        if self._one_word:
+            text = " ".join([word for word in text.split() if len(word) >= self.RUN])
+        lowered = self._lower(text)
+        if any(anchor in lowered for form in self._plain for _, anchor in form.anchors):
+            return True
+        lowered = lowered.replace("-", "+").replace("_", "/")
+        if any(anchor in lowered for form in self._base64 for _, anchor in form.anchors):
+            return True
+        return Unescaped.NEEDED.search(text) is not None
+
+    def _spans(self, text: str) -> list[tuple[int, int]]:
+        """Return where secrets stand in a text."""
+        lowered = self._lower(text)
+        spans = [span for form in self._plain for span in form.spans(lowered)]
+        lowered = lowered.replace("-", "+").replace("_", "/")
+        spans += [span for form in self._base64 for span in form.spans(lowered)]
+        layers = list[Unescaped]()
+        while len(layers) < 3 and Unescaped.NEEDED.search(text):
+            layers.append(Unescaped(text))
+            text = layers[-1].text
+            lowered = self._lower(text)
+            for start, stop in (span for form in self._unescaped for span in form.spans(lowered)):
+                for layer in reversed(layers):
+                    start, stop = layer.origin(start), layer.origin(stop)
+                spans.append((start, stop))
+        return spans
 
     @staticmethod
-    def _plain_start(secret: str) -> str:
-        """Return what stands before the first character that an echo might write in another way."""
-        return cast(re.Match[str], re.match(r"[\w.-]*", secret, re.ASCII)).group()
+    def _lower(text: str) -> str:
+        """Return a text of the same length in lower case, at least its ASCII letters."""
+        lowered = text.lower()
+        if len(lowered) != len(text):
+            return re.sub(r"[A-Z]+", lambda found: found.group().lower(), text)
+        return lowered
 
     @classmethod
-    def _any_form(cls, character: str) -> str:
-        """Return a pattern of what JSON, Python, URLs and HTML make of a character."""
-        if cls._plain_start(character):
-            return re.escape(character)
-        in_url, in_html = urllib.parse.quote(character, safe=""), re.escape(html.escape(character))
-        itself = r"\\{0,9}" + re.escape(character)
-        if character == "\\":
-            itself = r"\\{1,9}"
-        return rf"(?:{itself}|(?i:{in_url}|\\{{1,9}}u{ord(character):04x}|{in_html}))"
+    def _plain_form(cls, secret: str) -> Form:
+        public = cls.PUBLIC.match(secret)
+        known = 0 if public is None else public.end()
+        if len(secret) - known < cls.RUN or cls.WORDS.fullmatch(secret):
+            return cls.Form(cls._lower(secret), 0, len(secret))
+        return cls.Form(cls._lower(secret), known, cls.RUN)
+
+    @classmethod
+    def _hexadecimal_form(cls, secret: str, plain: Form) -> Form:
+        return cls.Form(secret.encode().hex(), 2 * plain.public, 2 * plain.run)
+
+    @classmethod
+    def _base64_form(cls, secret: str, plain: Form, shift: int) -> Form:
+        """Return the part of its base64 that stays the same behind `shift` other bytes."""
+        data = secret.encode()
+        code = base64.b64encode(b"\0" * shift + data).decode().lower()
+        start, stop = -(-8 * shift // 6), 8 * (shift + len(data)) // 6
+        public = max(-(-8 * (shift + plain.public) // 6) - start, 0)
+        # A run of n bytes determines at least so many characters.
+        run = (8 * plain.run - 4) // 6
+        return cls.Form(code[start:stop], public, run)
+
+
+def _common_start(one: str, other: str) -> int:
+    """Return how many characters two texts have in common from their start on."""
+    for place, (mine, theirs) in enumerate(zip(one, other, strict=False)):
+        if mine != theirs:
+            return place
+    return min(len(one), len(other))
+
+
+def _common_end(one: str, other: str) -> int:
+    return _common_start(one[::-1], other[::-1])
+
+
+class Unescaped:
+    """A text with escapes of JSON, Python, URLs and HTML undone, and where each part came from."""
+
+    NEEDED = re.compile(r"[\\%&]")
+    ESCAPE = re.compile(
+        r"\\+u([0-9a-fA-F]{4})|\\+x([0-9a-fA-F]{2})|%([0-9a-fA-F]{2})|&#[xX]0*([0-9a-fA-F]{1,6});"
+        r"|&#0*(\d{1,7});|&([a-zA-Z]{2,6});|\\+(.?)",
+        re.DOTALL,
+    )
+
+    def __init__(self, text: str) -> None:
+        pieces, end = list[str](), 0
+        self._starts, self._origins, size = [0], [0], 0
+        for found in self.ESCAPE.finditer(text):
+            character = self._character(found)
+            pieces += [text[end : found.start()], character]
+            size += found.start() - end
+            self._starts += [size, size + len(character)]
+            self._origins += [found.start(), found.end()]
+            size, end = size + len(character), found.end()
+        self.text = "".join([*pieces, text[end:]])
+
+    @staticmethod
+    def _character(found: re.Match[str]) -> str:
+        *hexadecimal, decimal, name, other = found.groups()
+        for digits in hexadecimal:
+            if digits is not None:
+                return chr(int(digits, 16)) if int(digits, 16) <= sys.maxunicode else ""
+        if decimal is not None:
+            return chr(int(decimal)) if int(decimal) <= sys.maxunicode else ""
+        if name is not None:
+            return html.unescape(found.group())
+        return other
+
+    def origin(self, place: int) -> int:
+        """Return where a place of the text was before."""
+        number = bisect.bisect_right(self._starts, place) - 1
+        return self._origins[number] + place - self._starts[number]
+
+
+# Names of headers and of the body's keys whose literal values are taken for credentials.
+_SECRET_HEADER = re.compile(
+    r"auth|cookie|credential|key|passw|pwd|secret|signature|token", re.IGNORECASE
+)
+_SECRET_KEY = re.compile(
+    r"auth|credential|passw|pwd|secret|signature"
+    r"|^(x[-_])?(api|access|bearer|hf|private|refresh|session)?[-_]?(key|token)$",
+    re.IGNORECASE,
+)
+_LIKE_A_KEY = re.compile(r"(sk-|gsk_|hf_|gh[pous]_|eyJ|AKIA).{12,}")
+
+
+def credentials_in(value: Any, names: re.Pattern[str], name: str = "") -> Iterator[str]:
+    """Yield the credentials that stand in a JSON value; `${NAME}` is none."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from credentials_in(item, names, str(key))
+    elif isinstance(value, list):
+        for item in value:
+            yield from credentials_in(item, names, name)
+    elif isinstance(value, str) and "${" not in value:
+        yield from [value] if names.search(name) or _LIKE_A_KEY.match(value) else []
+
+
+def without_texts(value: Any, texts: Collection[str]) -> Any:
+    """Return a JSON value with each of its texts that is one of these replaced."""
+    if isinstance(value, Mapping):
+        return {key: without_texts(item, texts) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_texts(item, texts) for item in value]
+    return REDACTED if isinstance(value, str) and value in texts else value
 
 
 def _without_password(url: str) -> str:
@@ -602,8 +782,10 @@ class Config(Strict):
         return f"{shown} is not allowed"
 
     def without_passwords(self) -> dict[str, Any]:
-        """Return it as JSON, with no URL's user part."""
+        """Return it as JSON, with no URL's user part and no credential that stands in it."""
         shown = self.model_dump()
+        for name, names in (("headers", _SECRET_HEADER), ("extra_body", _SECRET_KEY)):
+            shown[name] = without_texts(shown[name], set(credentials_in(shown[name], names)))
         for name in self.urls:
             outer, _, inner = name.rpartition(".")
             part = shown[outer] if outer else shown
@@ -667,7 +849,7 @@ def set_key(data: dict[str, Any], override: str) -> None:
         value = StrictJson.loads(text)
     except json.JSONDecodeError:
         value = text
-    except (ValueError, RecursionError) as cause:
+    except ValueError as cause:
         raise ConfigError(f"--set {printable(override)}: {cause}") from None
     outer, _, inner = name.partition(".")
     *path, last = name.split(".")
@@ -684,17 +866,37 @@ def set_key(data: dict[str, Any], override: str) -> None:
 
 
 class StrictJson:
-    """JSON without what the standard forbids and Python reads; no key stands twice in an object."""
+    """JSON without what the standard forbids and Python reads, and with no key twice.
+
+    It is not so deep that what this program makes of it could not be written and read again.
+    """
+
+    DEEPEST = 200  # levels; pydantic writes 255
 
     @classmethod
     def loads(cls, text: str) -> Any:
-        """Return the value. Raises ValueError (JSONDecodeError when not JSON), RecursionError."""
-        return json.loads(
-            text,
-            object_pairs_hook=cls._object,
-            parse_constant=cls._refuse_constant,
-            parse_float=cls._finite,
-        )
+        """Return the value. Raises ValueError (JSONDecodeError where it is no JSON)."""
+        try:
+            value = json.loads(
+                text,
+                object_pairs_hook=cls._object,
+                parse_constant=cls._refuse_constant,
+                parse_float=cls._finite,
+            )
+        except RecursionError:
+            raise ValueError("is nested too deeply") from None
+        layer = [value]
+        for _ in range(cls.DEEPEST):
+            layer = [item for part in layer for item in cls._items(part)]
+        if layer:
+            raise ValueError("is nested too deeply")
+        return value
+
+    @staticmethod
+    def _items(value: Any) -> Iterable[Any]:
+        if isinstance(value, dict):
+            return value.values()
+        return value if isinstance(value, list) else ()
 
     @staticmethod
     def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -738,8 +940,6 @@ def read_json(path: Path, error: type[StressTestError]) -> Any:
     except json.JSONDecodeError as cause:
         place = f"line {cause.lineno}, column {cause.colno}"
         raise error(f"{path}: {place}: is not JSON: {cause.msg}") from None
-    except RecursionError:
-        raise error(f"{path}: is nested too deeply") from None
     except UnicodeEncodeError:
         half = "half of a surrogate pair (\\ud800 to \\udfff)"
         raise error(f"{path}: holds {half}, which no server can read") from None
@@ -1174,6 +1374,11 @@ class _Credentials:
             raise ConfigError(
                 f"the environment variable {shown} is not set; export it with the key"
             )
+        if not Redactor.is_secret(value):
+            shown = printable(name, 80)
+            logger.warning(
+                "the key in %s is short or a common word: it is no secret, files may show it", shown
+            )
         self.secrets.append(value)
         return value
 
@@ -1181,11 +1386,10 @@ class _Credentials:
         """Take a header of the config, with `${NAME}` filled in from the environment."""
         filled = re.sub(r"\$\{([^}]*)\}", lambda found: self.secret(found.group(1)), text)
         self.headers[name] = self.checked(f"headers.{name}", filled)
-        if filled == text and re.search(r"(?i)auth|cookie|key|secret|token", name):
-            # No secret should stand in the config; one that does is kept out of files all the same.
-            words = re.split(r"[\s;,]+", text)
-            words = [word for word in words if word.lower() not in ("bearer", "basic", "token")]
-            self.secrets += [text, *words, *(word.partition("=")[2] for word in words)]
+        for literal in credentials_in({name: text}, _SECRET_HEADER):
+            # None should stand in the config; one that does is kept out of files all the same.
+            words = re.split(r"[\s;,]+", literal)
+            self.secrets += [*words, *(word.partition("=")[2] for word in words)]
 
     def add_key(self, variable: str) -> None:
         """Take the API key from its environment variable."""
@@ -1235,6 +1439,7 @@ def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
         base, shown = str(url.with_user(None)), _without_password(config.server)
     for link in config.urls.values():
         credentials.hide_user(link)
+    credentials.secrets += credentials_in(config.extra_body, _SECRET_KEY)
     redact = Redactor(credentials.secrets)
     return Target(base, shown, credentials.headers, redact, _tls_context(config), config.proxy)
 
@@ -2784,6 +2989,8 @@ class LoadStart:
     resumed: str | None = None  # what ended the earlier part: "stopped", "killed"
     itl_us: Mapping[int, Mapping[int, int]] = dataclasses.field(default_factory=dict)
     itl_lost: bool = False  # the earlier part took its histogram along
+    clients: Sequence[Mapping[str, Any]] = ()  # what the self-check found in earlier parts
+    over: Mapping[str, Any] | None = None  # the footer of a load that has ended: nothing is asked
     share: tuple[int, int] = (0, 1)  # (k, n): run the k-th of n parts that together are the load
 
 
@@ -2807,6 +3014,34 @@ class LoadReport:
         self.itl_lost = self.itl_lost or self.start.itl_lost
         for stage, counts in self.start.itl_us.items():
             self.itl_us[stage] = Counter(counts)
+        if (footer := self.start.over) is not None:
+            self.ended_ns = self.start.start_ns + round(footer["duration_ms"] * NS_PER_MS)
+            self.client, self.warmup = dict(footer["client"]), Counter(footer["warmup"])
+            self.clock_jump_s = footer["clock_jump_s"]
+
+    @property
+    def clients(self) -> list[Mapping[str, Any]]:
+        """What the self-check found, in each part of the run."""
+        return [*self.start.clients, self.client]
+
+    @property
+    def ended(self) -> dt.datetime:
+        """The wall clock at the end, as the monotonic clock says."""
+        if self.start.over is not None:
+            return dt.datetime.fromisoformat(self.start.over["ended"])
+        return self.begun + dt.timedelta(microseconds=(self.ended_ns - self.begun_ns) // 1000)
+
+    def to_footer(self) -> dict[str, Any]:
+        """Return what the journal says behind the results: all else that a results file needs."""
+        return {
+            "status": "interrupted" if self.interrupted else "complete",
+            "ended": self.ended.isoformat(timespec="milliseconds"),
+            "duration_ms": (self.ended_ns - self.start.start_ns) / NS_PER_MS,
+            "client": self.client,
+            "clock_jump_s": self.clock_jump_s,
+            "warmup": dict(self.warmup),
+            "itl_us": {str(stage): sorted(counts.items()) for stage, counts in self.itl_us.items()},
+        }
 
     def end(self, client: dict[str, Any], *, stopped: bool) -> None:
         """Take the time at which the load ended, and what the self-check found."""
@@ -2832,6 +3067,8 @@ async def process_questions(
     other requests were cancelled.
     """
     report = LoadReport(start or LoadStart())
+    if report.start.over is not None:
+        return report
     with gc_paused(), LagMonitor() as lag:
         generator = LoadGenerator(config, questions, send, record, report, lag)
         work = asyncio.create_task(generator.run())
@@ -4000,7 +4237,9 @@ def _resumed(run: Evidence) -> Reason | None:
     if run.load.start.resumed is None:
         return None
     earlier = f"an earlier part of it was {run.load.start.resumed}"
-    message = f"{earlier}; how busy this client was then is not in the verdict"
+    message = f"{earlier}; between the parts nothing was asked"
+    if run.load.start.resumed == "killed":
+        message = f"{earlier}; how busy this client was then is not in the verdict"
     return Reason("SUSPECT", "resumed", message)
 
 
@@ -4026,7 +4265,7 @@ def _failures(run: Evidence) -> Reason | None:
 
 
 class ClientCheck:
-    """How far one stage's numbers may be this client's own: its delay in them, and who caused it."""
+    """How far a stage's numbers may be this client's own: its delay in them, and who caused it."""
 
     P99_FROM = 100  # first tokens; below, a p99 is a single one
 
@@ -4087,12 +4326,15 @@ class ClientCheck:
         """Return the check of the stage that suffered most; None when none did."""
         if (run.aggregate["duration_ms"] or 0) < JUDGED_FROM_MS:
             return None
-        clients = {client["stage"]: client for client in run.load.client.get("stages", ())}
-        checks = [
-            cls(part, clients.get(part.get("stage", 0), run.load.client)) for part in run.parts
-        ]
-        worst = max(checks, key=lambda check: (check.severity, check.waits))
-        return worst if worst.severity else None
+        checks = list[ClientCheck]()
+        for client in run.load.clients:  # one of each part of the run
+            stages = {stage["stage"]: stage for stage in client.get("stages", ())}
+            for part in run.parts:
+                number = part.get("stage", 0)
+                if not stages or number in stages:
+                    checks.append(cls(part, stages.get(number, client)))
+        worst = max(checks, key=lambda check: (check.severity, check.waits), default=None)
+        return worst if worst is not None and worst.severity else None
 
 
 @validity_rule
@@ -4274,15 +4516,28 @@ def check_name(name: str) -> str:
         problem = "is longer than 200 bytes"
     elif bare != bare.strip() or bare.endswith(".") or bare.startswith((".", "-")):
         problem = "must not begin with a dot, a dash or a space, nor end with a dot or a space"
-    elif re.search(r'[<>:"|?*]', bare) or re.fullmatch(
-        r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", bare
-    ):
+    elif re.search(r'[<>:"|?*]', bare) or _DEVICE.fullmatch(bare):
         problem = "is reserved on some systems"
     if problem is not None:
         raise ConfigError(
             f"output name {json.dumps(printable(name, 60), ensure_ascii=False)}: {problem}"
         )
     return bare
+
+
+# Names that mean a device on Windows, whatever follows a dot in them.
+_DEVICE = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|clock\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE
+)
+
+
+def sync_file(fd: int) -> None:
+    """Bring a file to the disk, where its file system can do that. Raises OSError."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
 
 
 class FileLock:
@@ -4328,7 +4583,8 @@ class FileLock:
     def close(self) -> None:
         """Give the lock back."""
         if self.fd >= 0:
-            os.close(self.fd)
+            with contextlib.suppress(OSError):  # a late fault of the disk; what counts was synced
+                os.close(self.fd)
             self.fd = -1
 
     def __enter__(self) -> Self:
@@ -4363,6 +4619,20 @@ class JournalLine(msgspec.Struct):
         except (ValueError, RecursionError):
             return None
 
+    @classmethod
+    def is_readable(cls, kind: str, content: Mapping[str, Any]) -> bool:
+        """Whether a line with this content can be read back."""
+        try:
+            line = cls.from_bytes(cls.to_bytes(0, kind, content))
+            return line is not None and len(line.read()) == len(content)
+        except (ValueError, RecursionError):
+            return False
+
+    @staticmethod
+    def digest(before: int, line: bytes) -> int:
+        """Return a digest of the lines up to this one: a CRC-32 of their CRC-32s."""
+        return zlib.crc32(line[8:16], before)
+
     def read(self) -> dict[str, Any]:
         """Return the content. Raises ValueError."""
         return msgspec.json.decode(self.content, type=dict[str, Any])
@@ -4381,7 +4651,10 @@ class Journal:
         self.path = lock.path
         self.header: dict[str, Any] = {}
         self._lock = lock
-        self._seq, self._answers, self._dirty = 0, 0, False
+        self._source = io.FileIO(lock.fd, closefd=False)  # reads also what is removed meanwhile
+        self._seq = self._lines = self._answers = self._digest = 0  # of what was written
+        self._prefix = b""  # ends a line that was half written and could not be cut off
+        self._dirty = False
         self._end = threading.Event()
         self._fault: OSError | None = None
         self._syncer = threading.Thread(target=self._sync, name="fsync", daemon=True)
@@ -4419,20 +4692,38 @@ class Journal:
             if reader.header is None:
                 lost = "is not a journal, or was lost from its first line on"
                 raise ConfigError(f"{path}: {lost}; choose another name")
-            os.ftruncate(lock.fd, reader.whole_bytes)
             journal = cls(lock)
-            journal.header = reader.header
-            journal._seq, journal._answers = reader.next_seq, len(reader)
+            journal._go_on(reader)
             unless_good.pop_all()
         return journal, reader
 
-    def begin(self, header: Mapping[str, Any]) -> None:
-        """Write the first line; without it the journal is removed again. Raises ResultsError."""
+    def _go_on(self, reader: JournalReader) -> None:
+        """Continue what the reader has read."""
+        self.header = dict(reader.header or {})
+        self._seq, self._lines = reader.next_seq, reader.lines
+        self._answers, self._digest = reader.ended, reader.digest
+        if reader.unfinished_bytes:
+            self._cut(reader.unfinished_bytes)
+
+    def _cut(self, size: int) -> None:
+        """Take a half line off the end; where that is refused, the next line begins behind it."""
         try:
+            os.ftruncate(self._lock.fd, os.fstat(self._lock.fd).st_size - size)
+        except OSError:
+            self._prefix = b"\n"
+
+    def begin(self, header: Mapping[str, Any]) -> None:
+        """Write the first line; without it the journal is removed again.
+
+        Raises ResultsError, and ConfigError for a header that could not be read back.
+        """
+        try:
+            if not JournalLine.is_readable("header", header):
+                raise ConfigError("the configuration is nested too deeply, or holds a huge number")
             self.append("header", header)
-        except ResultsError:
+        except StressTestError:
             self.remove()
-            self._lock.close()
+            self._close()
             raise
         self.header = dict(header)
 
@@ -4445,11 +4736,45 @@ class Journal:
         self._syncer.join()
         with contextlib.suppress(OSError):
             os.fsync(self._lock.fd)
+        self._close()
+
+    def _close(self) -> None:
+        self._source.close()
         self._lock.close()
 
     def remove(self) -> None:
         """Remove the file, whose answers are in a results file now."""
-        self._lock.remove()
+        try:
+            self._lock.remove()
+        except OSError as error:
+            why = f"cannot be removed: {error.strerror}"
+            notice(f"{self.path}: {why}; remove it, its answers are in the results file")
+
+    def read(self) -> JournalReader:
+        """Read what was written, and hold it against what should be there.
+
+        Raises ResultsError when it was damaged; the answers that are left stay.
+        """
+        reader = JournalReader(self.path, self._source, self.header)
+        if (reader.lines, reader.digest) == (self._lines, self._digest):
+            return reader
+        where = self.path
+        if reader.headless:
+            where = self._rescue(reader)
+        left = f"{reader.ended} of {self._answers} answers can still be read"
+        then = f"they are kept in {where}: go on with {where.stem} --resume"
+        raise ResultsError(f"{self.path}: was changed while the run wrote it; {left}; {then}")
+
+    def _rescue(self, reader: JournalReader) -> Path:
+        """Write what can still be read to a journal of its own, for the first line is lost."""
+        names = possible_names(self.path, dt.datetime.now().astimezone())
+        next(names)
+        while True:
+            with contextlib.suppress(FileExistsError), Journal.create(next(names)) as rescued:
+                rescued.begin(self.header)
+                for record in reader.records():
+                    rescued.append("result", record)
+                return rescued.path
 
     @contextlib.contextmanager
     def kept_when_writing_fails(self) -> Iterator[None]:
@@ -4465,16 +4790,18 @@ class Journal:
         """Write one line whole, or raise ResultsError and leave the journal as it was."""
         if self._fault is not None:
             raise self._failed(self._fault)
-        line = JournalLine.to_bytes(self._seq, kind, content)
+        line = self._prefix + JournalLine.to_bytes(self._seq, kind, content)
         written = 0
         try:
             while written < len(line):
                 written += os.write(self._lock.fd, line[written:] if written else line)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._lock.fd, os.fstat(self._lock.fd).st_size - written)
+            if written:
+                self._cut(written)
+            self._fault = error  # the run ends; that it says how much is kept holds from now on
             raise self._failed(error) from None
-        self._seq += 1
+        self._digest = JournalLine.digest(self._digest, line[len(self._prefix) :])
+        self._seq, self._lines, self._prefix = self._seq + 1, self._lines + 1, b""
         self._answers += kind == "result" and content["status"] != "cancelled"
         self._dirty = True
 
@@ -4490,7 +4817,7 @@ class Journal:
             if self._dirty:
                 self._dirty = False
                 try:
-                    os.fsync(self._lock.fd)
+                    sync_file(self._lock.fd)
                 except OSError as error:
                     self._fault = error
 
@@ -4510,22 +4837,30 @@ class JournalReader:
         index: int
         turn: int
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self,
+        path: Path,
+        file: io.FileIO | None = None,
+        header: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Open the journal, or read the file; a journal's own header makes up for a lost one."""
         self.path = path
-        self.header: dict[str, Any] | None = None
-        self.footer: dict[str, Any] | None = None
+        self.header = None if header is None else dict(header)
+        self.headless = True  # as long as no first line was found
+        self.footer: dict[str, Any] | None = None  # of the run's last part, when it has ended
+        self.footers: list[dict[str, Any]] = []  # of all parts
         self.samples: list[dict[str, Any]] = []
         self.missing: list[range] = []  # sequence numbers that must have been there
         self.lines = self.next_seq = 0
         self.whole_bytes = 0  # up to the end of the last whole line, good or not
+        self.unfinished_bytes = 0  # behind the last whole line
+        self.digest = 0  # of the good lines
         self._damaged_bytes = 0  # of whole lines
-        self._unfinished_bytes = 0  # behind the last whole line
         self._offsets, self._lengths = array.array("q"), array.array("q")  # of each good line
         self._results, self._keys = array.array("q"), array.array("q")  # a result's line, its place
         self._grades: dict[int, int] = {}  # place -> line of its last grade
         self._order: Sequence[int] | None = None
-        self._file = self._open()
-        weakref.finalize(self, self._file.close)
+        self._file = file or self._open()
         self.refresh()
 
     def _open(self) -> io.FileIO:
@@ -4533,9 +4868,11 @@ class JournalReader:
         try:
             if self.path.exists() and not self.path.is_file():
                 raise OSError(0, "is not a regular file")
-            return self.path.open("rb", buffering=0)
+            file = self.path.open("rb", buffering=0)
         except OSError as error:
             raise ResultsError(f"{self.path}: cannot be read: {error.strerror}") from None
+        weakref.finalize(self, file.close)
+        return file
 
     def refresh(self) -> int:
         """Read what was appended since the last time, and return how many good lines that were."""
@@ -4562,14 +4899,16 @@ class JournalReader:
                 rest.clear()
             rest += unfinished
             self._file.seek(position)
-        self._unfinished_bytes = len(rest)
+        self.unfinished_bytes = len(rest)
 
     def _take(self, line: bytes) -> bool:
         """Note what stands in a line; False when it is damaged or has no business there."""
         entry = JournalLine.from_bytes(line)
         if entry is None or entry.seq < self.next_seq:
             return False
-        if (entry.kind == "header") != (self.next_seq == 0) or (self.header is None and entry.seq):
+        if entry.kind == "header" and entry.seq == 0:
+            self.headless = False
+        elif entry.kind == "header" or self.header is None:
             return False
         try:
             self._note(entry)
@@ -4579,6 +4918,7 @@ class JournalReader:
             self.missing.append(range(self.next_seq, entry.seq))
         self._offsets.append(self.whole_bytes)
         self._lengths.append(len(line))
+        self.digest = JournalLine.digest(self.digest, line)
         self.lines, self.next_seq = self.lines + 1, entry.seq + 1
         return True
 
@@ -4598,13 +4938,29 @@ class JournalReader:
             self.header = entry.read()
         elif entry.kind == "footer":
             self.footer = entry.read()
+            self.footers.append(self.footer)
         elif entry.kind == "samples":
             self.samples.append(entry.read())
 
     @property
     def lost_bytes(self) -> int:
         """How many bytes are in no good line; while a run is on, the last ones may become one."""
-        return self._damaged_bytes + self._unfinished_bytes
+        return self._damaged_bytes + self.unfinished_bytes
+
+    @property
+    def damage(self) -> str | None:
+        """Say what is lost; None when all is there."""
+        if not self.lost_bytes and not self.missing:
+            return None
+        lost = sum(map(len, self.missing))
+        missing = f", {lost} earlier lines are missing" if lost else ""
+        return f"{self.lost_bytes} bytes are damaged and left out{missing}"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its load has ended: what is left to do is to grade and to save."""
+        footer = self.footer or {}
+        return footer.get("status") == "complete" and "ended" in footer and not self.missing
 
     @property
     def ended(self) -> int:
@@ -4738,9 +5094,9 @@ class ResultsFile:
 
     def _clear_up(self) -> None:
         """Remove what killed runs have left, but nothing that is being written."""
-        for left in self._path.parent.iterdir():
-            if left.name.startswith(f".{self._path.name}.") and left.suffix == ".tmp":
-                with contextlib.suppress(OSError), FileLock(left) as lock:
+        with contextlib.suppress(OSError):
+            for left in self._path.parent.glob(f".{glob.escape(self._path.name)}.*.tmp"):
+                with FileLock(left) as lock:
                     lock.remove()
 
     def write(
@@ -4762,7 +5118,7 @@ class ResultsFile:
             self._add(b',\n"samples": ' + pydantic_core.to_json(samples, inf_nan_mode="null"))
         self._add(b"\n}\n")
         self._file.flush()
-        os.fsync(self._lock.fd)
+        sync_file(self._lock.fd)
         written = os.fstat(self._lock.fd).st_size
         if written != self._size:
             raise OSError(0, f"only {written} of {self._size} bytes were written")
@@ -4802,20 +5158,27 @@ def save_results(
         with ResultsFile(path) as file:
             file.write(meta, results, aggregate, samples)
             path = file.put_in_place(overwrite=overwrite)
-        _sync_folder(path.parent)
     except OSError as error:
         raise ResultsError(f"{path}: cannot be written: {error.strerror or error}") from None
+    _sync_folder(path)
     return path
 
 
-def _sync_folder(folder: Path) -> None:
-    """Bring a file's name to the disk."""
-    if os.name == "posix":
-        fd = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+def _sync_folder(path: Path) -> None:
+    """Bring a new file's name to the disk. Raises ResultsError."""
+    if os.name != "posix":
+        return
+    try:
+        fd = os.open(path.parent, os.O_RDONLY)
+    except OSError:  # a folder that may be written to and not be read
+        return
+    try:
+        sync_file(fd)
+    except OSError as error:
+        why = f"its folder could not be brought to the disk: {error.strerror}"
+        raise ResultsError(f"{path}: is written, but {why}") from None
+    finally:
+        os.close(fd)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -4934,10 +5297,9 @@ def run_meta(
     """
     started = dt.datetime.fromisoformat(header["started"])
     total_ms = (load.ended_ns - load.start.start_ns) / NS_PER_MS
-    ended = load.begun + dt.timedelta(microseconds=(load.ended_ns - load.begun_ns) // 1000)
     return {
         **_dates("start", started),
-        **_dates("end", ended),
+        **_dates("end", load.ended),
         "server": header["server"],
         "model": config.model,
         "concurrent": config.concurrent,
@@ -4950,14 +5312,18 @@ def run_meta(
         "run_id": header["run_id"],
         "config": header["config"],
         "questions_sha256": header["questions_sha256"],
-        "client": {**header["client"], **rounded(load.client)},
+        "client": {
+            **header["client"],
+            **rounded(load.client),
+            "earlier_parts": rounded(list(load.start.clients)),
+        },
         "hardware": None,
         "questions_asked": header["questions"],
         "utc_offset": started.strftime("%z"),
         "warmup": dict(load.warmup),
         "resumed": load.start.resumed,
         "tls_verified": target.tls is not False if config.server.startswith("https") else None,
-        "embedded": target.embedded,
+        "embedded": header.get("embedded"),
         "thresholds": [check._asdict() for check in check_thresholds(config, aggregate)],
     }
 
@@ -4976,6 +5342,7 @@ def journal_header(config: Config, target: Target, questions: Sequence[Question]
         "run_id": str(uuid.uuid4()),
         "started": dt.datetime.now().astimezone().isoformat(timespec="milliseconds"),
         "server": target.redact(target.shown),
+        "embedded": target.embedded,
         "questions": len(questions),
         "config": target.redact.tree(config.without_passwords()),
         "questions_sha256": questions_hash(questions),
@@ -6281,6 +6648,10 @@ class RunFiles:
         """Whether a run that is to be gone on with has ended, and its results are saved."""
         return self.resume and self.results.is_file() and not self.journal.exists()
 
+    def is_over(self) -> bool:
+        """Whether the load of the run that is gone on with has ended, so that nobody is asked."""
+        return self.resume and JournalReader(self.journal).is_over
+
     def config_before(self) -> Mapping[str, Any] | None:
         """Return the config of the run that is gone on with, as its journal has it."""
         if not self.resume:
@@ -6337,27 +6708,34 @@ class RunFiles:
         raise AssertionError("unreachable")
 
     def _make_room(self, path: Path) -> bool:
-        """Remove the journal of a run that is over, if that is allowed; else say whose it is."""
+        """Get the journal of an earlier run out of the way; else say why it stays."""
         try:
             lock = FileLock(path)
         except FileNotFoundError:  # its run has just ended
             return True
+        except OSError as error:
+            notice(f"{path} cannot be opened: {error.strerror}")
+            return False
         with lock:
-            if self._overwrite and lock.held:
+            if not lock.held:
+                notice(f"{path} is of a run in progress")
+                return False
+            if not self._overwrite:
+                notice(f"{path} holds an unfinished run: go on with it by --resume, or delete it")
+                return False
+            if len(JournalReader(path)) == 0:  # nobody misses it
                 lock.remove()
                 return True
-            whose = "holds an unfinished run: go on with it by --resume, or delete it"
-            if not lock.held:
-                whose = "is of a run in progress"
-            notice(f"{path} {whose}")
-        return False
+            names = possible_names(path, self.moment)
+            kept = next(name for name in names if give_name(path, name))
+            notice(f"{path} held an unfinished run; go on with it by {kept.stem} --resume")
+        return True
 
     def _check_same_run(self, reader: JournalReader, header: Mapping[str, Any]) -> None:
         """Refuse to mix two runs. Raises ConfigError."""
         before = cast(dict[str, Any], reader.header)
-        if reader.lost_bytes:
-            lost = f"its last {reader.lost_bytes} bytes were damaged and are left out"
-            notice(f"{reader.path}: {lost}; {len(reader)} answers are kept")
+        if reader.damage is not None:
+            notice(f"{reader.path}: {reader.damage}; {len(reader)} answers are kept")
         if before["schema_version"] != SCHEMA_VERSION:
             version = f"is of schema_version {before['schema_version']}"
             raise ConfigError(f"{reader.path}: {version}; it cannot be gone on with")
@@ -6452,7 +6830,7 @@ class Grading:
             hurry=stop_signal.event.is_set,
             redact=redact,
         )
-        ungraded = (result for result in JournalReader(journal.path) if result.grade_reason is None)
+        ungraded = (result for result in journal.read() if result.grade_reason is None)
         async with graders:
             async for result, score, reason in graders.grade_results(self.questions, ungraded):
                 log_grade(result, score, reason)
@@ -6483,6 +6861,7 @@ class Run:
     ) -> None:
         self.config, self.questions, self.options = config, questions, options
         self.files = files or RunFiles(options)
+        self.is_over = self.files.is_over()
         self.target = resolve_target(config, os.environ)
         self.grading = Grading.of(
             self.files.questions, questions, config, allow_code=options.allow_code
@@ -6499,8 +6878,9 @@ class Run:
             self.stop_signal = stack.enter_context(StopSignal.caught())
             stack.enter_context(self._until_saved)
             await stack.enter_async_context(self._closing)
-            server = self._closing.enter_async_context(serving(self.config, self.target))
-            self.target = await self.stop_signal.unless_stopped(server)
+            if not self.is_over:
+                server = self._closing.enter_async_context(serving(self.config, self.target))
+                self.target = await self.stop_signal.unless_stopped(server)
             opened = open_session(self.config, self.target)
             session = await self._closing.enter_async_context(opened)
             self.client = Client(session, self.config, self.target)
@@ -6550,14 +6930,17 @@ class Run:
         if before is None:
             return LoadStart(seed=seed)
         already_ns = max((result.end_ns or 0 for result in before), default=0)
-        footer = before.footer or {}
+        footer, clients = before.footer or {}, [footer["client"] for footer in before.footers]
+        resumed = "stopped" if footer else "killed"
         return LoadStart(
             start_ns=clock() - already_ns,
             seed=seed,
             done=before.finished(self.questions),
-            resumed="stopped" if footer else "killed",
+            resumed=None if before.is_over else resumed,
             itl_us={int(stage): dict(pairs) for stage, pairs in footer.get("itl_us", {}).items()},
             itl_lost=not footer and not self.config.record_chunk_times,
+            clients=clients[:-1] if before.is_over else clients,
+            over=before.footer if before.is_over else None,
         )
 
     @contextlib.asynccontextmanager
@@ -6576,23 +6959,13 @@ class Run:
     async def finish(self, load: LoadReport) -> JournalReader:
         """Grade the answers, end the journal and return all results, graded."""
         with self.journal.kept_when_writing_fails():
+            if not self.is_over:
+                load.client["timestamps"] = self.client.timestamps
+                self.journal.append("footer", load.to_footer())
             await self.grading.grade(self.journal, self.stop_signal, self.target.redact)
-            self.journal.append("footer", self._footer(load))
-        await self._closing.aclose()
-        return JournalReader(self.journal.path)
-
-    def _footer(self, load: LoadReport) -> dict[str, Any]:
-        """Return the journal's last line: all that a results file needs beside the results."""
         load.interrupted = load.interrupted or self.stop_signal.signum is not None
-        load.client["timestamps"] = self.client.timestamps
-        return {
-            "status": "interrupted" if load.interrupted else "complete",
-            "duration_ms": (load.ended_ns - load.start.start_ns) / NS_PER_MS,
-            "client": load.client,
-            "clock_jump_s": load.clock_jump_s,
-            "warmup": dict(load.warmup),
-            "itl_us": {str(stage): sorted(counts.items()) for stage, counts in load.itl_us.items()},
-        }
+        await self._closing.aclose()
+        return self.journal.read()
 
     def end(
         self, load: LoadReport, path: Path, meta: Mapping[str, Any], aggregate: Mapping[str, Any]
@@ -6657,7 +7030,8 @@ async def main(options: Options) -> int:
         show(run.plan_lines())
         return 0
     async with run:
-        await run.connect(test_connection(run.client))
+        if not run.is_over:
+            await run.connect(test_connection(run.client))
         run.open_journal()
         send = functools.partial(send_question, run.client)
         async with run.watched():
