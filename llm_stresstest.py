@@ -32,11 +32,14 @@ import contextvars
 import dataclasses
 import datetime as dt
 import difflib
+import errno
 import functools
 import gc
+import glob
 import hashlib
 import html
 import importlib
+import importlib.util
 import io
 import itertools
 import json
@@ -55,10 +58,10 @@ import socket
 import ssl
 import statistics
 import struct
+import subprocess
 import sys
 import threading
 import time
-import urllib.parse
 import uuid
 import weakref
 import zlib
@@ -67,6 +70,7 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Collection,
     Iterable,
     Iterator,
     Mapping,
@@ -82,14 +86,21 @@ from typing import (
     Literal,
     NamedTuple,
     NoReturn,
-    Self,
     TextIO,
     TypeVar,
     cast,
     get_args,
 )
 
+PACKAGES = ("aiohttp", "msgspec", "openai", "pydantic", "rich")
+VENV_TRIED = "LLM_STRESSTEST_VENV_TRIED"
+
 try:
+    if sys.version_info < (3, 11):  # noqa: UP036  an old python3 shall say so, or find a newer one
+        raise ModuleNotFoundError(name="Python 3.11 or newer")
+    for package in PACKAGES:  # some are imported only where they are used
+        if importlib.util.find_spec(package) is None:
+            raise ModuleNotFoundError(name=package)
     import aiohttp
     import msgspec
     import pydantic
@@ -98,9 +109,24 @@ try:
 except ModuleNotFoundError as error:
     if __name__ != "__main__":
         raise
-    remedy = "uv run llm_stresstest.py …, or pip install aiohttp msgspec openai pydantic rich"
-    sys.stderr.write(f"llm_stresstest: needs the package {error.name}: {remedy}\n")
+    # So a cron line with /usr/bin/python3 needs no path into .venv. Once: it may lack them too.
+    beside, bin_name = Path(__file__).resolve().parent, "Scripts" if os.name == "nt" else "bin"
+    venv_python = beside / ".venv" / bin_name / "python"
+    if venv_python.exists() and VENV_TRIED not in os.environ:
+        # As it was started, options of Python included; below 3.10 Python does not tell them.
+        command = [str(venv_python), *getattr(sys, "orig_argv", ["", *sys.argv])[1:]]
+        os.environ[VENV_TRIED] = "yes"
+        if os.name == "nt":  # where exec would give the shell its prompt back
+            sys.exit(subprocess.call(command))  # noqa: S603
+        os.execv(venv_python, command)  # noqa: S606
+    uv = f"python3 -m venv .uv && .uv/{bin_name}/pip install -q uv && .uv/{bin_name}/uv sync"
+    pip = f"python3 -m venv .venv && .venv/{bin_name}/pip install {' '.join(PACKAGES)}"
+    remedy = uv if (beside / "pyproject.toml").is_file() else pip
+    if Path.cwd() != beside:
+        remedy = f"cd {shlex.quote(str(beside))} && {remedy}"
+    sys.stderr.write(f"llm_stresstest: needs {error.name}: {remedy}\n")
     sys.exit(2)
+os.environ.pop(VENV_TRIED, None)
 
 try:
     import fcntl
@@ -109,6 +135,7 @@ except ImportError:  # Windows
 
 if TYPE_CHECKING:
     from types import ModuleType
+    from typing import Self
 
     import openai
     import rich.console
@@ -127,6 +154,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "REDACTED",
     "SCHEMA_VERSION",
     "Client",
+    "Column",
     "Config",
     "ConfigError",
     "Evidence",
@@ -139,6 +167,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "LoadReport",
     "LoadStart",
     "Options",
+    "Parser",
     "PlannedRequest",
     "Question",
     "QuestionsError",
@@ -212,12 +241,12 @@ CONFIDENCE = 0.95
 CORRECT = 0.5  # the score from which an answer counts as correct
 EXAMPLES = """\
 examples:
-  llm_stresstest.py first_run                          what config.json and questions.json say
-  llm_stresstest.py PC_FIN_qwen13b --set concurrent=8  override a key of config.json
+  llm_stresstest.py first_run                          as config.json says
+  llm_stresstest.py PC_FIN_qwen13b --set concurrent=8  override one of its keys
   llm_stresstest.py sweep --set 'concurrent=[1,2,4,8]' one stage a level
   llm_stresstest.py nightly --overwrite --quiet        for cron
-  llm_stresstest.py first_run --resume                 go on with a run that was killed
-  llm_stresstest.py verify first_run                   recompute every number of a results file
+  llm_stresstest.py first_run --resume                 go on after it was killed
+  llm_stresstest.py verify first_run                   recompute every number
 
 exit codes:
   0    complete; VALID or SUSPECT, and every threshold met
@@ -235,7 +264,8 @@ exit codes:
 # StressTestError              what stops a run; one line: file, key, what is wrong, the remedy
 #  +-- ConfigError             2  arguments and config.json
 #  +-- QuestionsError          2  questions.json
-#  +-- ExtensionError          2  a tool or one of its packages is missing
+#  +-- ExtensionError          2  a tool is missing
+#       +-- MissingPackageError     or one of its packages
 #  +-- ServerUnreachableError  3  the server cannot be used
 #  +-- ResultsError            4  the results could not be written
 
@@ -258,6 +288,18 @@ class ExtensionError(StressTestError):
     """An extension, or a package that it needs, is missing."""
 
 
+class MissingPackageError(ExtensionError):
+    """A package of a tool's dependency group is missing."""
+
+    def __init__(self, tool: str, package: str | None, group: str | None) -> None:
+        self.tool, self.package, self.group = tool, package, group
+        local = HERE / ".uv" / ("Scripts" if os.name == "nt" else "bin") / "uv"
+        uv = os.environ.get("UV") or (str(local) if local.exists() else "uv")
+        where = "" if Path.cwd() == HERE else f" --project {shlex.quote(str(HERE))}"
+        remedy = f": {shlex.quote(uv)} sync --inexact --group {group}{where}" if group else ""
+        super().__init__(f"{tool} needs {package}{remedy}")
+
+
 class ServerUnreachableError(StressTestError):
     """The server cannot be used: refused, DNS, TLS, authorisation, no such model."""
 
@@ -276,26 +318,83 @@ class ResultsError(StressTestError):
 class Redactor:
     """Takes secrets out of texts, by value, in whatever form an echo gave them.
 
-    That is: as they are, escaped as JSON, Python, URLs and HTML do it, or cut at the text's end.
+    A run of 8 characters of a secret is enough, in any case: as it stands, escaped as JSON, Python,
+    URLs and HTML do it (also twice), as hexadecimal digits, and in base64 wherever it begins. What
+    everybody knows, such as a leading `sk-proj-`, does not count.
     """
 
-    SHORTEST = 6  # a shorter value is no secret, and would eat ordinary words
+    RUN = 8  # characters
+    SHORT = 16  # a value of words alone that is shorter is no secret
+    PUBLIC = re.compile(
+        r"(bearer |basic |sk-(proj-|svcacct-|admin-|ant-\w{1,8}-|or-v\d-)?|gsk_|hf_|nvapi-|xai-"
+        r"|pplx-|r8_|csk-|fw_|AIza|gh[pous]_|github_pat_|glpat-)",
+        re.IGNORECASE,
+    )
+    # Such as `ollama`, `EMPTY`, `sk-no-key-required`; with digits (`token-abc123`) a secret, but as
+    # a whole: answers may hold its words.
+    WORDS = re.compile(r"(?:(?:[a-z]{1,19}|[A-Z]{1,19}|[A-Z][a-z]{1,18})\d{0,4}(?:[-_ .:]|$))+")
+
+    class Form:
+        """A secret as some echo writes it, in lower case."""
+
+        def __init__(self, text: str, public: int, run: int) -> None:
+            self.text = text
+            self.public = public  # so many characters of it everybody knows
+            self.run = run  # so many of the others must stand together
+            # Pieces of it, with their places, so that each run holds a whole one.
+            size = max(run // 2, 1)
+            places = range(0, max(len(text) - size, 0) + 1, run - size + 1)
+            self.anchors = [(place, text[place : place + size]) for place in places]
+
+        def spans(self, text: str) -> list[tuple[int, int]]:
+            """Return where a long enough run of it stands in a text."""
+            spans = list[tuple[int, int]]()
+            for offset, anchor in self.anchors:
+                end, pieces, kept = 0, list[str](), 0
+                while (place := text.find(anchor, end)) >= 0:
+                    end = place + 1
+                    before = _common_end(self.text[:offset], text[max(place - offset, 0) : place])
+                    after = text[place : place + len(self.text) - offset]
+                    behind = _common_start(self.text[offset:], after)
+                    if offset + behind - max(offset - before, self.public) >= self.run:
+                        start, end = place - before, place + behind
+                        spans.append((start, end))
+                        # What is found is not looked for again, from another piece on.
+                        start = max(start, kept)
+                        pieces += [text[kept:start], "\0" * (end - start)]
+                        kept = end
+                if pieces:
+                    text = "".join([*pieces, text[kept:]])
+            return spans
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        kept = {secret for secret in secrets if len(secret) >= self.SHORTEST}
-        # The longest first: a secret may hold another one.
-        self._secrets = [
-            (secret, self._plain_start(secret), re.compile("".join(map(self._any_form, secret))))
-            for secret in sorted(kept, key=len, reverse=True)
-        ]
+        kept = {secret for secret in secrets if self.is_secret(secret)}
+        self._plain, self._unescaped, self._base64 = (list[Redactor.Form]() for _ in range(3))
+        for secret in kept:
+            form = self._plain_form(secret)
+            self._plain += [form, self._hexadecimal_form(secret, form)]
+            self._unescaped += [form, self._plain_form(Unescaped(secret).text)]
+            self._base64 += [self._base64_form(secret, form, shift) for shift in range(3)]
+        self._one_word = not any(re.search(r"\s", secret) for secret in kept)
+
+    @classmethod
+    def is_secret(cls, value: str) -> bool:
+        """Whether a value is kept out of texts: no short one, and no word that answers may use."""
+        if len(value) < cls.RUN:
+            return False
+        has_digit = any(character.isdigit() for character in value)
+        return has_digit or len(value) >= cls.SHORT or cls.WORDS.fullmatch(value) is None
 
     def __call__(self, text: str) -> str:
         """Return the text with each secret replaced."""
-        for secret, start, pattern in self._secrets:
-            if start in text:
-                text = pattern.sub(REDACTED, text)
-                text = self._without_cut_end(text, secret)
-        return text
+        if not self._plain or not self._may_hold_one(text):
+            return text
+        pieces, end = list[str](), 0
+        for start, stop in sorted(self._spans(text)):
+            if start > end or not pieces:
+                pieces += [text[end:start], REDACTED]
+            end = max(end, stop)
+        return "".join([*pieces, text[end:]])
 
     def tree(self, value: Any) -> Any:
         """Return a JSON value with each secret replaced in all its texts."""
@@ -307,29 +406,150 @@ class Redactor:
             return [self.tree(item) for item in value]
         return value
 
-    def _without_cut_end(self, text: str, secret: str) -> str:
-        """Replace the first half or more of a secret where it is the end of the text."""
-        tail = text[1 - len(secret) :]
-        place = tail.find(secret[: max(self.SHORTEST, len(secret) // 2)])
-        if place >= 0 and secret.startswith(tail[place:]):
-            return text[: len(text) - len(tail) + place] + REDACTED
-        return text
+    def _may_hold_one(self, text: str) -> bool:
+        """Look quickly whether there is anything to do: answers have few words that are so long."""
+        if self._one_word:
+            text = " ".join([word for word in text.split() if len(word) >= self.RUN])
+        lowered = self._lower(text)
+        if any(anchor in lowered for form in self._plain for _, anchor in form.anchors):
+            return True
+        lowered = lowered.replace("-", "+").replace("_", "/")
+        if any(anchor in lowered for form in self._base64 for _, anchor in form.anchors):
+            return True
+        return Unescaped.NEEDED.search(text) is not None
+
+    def _spans(self, text: str) -> list[tuple[int, int]]:
+        """Return where secrets stand in a text."""
+        lowered = self._lower(text)
+        spans = [span for form in self._plain for span in form.spans(lowered)]
+        lowered = lowered.replace("-", "+").replace("_", "/")
+        spans += [span for form in self._base64 for span in form.spans(lowered)]
+        layers = list[Unescaped]()
+        while len(layers) < 3 and Unescaped.NEEDED.search(text):
+            layers.append(Unescaped(text))
+            text = layers[-1].text
+            lowered = self._lower(text)
+            for start, stop in (span for form in self._unescaped for span in form.spans(lowered)):
+                for layer in reversed(layers):
+                    start, stop = layer.origin(start), layer.origin(stop)
+                spans.append((start, stop))
+        return spans
 
     @staticmethod
-    def _plain_start(secret: str) -> str:
-        """Return what stands before the first character that an echo might write in another way."""
-        return cast(re.Match[str], re.match(r"[\w.-]*", secret, re.ASCII)).group()
+    def _lower(text: str) -> str:
+        """Return a text of the same length in lower case, at least its ASCII letters."""
+        lowered = text.lower()
+        if len(lowered) != len(text):
+            return re.sub(r"[A-Z]+", lambda found: found.group().lower(), text)
+        return lowered
 
     @classmethod
-    def _any_form(cls, character: str) -> str:
-        """Return a pattern of what JSON, Python, URLs and HTML make of a character."""
-        if cls._plain_start(character):
-            return re.escape(character)
-        in_url, in_html = urllib.parse.quote(character, safe=""), re.escape(html.escape(character))
-        itself = r"\\{0,9}" + re.escape(character)
-        if character == "\\":
-            itself = r"\\{1,9}"
-        return rf"(?:{itself}|(?i:{in_url}|\\{{1,9}}u{ord(character):04x}|{in_html}))"
+    def _plain_form(cls, secret: str) -> Form:
+        public = cls.PUBLIC.match(secret)
+        known = 0 if public is None else public.end()
+        if len(secret) - known < cls.RUN or cls.WORDS.fullmatch(secret):
+            return cls.Form(cls._lower(secret), 0, len(secret))
+        return cls.Form(cls._lower(secret), known, cls.RUN)
+
+    @classmethod
+    def _hexadecimal_form(cls, secret: str, plain: Form) -> Form:
+        return cls.Form(secret.encode().hex(), 2 * plain.public, 2 * plain.run)
+
+    @classmethod
+    def _base64_form(cls, secret: str, plain: Form, shift: int) -> Form:
+        """Return the part of its base64 that stays the same behind `shift` other bytes."""
+        data = secret.encode()
+        code = base64.b64encode(b"\0" * shift + data).decode().lower()
+        start, stop = -(-8 * shift // 6), 8 * (shift + len(data)) // 6
+        public = max(-(-8 * (shift + plain.public) // 6) - start, 0)
+        # A run of n bytes determines at least so many characters.
+        run = (8 * plain.run - 4) // 6
+        return cls.Form(code[start:stop], public, run)
+
+
+def _common_start(one: str, other: str) -> int:
+    """Return how many characters two texts have in common from their start on."""
+    for place, (mine, theirs) in enumerate(zip(one, other, strict=False)):
+        if mine != theirs:
+            return place
+    return min(len(one), len(other))
+
+
+def _common_end(one: str, other: str) -> int:
+    return _common_start(one[::-1], other[::-1])
+
+
+class Unescaped:
+    """A text with escapes of JSON, Python, URLs and HTML undone, and where each part came from."""
+
+    NEEDED = re.compile(r"[\\%&]")
+    ESCAPE = re.compile(
+        r"\\+u([0-9a-fA-F]{4})|\\+x([0-9a-fA-F]{2})|%([0-9a-fA-F]{2})|&#[xX]0*([0-9a-fA-F]{1,6});"
+        r"|&#0*(\d{1,7});|&([a-zA-Z]{2,6});|\\+(.?)",
+        re.DOTALL,
+    )
+
+    def __init__(self, text: str) -> None:
+        pieces, end = list[str](), 0
+        self._starts, self._origins, size = [0], [0], 0
+        for found in self.ESCAPE.finditer(text):
+            character = self._character(found)
+            pieces += [text[end : found.start()], character]
+            size += found.start() - end
+            self._starts += [size, size + len(character)]
+            self._origins += [found.start(), found.end()]
+            size, end = size + len(character), found.end()
+        self.text = "".join([*pieces, text[end:]])
+
+    @staticmethod
+    def _character(found: re.Match[str]) -> str:
+        *hexadecimal, decimal, name, other = found.groups()
+        for digits in hexadecimal:
+            if digits is not None:
+                return chr(int(digits, 16)) if int(digits, 16) <= sys.maxunicode else ""
+        if decimal is not None:
+            return chr(int(decimal)) if int(decimal) <= sys.maxunicode else ""
+        if name is not None:
+            return html.unescape(found.group())
+        return other
+
+    def origin(self, place: int) -> int:
+        """Return where a place of the text was before."""
+        number = bisect.bisect_right(self._starts, place) - 1
+        return self._origins[number] + place - self._starts[number]
+
+
+# Names of headers and of the body's keys whose literal values are taken for credentials.
+_SECRET_HEADER = re.compile(
+    r"auth|cookie|credential|key|passw|pwd|secret|signature|token", re.IGNORECASE
+)
+_SECRET_KEY = re.compile(
+    r"auth|credential|passw|pwd|secret|signature"
+    r"|^(x[-_])?(api|access|bearer|hf|private|refresh|session)?[-_]?(key|token)$",
+    re.IGNORECASE,
+)
+_LIKE_A_KEY = re.compile(r"(sk-|gsk_|hf_|gh[pous]_|eyJ|AKIA).{12,}")
+
+
+def credentials_in(value: Any, names: re.Pattern[str], name: str = "") -> Iterator[str]:
+    """Yield the credentials that stand in a JSON value; `${NAME}` is none."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from credentials_in(item, names, str(key))
+    elif isinstance(value, list):
+        for item in value:
+            yield from credentials_in(item, names, name)
+    elif isinstance(value, str) and "${" not in value:
+        yield from [value] if names.search(name) or _LIKE_A_KEY.match(value) else []
+
+
+def without_texts(value: Any, texts: Collection[str]) -> Any:
+    """Return a JSON value with each of its texts that is one of these replaced."""
+    if isinstance(value, Mapping):
+        return {key: without_texts(item, texts) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_texts(item, texts) for item in value]
+    return REDACTED if isinstance(value, str) and value in texts else value
 
 
 def _without_password(url: str) -> str:
@@ -562,8 +782,10 @@ class Config(Strict):
         return f"{shown} is not allowed"
 
     def without_passwords(self) -> dict[str, Any]:
-        """Return it as JSON, with no URL's user part."""
+        """Return it as JSON, with no URL's user part and no credential that stands in it."""
         shown = self.model_dump()
+        for name, names in (("headers", _SECRET_HEADER), ("extra_body", _SECRET_KEY)):
+            shown[name] = without_texts(shown[name], set(credentials_in(shown[name], names)))
         for name in self.urls:
             outer, _, inner = name.rpartition(".")
             part = shown[outer] if outer else shown
@@ -627,7 +849,7 @@ def set_key(data: dict[str, Any], override: str) -> None:
         value = StrictJson.loads(text)
     except json.JSONDecodeError:
         value = text
-    except (ValueError, RecursionError) as cause:
+    except ValueError as cause:
         raise ConfigError(f"--set {printable(override)}: {cause}") from None
     outer, _, inner = name.partition(".")
     *path, last = name.split(".")
@@ -644,17 +866,37 @@ def set_key(data: dict[str, Any], override: str) -> None:
 
 
 class StrictJson:
-    """JSON without what the standard forbids and Python reads; no key stands twice in an object."""
+    """JSON without what the standard forbids and Python reads, and with no key twice.
+
+    It is not so deep that what this program makes of it could not be written and read again.
+    """
+
+    DEEPEST = 200  # levels; pydantic writes 255
 
     @classmethod
     def loads(cls, text: str) -> Any:
-        """Return the value. Raises ValueError (JSONDecodeError when not JSON), RecursionError."""
-        return json.loads(
-            text,
-            object_pairs_hook=cls._object,
-            parse_constant=cls._refuse_constant,
-            parse_float=cls._finite,
-        )
+        """Return the value. Raises ValueError (JSONDecodeError where it is no JSON)."""
+        try:
+            value = json.loads(
+                text,
+                object_pairs_hook=cls._object,
+                parse_constant=cls._refuse_constant,
+                parse_float=cls._finite,
+            )
+        except RecursionError:
+            raise ValueError("is nested too deeply") from None
+        layer = [value]
+        for _ in range(cls.DEEPEST):
+            layer = [item for part in layer for item in cls._items(part)]
+        if layer:
+            raise ValueError("is nested too deeply")
+        return value
+
+    @staticmethod
+    def _items(value: Any) -> Iterable[Any]:
+        if isinstance(value, dict):
+            return value.values()
+        return value if isinstance(value, list) else ()
 
     @staticmethod
     def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -698,8 +940,6 @@ def read_json(path: Path, error: type[StressTestError]) -> Any:
     except json.JSONDecodeError as cause:
         place = f"line {cause.lineno}, column {cause.colno}"
         raise error(f"{path}: {place}: is not JSON: {cause.msg}") from None
-    except RecursionError:
-        raise error(f"{path}: is nested too deeply") from None
     except UnicodeEncodeError:
         half = "half of a surrogate pair (\\ud800 to \\udfff)"
         raise error(f"{path}: holds {half}, which no server can read") from None
@@ -1134,6 +1374,11 @@ class _Credentials:
             raise ConfigError(
                 f"the environment variable {shown} is not set; export it with the key"
             )
+        if not Redactor.is_secret(value):
+            shown = printable(name, 80)
+            logger.warning(
+                "the key in %s is short or a common word: it is no secret, files may show it", shown
+            )
         self.secrets.append(value)
         return value
 
@@ -1141,11 +1386,10 @@ class _Credentials:
         """Take a header of the config, with `${NAME}` filled in from the environment."""
         filled = re.sub(r"\$\{([^}]*)\}", lambda found: self.secret(found.group(1)), text)
         self.headers[name] = self.checked(f"headers.{name}", filled)
-        if filled == text and re.search(r"(?i)auth|cookie|key|secret|token", name):
-            # No secret should stand in the config; one that does is kept out of files all the same.
-            words = re.split(r"[\s;,]+", text)
-            words = [word for word in words if word.lower() not in ("bearer", "basic", "token")]
-            self.secrets += [text, *words, *(word.partition("=")[2] for word in words)]
+        for literal in credentials_in({name: text}, _SECRET_HEADER):
+            # None should stand in the config; one that does is kept out of files all the same.
+            words = re.split(r"[\s;,]+", literal)
+            self.secrets += [*words, *(word.partition("=")[2] for word in words)]
 
     def add_key(self, variable: str) -> None:
         """Take the API key from its environment variable."""
@@ -1195,6 +1439,7 @@ def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
         base, shown = str(url.with_user(None)), _without_password(config.server)
     for link in config.urls.values():
         credentials.hide_user(link)
+    credentials.secrets += credentials_in(config.extra_body, _SECRET_KEY)
     redact = Redactor(credentials.secrets)
     return Target(base, shown, credentials.headers, redact, _tls_context(config), config.proxy)
 
@@ -2744,6 +2989,8 @@ class LoadStart:
     resumed: str | None = None  # what ended the earlier part: "stopped", "killed"
     itl_us: Mapping[int, Mapping[int, int]] = dataclasses.field(default_factory=dict)
     itl_lost: bool = False  # the earlier part took its histogram along
+    clients: Sequence[Mapping[str, Any]] = ()  # what the self-check found in earlier parts
+    over: Mapping[str, Any] | None = None  # the footer of a load that has ended: nothing is asked
     share: tuple[int, int] = (0, 1)  # (k, n): run the k-th of n parts that together are the load
 
 
@@ -2767,6 +3014,34 @@ class LoadReport:
         self.itl_lost = self.itl_lost or self.start.itl_lost
         for stage, counts in self.start.itl_us.items():
             self.itl_us[stage] = Counter(counts)
+        if (footer := self.start.over) is not None:
+            self.ended_ns = self.start.start_ns + round(footer["duration_ms"] * NS_PER_MS)
+            self.client, self.warmup = dict(footer["client"]), Counter(footer["warmup"])
+            self.clock_jump_s = footer["clock_jump_s"]
+
+    @property
+    def clients(self) -> list[Mapping[str, Any]]:
+        """What the self-check found, in each part of the run."""
+        return [*self.start.clients, self.client]
+
+    @property
+    def ended(self) -> dt.datetime:
+        """The wall clock at the end, as the monotonic clock says."""
+        if self.start.over is not None:
+            return dt.datetime.fromisoformat(self.start.over["ended"])
+        return self.begun + dt.timedelta(microseconds=(self.ended_ns - self.begun_ns) // 1000)
+
+    def to_footer(self) -> dict[str, Any]:
+        """Return what the journal says behind the results: all else that a results file needs."""
+        return {
+            "status": "interrupted" if self.interrupted else "complete",
+            "ended": self.ended.isoformat(timespec="milliseconds"),
+            "duration_ms": (self.ended_ns - self.start.start_ns) / NS_PER_MS,
+            "client": self.client,
+            "clock_jump_s": self.clock_jump_s,
+            "warmup": dict(self.warmup),
+            "itl_us": {str(stage): sorted(counts.items()) for stage, counts in self.itl_us.items()},
+        }
 
     def end(self, client: dict[str, Any], *, stopped: bool) -> None:
         """Take the time at which the load ended, and what the self-check found."""
@@ -2792,6 +3067,8 @@ async def process_questions(
     other requests were cancelled.
     """
     report = LoadReport(start or LoadStart())
+    if report.start.over is not None:
+        return report
     with gc_paused(), LagMonitor() as lag:
         generator = LoadGenerator(config, questions, send, record, report, lag)
         work = asyncio.create_task(generator.run())
@@ -3960,7 +4237,9 @@ def _resumed(run: Evidence) -> Reason | None:
     if run.load.start.resumed is None:
         return None
     earlier = f"an earlier part of it was {run.load.start.resumed}"
-    message = f"{earlier}; how busy this client was then is not in the verdict"
+    message = f"{earlier}; between the parts nothing was asked"
+    if run.load.start.resumed == "killed":
+        message = f"{earlier}; how busy this client was then is not in the verdict"
     return Reason("SUSPECT", "resumed", message)
 
 
@@ -3986,7 +4265,7 @@ def _failures(run: Evidence) -> Reason | None:
 
 
 class ClientCheck:
-    """How far one stage's numbers may be this client's own: its delay in them, and who caused it."""
+    """How far a stage's numbers may be this client's own: its delay in them, and who caused it."""
 
     P99_FROM = 100  # first tokens; below, a p99 is a single one
 
@@ -4047,12 +4326,15 @@ class ClientCheck:
         """Return the check of the stage that suffered most; None when none did."""
         if (run.aggregate["duration_ms"] or 0) < JUDGED_FROM_MS:
             return None
-        clients = {client["stage"]: client for client in run.load.client.get("stages", ())}
-        checks = [
-            cls(part, clients.get(part.get("stage", 0), run.load.client)) for part in run.parts
-        ]
-        worst = max(checks, key=lambda check: (check.severity, check.waits))
-        return worst if worst.severity else None
+        checks = list[ClientCheck]()
+        for client in run.load.clients:  # one of each part of the run
+            stages = {stage["stage"]: stage for stage in client.get("stages", ())}
+            for part in run.parts:
+                number = part.get("stage", 0)
+                if not stages or number in stages:
+                    checks.append(cls(part, stages.get(number, client)))
+        worst = max(checks, key=lambda check: (check.severity, check.waits), default=None)
+        return worst if worst is not None and worst.severity else None
 
 
 @validity_rule
@@ -4234,15 +4516,28 @@ def check_name(name: str) -> str:
         problem = "is longer than 200 bytes"
     elif bare != bare.strip() or bare.endswith(".") or bare.startswith((".", "-")):
         problem = "must not begin with a dot, a dash or a space, nor end with a dot or a space"
-    elif re.search(r'[<>:"|?*]', bare) or re.fullmatch(
-        r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", bare
-    ):
+    elif re.search(r'[<>:"|?*]', bare) or _DEVICE.fullmatch(bare):
         problem = "is reserved on some systems"
     if problem is not None:
         raise ConfigError(
             f"output name {json.dumps(printable(name, 60), ensure_ascii=False)}: {problem}"
         )
     return bare
+
+
+# Names that mean a device on Windows, whatever follows a dot in them.
+_DEVICE = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|clock\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE
+)
+
+
+def sync_file(fd: int) -> None:
+    """Bring a file to the disk, where its file system can do that. Raises OSError."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
 
 
 class FileLock:
@@ -4288,7 +4583,8 @@ class FileLock:
     def close(self) -> None:
         """Give the lock back."""
         if self.fd >= 0:
-            os.close(self.fd)
+            with contextlib.suppress(OSError):  # a late fault of the disk; what counts was synced
+                os.close(self.fd)
             self.fd = -1
 
     def __enter__(self) -> Self:
@@ -4323,6 +4619,20 @@ class JournalLine(msgspec.Struct):
         except (ValueError, RecursionError):
             return None
 
+    @classmethod
+    def is_readable(cls, kind: str, content: Mapping[str, Any]) -> bool:
+        """Whether a line with this content can be read back."""
+        try:
+            line = cls.from_bytes(cls.to_bytes(0, kind, content))
+            return line is not None and len(line.read()) == len(content)
+        except (ValueError, RecursionError):
+            return False
+
+    @staticmethod
+    def digest(before: int, line: bytes) -> int:
+        """Return a digest of the lines up to this one: a CRC-32 of their CRC-32s."""
+        return zlib.crc32(line[8:16], before)
+
     def read(self) -> dict[str, Any]:
         """Return the content. Raises ValueError."""
         return msgspec.json.decode(self.content, type=dict[str, Any])
@@ -4341,7 +4651,10 @@ class Journal:
         self.path = lock.path
         self.header: dict[str, Any] = {}
         self._lock = lock
-        self._seq, self._answers, self._dirty = 0, 0, False
+        self._source = io.FileIO(lock.fd, closefd=False)  # reads also what is removed meanwhile
+        self._seq = self._lines = self._answers = self._digest = 0  # of what was written
+        self._prefix = b""  # ends a line that was half written and could not be cut off
+        self._dirty = False
         self._end = threading.Event()
         self._fault: OSError | None = None
         self._syncer = threading.Thread(target=self._sync, name="fsync", daemon=True)
@@ -4379,20 +4692,38 @@ class Journal:
             if reader.header is None:
                 lost = "is not a journal, or was lost from its first line on"
                 raise ConfigError(f"{path}: {lost}; choose another name")
-            os.ftruncate(lock.fd, reader.whole_bytes)
             journal = cls(lock)
-            journal.header = reader.header
-            journal._seq, journal._answers = reader.next_seq, len(reader)
+            journal._go_on(reader)
             unless_good.pop_all()
         return journal, reader
 
-    def begin(self, header: Mapping[str, Any]) -> None:
-        """Write the first line; without it the journal is removed again. Raises ResultsError."""
+    def _go_on(self, reader: JournalReader) -> None:
+        """Continue what the reader has read."""
+        self.header = dict(reader.header or {})
+        self._seq, self._lines = reader.next_seq, reader.lines
+        self._answers, self._digest = reader.ended, reader.digest
+        if reader.unfinished_bytes:
+            self._cut(reader.unfinished_bytes)
+
+    def _cut(self, size: int) -> None:
+        """Take a half line off the end; where that is refused, the next line begins behind it."""
         try:
+            os.ftruncate(self._lock.fd, os.fstat(self._lock.fd).st_size - size)
+        except OSError:
+            self._prefix = b"\n"
+
+    def begin(self, header: Mapping[str, Any]) -> None:
+        """Write the first line; without it the journal is removed again.
+
+        Raises ResultsError, and ConfigError for a header that could not be read back.
+        """
+        try:
+            if not JournalLine.is_readable("header", header):
+                raise ConfigError("the configuration is nested too deeply, or holds a huge number")
             self.append("header", header)
-        except ResultsError:
+        except StressTestError:
             self.remove()
-            self._lock.close()
+            self._close()
             raise
         self.header = dict(header)
 
@@ -4405,11 +4736,45 @@ class Journal:
         self._syncer.join()
         with contextlib.suppress(OSError):
             os.fsync(self._lock.fd)
+        self._close()
+
+    def _close(self) -> None:
+        self._source.close()
         self._lock.close()
 
     def remove(self) -> None:
         """Remove the file, whose answers are in a results file now."""
-        self._lock.remove()
+        try:
+            self._lock.remove()
+        except OSError as error:
+            why = f"cannot be removed: {error.strerror}"
+            notice(f"{self.path}: {why}; remove it, its answers are in the results file")
+
+    def read(self) -> JournalReader:
+        """Read what was written, and hold it against what should be there.
+
+        Raises ResultsError when it was damaged; the answers that are left stay.
+        """
+        reader = JournalReader(self.path, self._source, self.header)
+        if (reader.lines, reader.digest) == (self._lines, self._digest):
+            return reader
+        where = self.path
+        if reader.headless:
+            where = self._rescue(reader)
+        left = f"{reader.ended} of {self._answers} answers can still be read"
+        then = f"they are kept in {where}: go on with {where.stem} --resume"
+        raise ResultsError(f"{self.path}: was changed while the run wrote it; {left}; {then}")
+
+    def _rescue(self, reader: JournalReader) -> Path:
+        """Write what can still be read to a journal of its own, for the first line is lost."""
+        names = possible_names(self.path, dt.datetime.now().astimezone())
+        next(names)
+        while True:
+            with contextlib.suppress(FileExistsError), Journal.create(next(names)) as rescued:
+                rescued.begin(self.header)
+                for record in reader.records():
+                    rescued.append("result", record)
+                return rescued.path
 
     @contextlib.contextmanager
     def kept_when_writing_fails(self) -> Iterator[None]:
@@ -4425,16 +4790,18 @@ class Journal:
         """Write one line whole, or raise ResultsError and leave the journal as it was."""
         if self._fault is not None:
             raise self._failed(self._fault)
-        line = JournalLine.to_bytes(self._seq, kind, content)
+        line = self._prefix + JournalLine.to_bytes(self._seq, kind, content)
         written = 0
         try:
             while written < len(line):
                 written += os.write(self._lock.fd, line[written:] if written else line)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._lock.fd, os.fstat(self._lock.fd).st_size - written)
+            if written:
+                self._cut(written)
+            self._fault = error  # the run ends; that it says how much is kept holds from now on
             raise self._failed(error) from None
-        self._seq += 1
+        self._digest = JournalLine.digest(self._digest, line[len(self._prefix) :])
+        self._seq, self._lines, self._prefix = self._seq + 1, self._lines + 1, b""
         self._answers += kind == "result" and content["status"] != "cancelled"
         self._dirty = True
 
@@ -4450,7 +4817,7 @@ class Journal:
             if self._dirty:
                 self._dirty = False
                 try:
-                    os.fsync(self._lock.fd)
+                    sync_file(self._lock.fd)
                 except OSError as error:
                     self._fault = error
 
@@ -4470,22 +4837,30 @@ class JournalReader:
         index: int
         turn: int
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self,
+        path: Path,
+        file: io.FileIO | None = None,
+        header: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Open the journal, or read the file; a journal's own header makes up for a lost one."""
         self.path = path
-        self.header: dict[str, Any] | None = None
-        self.footer: dict[str, Any] | None = None
+        self.header = None if header is None else dict(header)
+        self.headless = True  # as long as no first line was found
+        self.footer: dict[str, Any] | None = None  # of the run's last part, when it has ended
+        self.footers: list[dict[str, Any]] = []  # of all parts
         self.samples: list[dict[str, Any]] = []
         self.missing: list[range] = []  # sequence numbers that must have been there
         self.lines = self.next_seq = 0
         self.whole_bytes = 0  # up to the end of the last whole line, good or not
+        self.unfinished_bytes = 0  # behind the last whole line
+        self.digest = 0  # of the good lines
         self._damaged_bytes = 0  # of whole lines
-        self._unfinished_bytes = 0  # behind the last whole line
         self._offsets, self._lengths = array.array("q"), array.array("q")  # of each good line
         self._results, self._keys = array.array("q"), array.array("q")  # a result's line, its place
         self._grades: dict[int, int] = {}  # place -> line of its last grade
         self._order: Sequence[int] | None = None
-        self._file = self._open()
-        weakref.finalize(self, self._file.close)
+        self._file = file or self._open()
         self.refresh()
 
     def _open(self) -> io.FileIO:
@@ -4493,9 +4868,11 @@ class JournalReader:
         try:
             if self.path.exists() and not self.path.is_file():
                 raise OSError(0, "is not a regular file")
-            return self.path.open("rb", buffering=0)
+            file = self.path.open("rb", buffering=0)
         except OSError as error:
             raise ResultsError(f"{self.path}: cannot be read: {error.strerror}") from None
+        weakref.finalize(self, file.close)
+        return file
 
     def refresh(self) -> int:
         """Read what was appended since the last time, and return how many good lines that were."""
@@ -4522,14 +4899,16 @@ class JournalReader:
                 rest.clear()
             rest += unfinished
             self._file.seek(position)
-        self._unfinished_bytes = len(rest)
+        self.unfinished_bytes = len(rest)
 
     def _take(self, line: bytes) -> bool:
         """Note what stands in a line; False when it is damaged or has no business there."""
         entry = JournalLine.from_bytes(line)
         if entry is None or entry.seq < self.next_seq:
             return False
-        if (entry.kind == "header") != (self.next_seq == 0) or (self.header is None and entry.seq):
+        if entry.kind == "header" and entry.seq == 0:
+            self.headless = False
+        elif entry.kind == "header" or self.header is None:
             return False
         try:
             self._note(entry)
@@ -4539,6 +4918,7 @@ class JournalReader:
             self.missing.append(range(self.next_seq, entry.seq))
         self._offsets.append(self.whole_bytes)
         self._lengths.append(len(line))
+        self.digest = JournalLine.digest(self.digest, line)
         self.lines, self.next_seq = self.lines + 1, entry.seq + 1
         return True
 
@@ -4558,13 +4938,29 @@ class JournalReader:
             self.header = entry.read()
         elif entry.kind == "footer":
             self.footer = entry.read()
+            self.footers.append(self.footer)
         elif entry.kind == "samples":
             self.samples.append(entry.read())
 
     @property
     def lost_bytes(self) -> int:
         """How many bytes are in no good line; while a run is on, the last ones may become one."""
-        return self._damaged_bytes + self._unfinished_bytes
+        return self._damaged_bytes + self.unfinished_bytes
+
+    @property
+    def damage(self) -> str | None:
+        """Say what is lost; None when all is there."""
+        if not self.lost_bytes and not self.missing:
+            return None
+        lost = sum(map(len, self.missing))
+        missing = f", {lost} earlier lines are missing" if lost else ""
+        return f"{self.lost_bytes} bytes are damaged and left out{missing}"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its load has ended: what is left to do is to grade and to save."""
+        footer = self.footer or {}
+        return footer.get("status") == "complete" and "ended" in footer and not self.missing
 
     @property
     def ended(self) -> int:
@@ -4698,9 +5094,9 @@ class ResultsFile:
 
     def _clear_up(self) -> None:
         """Remove what killed runs have left, but nothing that is being written."""
-        for left in self._path.parent.iterdir():
-            if left.name.startswith(f".{self._path.name}.") and left.suffix == ".tmp":
-                with contextlib.suppress(OSError), FileLock(left) as lock:
+        with contextlib.suppress(OSError):
+            for left in self._path.parent.glob(f".{glob.escape(self._path.name)}.*.tmp"):
+                with FileLock(left) as lock:
                     lock.remove()
 
     def write(
@@ -4722,7 +5118,7 @@ class ResultsFile:
             self._add(b',\n"samples": ' + pydantic_core.to_json(samples, inf_nan_mode="null"))
         self._add(b"\n}\n")
         self._file.flush()
-        os.fsync(self._lock.fd)
+        sync_file(self._lock.fd)
         written = os.fstat(self._lock.fd).st_size
         if written != self._size:
             raise OSError(0, f"only {written} of {self._size} bytes were written")
@@ -4762,20 +5158,27 @@ def save_results(
         with ResultsFile(path) as file:
             file.write(meta, results, aggregate, samples)
             path = file.put_in_place(overwrite=overwrite)
-        _sync_folder(path.parent)
     except OSError as error:
         raise ResultsError(f"{path}: cannot be written: {error.strerror or error}") from None
+    _sync_folder(path)
     return path
 
 
-def _sync_folder(folder: Path) -> None:
-    """Bring a file's name to the disk."""
-    if os.name == "posix":
-        fd = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+def _sync_folder(path: Path) -> None:
+    """Bring a new file's name to the disk. Raises ResultsError."""
+    if os.name != "posix":
+        return
+    try:
+        fd = os.open(path.parent, os.O_RDONLY)
+    except OSError:  # a folder that may be written to and not be read
+        return
+    try:
+        sync_file(fd)
+    except OSError as error:
+        why = f"its folder could not be brought to the disk: {error.strerror}"
+        raise ResultsError(f"{path}: is written, but {why}") from None
+    finally:
+        os.close(fd)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -4894,10 +5297,9 @@ def run_meta(
     """
     started = dt.datetime.fromisoformat(header["started"])
     total_ms = (load.ended_ns - load.start.start_ns) / NS_PER_MS
-    ended = load.begun + dt.timedelta(microseconds=(load.ended_ns - load.begun_ns) // 1000)
     return {
         **_dates("start", started),
-        **_dates("end", ended),
+        **_dates("end", load.ended),
         "server": header["server"],
         "model": config.model,
         "concurrent": config.concurrent,
@@ -4910,14 +5312,18 @@ def run_meta(
         "run_id": header["run_id"],
         "config": header["config"],
         "questions_sha256": header["questions_sha256"],
-        "client": {**header["client"], **rounded(load.client)},
+        "client": {
+            **header["client"],
+            **rounded(load.client),
+            "earlier_parts": rounded(list(load.start.clients)),
+        },
         "hardware": None,
         "questions_asked": header["questions"],
         "utc_offset": started.strftime("%z"),
         "warmup": dict(load.warmup),
         "resumed": load.start.resumed,
         "tls_verified": target.tls is not False if config.server.startswith("https") else None,
-        "embedded": target.embedded,
+        "embedded": header.get("embedded"),
         "thresholds": [check._asdict() for check in check_thresholds(config, aggregate)],
     }
 
@@ -4936,6 +5342,7 @@ def journal_header(config: Config, target: Target, questions: Sequence[Question]
         "run_id": str(uuid.uuid4()),
         "started": dt.datetime.now().astimezone().isoformat(timespec="milliseconds"),
         "server": target.redact(target.shown),
+        "embedded": target.embedded,
         "questions": len(questions),
         "config": target.redact.tree(config.without_passwords()),
         "questions_sha256": questions_hash(questions),
@@ -5505,21 +5912,28 @@ def terminal_width(file: TextIO | None = None) -> int:
 
 
 def show(parts: Iterable[str | rich.text.Text | Table], file: TextIO | None = None) -> None:
-    """Print lines and tables, as wide as the terminal; the one place that does.
-
-    A reader that went away (`| head`), or a full disk that the output goes to, is no fault.
-    """
+    """Print lines and tables, as wide as the terminal; the one place that does."""
     file = file or sys.stdout
     if file is None or file.closed:
         return
-    console, width = _console(file), terminal_width(file)
+    import rich.console  # noqa: PLC0415
+
+    buffer, width = io.StringIO(), terminal_width(file)
+    terminal = True if file.isatty() else None
+    console = rich.console.Console(file=buffer, force_terminal=terminal, highlight=False)
+    for part in parts:
+        for line in part.lines(width) if isinstance(part, Table) else wrapped(part, width):
+            console.print(line, markup=False, soft_wrap=True)
+    write(buffer.getvalue(), file)
+
+
+def write(text: str, file: TextIO) -> None:
+    """Write a text to a standard stream, as its encoding can hold it.
+
+    A reader that went away (`| head`), or a full disk that the output goes to, is no fault.
+    """
     try:
-        with console.capture() as captured:  # which flushes the file
-            for part in parts:
-                lines = part.lines(width) if isinstance(part, Table) else wrapped(part, width)
-                for line in lines:
-                    console.print(line, markup=False, soft_wrap=True)
-        file.write(encodable(captured.get(), file))
+        file.write(encodable(text, file))
         file.flush()
     except OSError:
         with contextlib.suppress(OSError):  # or Python says at its exit that it cannot flush
@@ -6081,80 +6495,104 @@ def import_extension(name: str, group: str | None) -> ModuleType:
     try:
         return importlib.import_module(f"extensions.{name}")
     except ModuleNotFoundError as error:
-        raise _missing_package(name, error, group) from None
+        raise MissingPackageError(name, error.name, group) from None
 
 
-def _missing_package(name: str, error: ModuleNotFoundError, group: str | None) -> ExtensionError:
-    return ExtensionError(f"{name} needs {error.name}: uv sync --group {group}")
+def fetch_group(error: MissingPackageError) -> int | None:
+    """Fetch a missing group and start again, when `uv run` started this program; else return None.
+
+    Once for each group, which the environment remembers. The new process has this one's standard
+    streams and signals; on Windows, which has no exec, its exit code is returned.
+    """
+    uv, group = os.environ.get("UV"), error.group
+    tried = os.environ.get("LLM_STRESSTEST_GROUPS", "").split()
+    if uv is None or group is None or group in tried or __name__ != "__main__":
+        return None
+    notice(f"{error.tool} needs {error.package}: fetching the group {group}")
+    project = ["--project", str(HERE)]
+    sync = [uv, "sync", "--quiet", "--inexact", *project, "--only-group", group]
+    fetched = subprocess.run(sync, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603
+    if fetched.returncode:  # offline
+        logger.warning("%s", logfmt(uv=fetched.stderr.decode(errors="replace")))
+        return None
+    os.environ["LLM_STRESSTEST_GROUPS"] = " ".join((*tried, group))
+    command = [uv, "run", *project, "--group", group, "python", *sys.orig_argv[1:]]
+    if os.name != "nt":
+        os.execv(uv, command)  # noqa: S606
+    return subprocess.call(command)  # noqa: S603
 
 
-def build_parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose errors are one line, and which prints as `show` does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ConfigError with what is wrong, and a way out."""
+        raise ConfigError(f"{message}; {self.prog} --help shows what there is")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        write(message, file or sys.stderr)
+
+
+class RunParser(Parser):
+    """The parser of a run's command line, which knows the keys of config.json."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse an option that is a key of config.json, with the `--set` that was meant."""
+        arguments = list(sys.argv[1:] if args is None else args)
+        for place, argument in enumerate(arguments):
+            name, _, value = argument.partition("=")
+            key = name.removeprefix("--").replace("-", "_")
+            if not name.startswith("--") or name in self._option_string_actions:
+                continue
+            if key.partition(".")[0] in Config.model_fields:
+                value = value or next(iter(arguments[place + 1 :]), "VALUE")
+                meant = shlex.quote(f"{key}={value}")
+                raise ConfigError(f"{name}: is a key of config.json, no option: --set {meant}")
+            near = difflib.get_close_matches(name, self._option_string_actions, 1)
+            if near and not any(known.startswith(name) for known in self._option_string_actions):
+                raise ConfigError(f"{name}: no such option; did you mean {near[0]}?")
+        return super().parse_known_args(arguments, namespace)
+
+
+def build_parser() -> RunParser:
     """Return the parser of a run's command line."""
     tools = "\n".join(f"  {name:<10} {tool.help}" for name, tool in TOOLS.items())
-    parser = argparse.ArgumentParser(
+    parser = RunParser(
         prog="llm_stresstest.py",
-        description=(
-            "Ask an OpenAI-compatible server many questions at once; see how fast and how well it "
-            "answers."
-        ),
+        description="Ask an OpenAI-compatible server many questions at once;\n"
+        "see how fast and how well it answers.",
         epilog=f"tools (llm_stresstest.py TOOL --help):\n{tools}\n\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "output_filename", help="name of the run; its results go to results/NAME.json"
+    option = parser.add_argument
+    option("output_filename", help="name of the run; its results go to results/NAME.json")
+    where = "else config.json in the current directory, else beside the script"
+    option("-c", "--config", type=Path, metavar="FILE", help=where)
+    where = "questions.json; looked for likewise"
+    option("-q", "--questions", type=Path, metavar="FILE", help=where)
+    where = "where results go; else results/ beside the config"
+    option("--results-dir", type=Path, metavar="DIR", help=where)
+    where = "where logs go; else logs/ beside the config"
+    option("--log-dir", type=Path, metavar="DIR", help=where)
+    meaning = "override a key of config.json"
+    option("--set", action="append", default=[], metavar="KEY=VALUE", help=meaning)
+    flags = {
+        "--resume": "go on with a run that was stopped or killed",
+        "--overwrite": "replace a results file of the same name",
+        "--dry-run": "check the files, show what would be run, ask nothing",
+        "--allow-code": "let the grader `code` run what the model wrote, confined",
+        "--quiet": "no progress and no summary; only errors, and why the exit code is 1",
+    }
+    for name, meaning in flags.items():
+        option(name, action="store_true", help=meaning)
+    levels = ("DEBUG", "INFO", "WARNING", "ERROR")
+    meaning = f"{', '.join(levels)}; default INFO"
+    option(
+        "--log-level", type=str.upper, choices=levels, default="INFO", metavar="LEVEL", help=meaning
     )
-    parser.add_argument(
-        "-c",
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help="else config.json in the current directory, else beside the script",
-    )
-    parser.add_argument(
-        "-q", "--questions", type=Path, metavar="FILE", help="questions.json; looked for likewise"
-    )
-    parser.add_argument(
-        "--results-dir",
-        type=Path,
-        metavar="DIR",
-        help="where results go; else results/ beside the config",
-    )
-    parser.add_argument(
-        "--log-dir", type=Path, metavar="DIR", help="where logs go; else logs/ beside the config"
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a key of config.json",
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with a run that was stopped or killed"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a results file of the same name"
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="check the files, show what would be run, ask nothing",
-    )
-    parser.add_argument(
-        "--allow-code",
-        action="store_true",
-        help="let the grader `code` run what the model wrote, confined",
-    )
-    parser.add_argument(
-        "--quiet", action="store_true", help="no progress and no summary, only errors"
-    )
-    parser.add_argument(
-        "--log-level",
-        default="INFO",
-        choices=("DEBUG", "INFO", "WARNING", "ERROR"),
-        help="default INFO",
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    weak = "the same where the system cannot confine it well"
+    option("--allow-code=weak", dest="allow_code", action="store_const", const="weak", help=weak)
+    option("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
 
 
@@ -6171,7 +6609,7 @@ class Options:
     resume: bool = False
     overwrite: bool = False
     dry_run: bool = False
-    allow_code: bool = False
+    allow_code: bool | str = False  # "weak": also where the system confines little
     quiet: bool = False
     log_level: str = "INFO"
 
@@ -6209,6 +6647,10 @@ class RunFiles:
     def nothing_left(self) -> bool:
         """Whether a run that is to be gone on with has ended, and its results are saved."""
         return self.resume and self.results.is_file() and not self.journal.exists()
+
+    def is_over(self) -> bool:
+        """Whether the load of the run that is gone on with has ended, so that nobody is asked."""
+        return self.resume and JournalReader(self.journal).is_over
 
     def config_before(self) -> Mapping[str, Any] | None:
         """Return the config of the run that is gone on with, as its journal has it."""
@@ -6266,27 +6708,34 @@ class RunFiles:
         raise AssertionError("unreachable")
 
     def _make_room(self, path: Path) -> bool:
-        """Remove the journal of a run that is over, if that is allowed; else say whose it is."""
+        """Get the journal of an earlier run out of the way; else say why it stays."""
         try:
             lock = FileLock(path)
         except FileNotFoundError:  # its run has just ended
             return True
+        except OSError as error:
+            notice(f"{path} cannot be opened: {error.strerror}")
+            return False
         with lock:
-            if self._overwrite and lock.held:
+            if not lock.held:
+                notice(f"{path} is of a run in progress")
+                return False
+            if not self._overwrite:
+                notice(f"{path} holds an unfinished run: go on with it by --resume, or delete it")
+                return False
+            if len(JournalReader(path)) == 0:  # nobody misses it
                 lock.remove()
                 return True
-            whose = "holds an unfinished run: go on with it by --resume, or delete it"
-            if not lock.held:
-                whose = "is of a run in progress"
-            notice(f"{path} {whose}")
-        return False
+            names = possible_names(path, self.moment)
+            kept = next(name for name in names if give_name(path, name))
+            notice(f"{path} held an unfinished run; go on with it by {kept.stem} --resume")
+        return True
 
     def _check_same_run(self, reader: JournalReader, header: Mapping[str, Any]) -> None:
         """Refuse to mix two runs. Raises ConfigError."""
         before = cast(dict[str, Any], reader.header)
-        if reader.lost_bytes:
-            lost = f"its last {reader.lost_bytes} bytes were damaged and are left out"
-            notice(f"{reader.path}: {lost}; {len(reader)} answers are kept")
+        if reader.damage is not None:
+            notice(f"{reader.path}: {reader.damage}; {len(reader)} answers are kept")
         if before["schema_version"] != SCHEMA_VERSION:
             version = f"is of schema_version {before['schema_version']}"
             raise ConfigError(f"{reader.path}: {version}; it cannot be gone on with")
@@ -6324,7 +6773,7 @@ async def serving(config: Config, target: Target) -> AsyncIterator[Target]:
         try:
             server = await stack.enter_async_context(embedded.serve(slots=max(config.levels)))
         except ModuleNotFoundError as error:
-            raise _missing_package("embedded", error, _EMBEDDED.group) from None
+            raise MissingPackageError("embedded", error.name, _EMBEDDED.group) from None
         except (OSError, RuntimeError) as error:
             raise ServerUnreachableError(f"embedded: {error}") from error
         yield dataclasses.replace(target, base=server.url, embedded=server.description)
@@ -6337,13 +6786,14 @@ class Grading:
     quality: ModuleType | None
     questions: Mapping[str, Question]
     config: Config
-    allow_code: bool
+    allow_code: bool | str
+    hints: Sequence[str] = ()  # what will stay ungraded, and why
 
     @classmethod
     def of(
-        cls, path: Path, questions: Sequence[Question], config: Config, *, allow_code: bool
+        cls, path: Path, questions: Sequence[Question], config: Config, *, allow_code: bool | str
     ) -> Self:
-        """Check the catalogue's graders. Raises QuestionsError, one line with the question's id."""
+        """Check the catalogue's graders. Raises QuestionsError, ConfigError, one line."""
         catalogue = {question.id: question for question in questions}
         graded = [question for question in catalogue.values() if question.grader is not None]
         quality = None
@@ -6362,19 +6812,27 @@ class Grading:
                 raise QuestionsError(
                     f"{path}: question {printable(json.dumps(wrong[0].id), 80)}: {wrong[1]}"
                 )
-        return cls(quality, catalogue, config, allow_code)
+        hints = () if quality is None else quality.check_run(config, graded, allow_code)
+        return cls(quality, catalogue, config, allow_code, hints)
+
+    async def test_judge(self) -> None:
+        """Ask the judge one thing, where there is one. Raises ServerUnreachableError."""
+        if self.quality is not None:
+            await self.quality.test_judge(self.config, self.questions.values())
 
     async def grade(self, journal: Journal, stop_signal: StopSignal, redact: Redactor) -> None:
         """Grade the answers of the journal, and write each grade to it. Raises ResultsError."""
         if self.quality is None:
             return
         graders = self.quality.Graders(
-            self.config, allow_code=self.allow_code, hurry=stop_signal.event.is_set
+            self.config,
+            allow_code=self.allow_code,
+            hurry=stop_signal.event.is_set,
+            redact=redact,
         )
-        ungraded = (result for result in JournalReader(journal.path) if result.grade_reason is None)
+        ungraded = (result for result in journal.read() if result.grade_reason is None)
         async with graders:
             async for result, score, reason in graders.grade_results(self.questions, ungraded):
-                reason = redact(reason) if isinstance(reason, str) else reason
                 log_grade(result, score, reason)
                 grade = {
                     "index": result.index,
@@ -6403,6 +6861,7 @@ class Run:
     ) -> None:
         self.config, self.questions, self.options = config, questions, options
         self.files = files or RunFiles(options)
+        self.is_over = self.files.is_over()
         self.target = resolve_target(config, os.environ)
         self.grading = Grading.of(
             self.files.questions, questions, config, allow_code=options.allow_code
@@ -6419,8 +6878,9 @@ class Run:
             self.stop_signal = stack.enter_context(StopSignal.caught())
             stack.enter_context(self._until_saved)
             await stack.enter_async_context(self._closing)
-            server = self._closing.enter_async_context(serving(self.config, self.target))
-            self.target = await self.stop_signal.unless_stopped(server)
+            if not self.is_over:
+                server = self._closing.enter_async_context(serving(self.config, self.target))
+                self.target = await self.stop_signal.unless_stopped(server)
             opened = open_session(self.config, self.target)
             session = await self._closing.enter_async_context(opened)
             self.client = Client(session, self.config, self.target)
@@ -6438,12 +6898,13 @@ class Run:
                 sys.stderr.write(printable(message, 1000) + "\n")
 
     async def connect(self, test: Awaitable[None]) -> None:
-        """Wait for the connection test; say so when it takes a moment."""
+        """Wait for the connection test, and ask the judge one thing; say so when it takes long."""
         message = f"connecting to {self.target.shown} …"
         patience_s = 0.0 if sys.stderr.isatty() else self.PATIENCE_S
         timer = asyncio.get_running_loop().call_later(patience_s, self.say, message)
         try:
             await self.stop_signal.unless_stopped(test)
+            await self.stop_signal.unless_stopped(self.grading.test_judge())
         finally:
             timer.cancel()
 
@@ -6454,6 +6915,8 @@ class Run:
         self._until_saved.enter_context(self.journal)
         inputs = {"config": self.files.config, "questions": self.files.questions}
         log_start(self.journal.header, {**inputs, "journal": self.journal.path})
+        for hint in self.grading.hints:
+            logger.warning("%s", hint)
         self.start = self._load_start(before)
         self.client = dataclasses.replace(self.client, start_ns=self.start.start_ns)
         turns = sum(len(question.texts) for question in self.questions) * len(self.config.levels)
@@ -6467,14 +6930,17 @@ class Run:
         if before is None:
             return LoadStart(seed=seed)
         already_ns = max((result.end_ns or 0 for result in before), default=0)
-        footer = before.footer or {}
+        footer, clients = before.footer or {}, [footer["client"] for footer in before.footers]
+        resumed = "stopped" if footer else "killed"
         return LoadStart(
             start_ns=clock() - already_ns,
             seed=seed,
             done=before.finished(self.questions),
-            resumed="stopped" if footer else "killed",
+            resumed=None if before.is_over else resumed,
             itl_us={int(stage): dict(pairs) for stage, pairs in footer.get("itl_us", {}).items()},
             itl_lost=not footer and not self.config.record_chunk_times,
+            clients=clients[:-1] if before.is_over else clients,
+            over=before.footer if before.is_over else None,
         )
 
     @contextlib.asynccontextmanager
@@ -6493,23 +6959,13 @@ class Run:
     async def finish(self, load: LoadReport) -> JournalReader:
         """Grade the answers, end the journal and return all results, graded."""
         with self.journal.kept_when_writing_fails():
+            if not self.is_over:
+                load.client["timestamps"] = self.client.timestamps
+                self.journal.append("footer", load.to_footer())
             await self.grading.grade(self.journal, self.stop_signal, self.target.redact)
-            self.journal.append("footer", self._footer(load))
-        await self._closing.aclose()
-        return JournalReader(self.journal.path)
-
-    def _footer(self, load: LoadReport) -> dict[str, Any]:
-        """Return the journal's last line: all that a results file needs beside the results."""
         load.interrupted = load.interrupted or self.stop_signal.signum is not None
-        load.client["timestamps"] = self.client.timestamps
-        return {
-            "status": "interrupted" if load.interrupted else "complete",
-            "duration_ms": (load.ended_ns - load.start.start_ns) / NS_PER_MS,
-            "client": load.client,
-            "clock_jump_s": load.clock_jump_s,
-            "warmup": dict(load.warmup),
-            "itl_us": {str(stage): sorted(counts.items()) for stage, counts in load.itl_us.items()},
-        }
+        await self._closing.aclose()
+        return self.journal.read()
 
     def end(
         self, load: LoadReport, path: Path, meta: Mapping[str, Any], aggregate: Mapping[str, Any]
@@ -6550,7 +7006,8 @@ class Run:
             "results": self.files.results,
         }
         head = styled(("dry run: ", "bold"), "the files are good; nothing was asked")
-        return [head, *(styled(f"{name:<10} {value}") for name, value in rows.items())]
+        lines = [f"{name:<10} {value}" for name, value in rows.items()]
+        return [head, *map(styled, [*lines, *self.grading.hints])]
 
     def exit_code(self, meta: Mapping[str, Any]) -> int:
         """Return the exit code of a run whose results are saved."""
@@ -6573,7 +7030,8 @@ async def main(options: Options) -> int:
         show(run.plan_lines())
         return 0
     async with run:
-        await run.connect(test_connection(run.client))
+        if not run.is_over:
+            await run.connect(test_connection(run.client))
         run.open_journal()
         send = functools.partial(send_question, run.client)
         async with run.watched():
@@ -6606,6 +7064,8 @@ def cli(argv: Sequence[str] | None = None) -> int:
             return stop.code if isinstance(stop.code, int) else 2
         except StressTestError as error:
             logger.error("%s", error, exc_info=error.__cause__)
+            if isinstance(error, MissingPackageError) and (code := fetch_group(error)) is not None:
+                return code
             return fail(str(error), error.exit_code)
         except StoppedError as error:
             name = signal.Signals(error.args[0]).name
@@ -6641,7 +7101,14 @@ def describe_fault(error: Exception) -> str:
 
 def run_tool(name: str, argv: Sequence[str]) -> int:
     """Run a tool and return its exit code."""
-    return cast(int, import_extension(TOOLS[name].module, TOOLS[name].group).main(argv))
+    tool = TOOLS[name]
+    extension = import_extension(tool.module, tool.group)
+    try:
+        return cast(int, extension.main(argv))
+    except ModuleNotFoundError as error:  # of a package that it imports where it is used
+        if tool.group is None or (error.name or "").startswith(("extensions", "llm_stresstest")):
+            raise
+        raise MissingPackageError(name, error.name, tool.group) from error
 
 
 if __name__ == "__main__":
