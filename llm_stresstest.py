@@ -1144,7 +1144,8 @@ class Result:
     reconnects: int = 0  # kept connections that turned out dead
     client_error_ns: int | None = None  # the first token came at most so much earlier than it says
     merged_chunks: int | None = None  # chunks whose time is not known: more had come by the read
-    server_prefill_ms: float | None = None  # the server's own timings, where it sends them
+    server_queue_ms: float | None = None  # the server's own timings, where it sends them
+    server_prefill_ms: float | None = None
     server_decode_ms: float | None = None
     grader: str | None = None  # how the answer is to be graded
     quality: float = 0.0
@@ -1218,7 +1219,7 @@ class Result:
 
     @property
     def server_wait_ms(self) -> float | None:
-        """TTFT without the server's prefill: its queue, and the network."""
+        """TTFT without the server's prefill: the wait in its queue, and the network."""
         if self.ttft_ms is None or self.server_prefill_ms is None:
             return None
         return self.ttft_ms - self.server_prefill_ms
@@ -1266,6 +1267,7 @@ class Result:
             "end_ms": ms_between(0, self.end_ns),
             "client_error_ms": self.client_error_ms,
             "merged_chunks": self.merged_chunks,
+            "server_queue_ms": self.server_queue_ms,
             "server_prefill_ms": self.server_prefill_ms,
             "server_decode_ms": self.server_decode_ms,
         }
@@ -1722,6 +1724,52 @@ def _decode_untyped(data: bytes) -> Any:
 NOTHING, ANSWER, OTHER, FOREIGN = range(4)
 
 
+class ServerTimings:
+    """What a server says of its own times, in whichever of the known ways it does.
+
+    llama.cpp: `timings`. vLLM (--enable-per-request-metrics): `metrics`. Groq: in `usage`, or in
+    `x_groq.usage`. Cerebras: `time_info`. Ollama: durations. TGI: headers.
+    """
+
+    __slots__ = ("said",)
+
+    def __init__(self) -> None:
+        self.said: dict[str, Any] = {}
+
+    def take(self, event: Any) -> None:
+        """Keep what one of an answer's last events says, or the body; later ones know more."""
+        nested = (event.timings, event.metrics, event.time_info, event.usage)
+        groq = event.x_groq.get("usage") if isinstance(event.x_groq, dict) else None
+        for part in (*nested, groq):
+            if isinstance(part, dict):
+                self.said.update(part)
+        for name in ("prompt_eval_duration", "eval_duration"):
+            if (value := getattr(event, name)) is not None:
+                self.said[name] = value
+
+    def first(self, **factors: float) -> float | None:
+        """Return the first of these that was said, in ms; each has the factor that makes it ms."""
+        for name, factor in factors.items():
+            value: Any = self.said.get(name)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if is_number and 0 <= value < 1e15:
+                return round(value * factor, 3)
+        return None
+
+    def fill(self, result: Result) -> None:
+        """Write down queue, prefill and decode, and the cached tokens that `usage` left out."""
+        result.server_queue_ms = self.first(queue_time_ms=1, queue_time=1e3, header_ms=1)
+        result.server_prefill_ms = self.first(
+            prompt_ms=1, time_to_first_token_ms=1, prompt_time=1e3, prompt_eval_duration=1e-6
+        )
+        result.server_decode_ms = self.first(
+            predicted_ms=1, generation_time_ms=1, completion_time=1e3, eval_duration=1e-6
+        )
+        cached = self.said.get("cache_n")
+        if result.cached_tokens is None and isinstance(cached, int) and 0 <= cached < 2**53:
+            result.cached_tokens = cached
+
+
 class ParsedAnswer:
     """What has been read of an answer, and how a result is filled with it."""
 
@@ -1739,6 +1787,7 @@ class ParsedAnswer:
         "merged",
         "reasoning",
         "text",
+        "timings",
         "usage",
     )
 
@@ -1750,6 +1799,7 @@ class ParsedAnswer:
         self.merged: list[int] = []  # places of the chunks that were not the last of their read
         self.finish: Any = None
         self.usage: Any = None
+        self.timings = ServerTimings()
         self.error: Any = None  # an error object that the server sent
         self.foreign: str | None = None  # the kind of an event that this API does not know
         self.complete = False
@@ -1859,6 +1909,7 @@ class ParsedAnswer:
         result.cached_tokens = self.usage_count("prompt_tokens_details", "cached_tokens")
         if result.cached_tokens is None:
             result.cached_tokens = self.usage_count("prompt_cache_hit_tokens")
+        self.timings.fill(result)
 
     def usage_count(self, *keys: str) -> int | None:
         """Return a count of the usage; None when it is not given, or cannot be one."""
@@ -1926,6 +1977,13 @@ class _Choices(msgspec.Struct, gc=False):
     usage: Any = None
     error: Any = None
     type: Any = None  # only another API has one
+    # What servers say of their own times: llama.cpp, vLLM, Groq, Cerebras, Ollama.
+    timings: Any = None
+    metrics: Any = None
+    x_groq: Any = None
+    time_info: Any = None
+    prompt_eval_duration: Any = None
+    eval_duration: Any = None
 
 
 class _Response(msgspec.Struct):
@@ -2008,6 +2066,7 @@ class Completions(Api):
         """Read what stands around the text, then the text of the first choice."""
         if event.usage:
             parsed.usage = event.usage
+            parsed.timings.take(event)
         if event.error:
             parsed.error = event.error
             return NOTHING
@@ -2019,6 +2078,7 @@ class Completions(Api):
             return NOTHING  # a second alternative, which nobody asked for
         if choice.finish_reason:
             parsed.finish = choice.finish_reason
+            parsed.timings.take(event)
         return self.read_choice(choice, parsed)
 
     def read_choice(self, choice: _Choice, parsed: ParsedAnswer) -> int:
@@ -2369,6 +2429,7 @@ class Exchange:
         self.status: int | None = None
         self.content_type = ""
         self.retry_after: str | None = None
+        self.queue_ms: int | None = None
         self.content: aiohttp.StreamReader | None = None
         self.protocol: TimingProtocol | None = None
         self.news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -2398,6 +2459,9 @@ class Exchange:
         self.status = response.status
         self.content_type = response.headers.get("Content-Type", "")
         self.retry_after = response.headers.get("Retry-After")
+        queue_ms = response.headers.get("x-queue-time", "")  # Text Generation Inference
+        if queue_ms.isascii() and queue_ms.isdigit():
+            self.queue_ms = int(queue_ms[:15])
         self.content = response.content
         if not self.reads_ns:  # it had come before it was asked for
             self.reads_ns = [clock()]
@@ -2567,7 +2631,7 @@ class MeasuredRequest(aiohttp.ClientRequest):
     async def write_bytes(self, *args: Any, **kwargs: Any) -> None:
         """Take the time, then write; the socket knows it better."""
         exchange = _exchange_now.get()
-        timing = cast(TimingProtocol, exchange.protocol).timing
+        timing = exchange.protocol.timing if exchange.protocol else LoopTime()
         exchange.sent_ns, timing.sent_ns = clock(), None
         try:
             await super().write_bytes(*args, **kwargs)
@@ -2774,6 +2838,7 @@ class Client:
     def parse(self, exchange: Exchange) -> ParsedAnswer:
         """Return what can be read of the answer so far; nothing of what is no answer."""
         parsed = ParsedAnswer()
+        parsed.timings.said["header_ms"] = exchange.queue_ms
         if not exchange.is_answer(self.config.stream):
             return parsed
         if self.config.stream:
@@ -3695,6 +3760,7 @@ class Aggregator:
         "scheduled_ttft_ms",
         "scheduled_e2e_ms",
         "client_error_ms",
+        "server_queue_ms",
         "server_prefill_ms",
         "server_decode_ms",
         "server_wait_ms",

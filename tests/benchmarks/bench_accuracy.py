@@ -34,7 +34,7 @@ class Load:
 
 
 TIGHT = {"TTFT p50": 0.05, "TTFT p99": 0.15, "ITL mean": 0.1}
-TWENTY = {"ttft": 200, "itl": 50, "n": 64, "jitter": 0.2}
+TWENTY: dict[str, bench.Setting] = {"ttft": 200, "itl": 50, "n": 64, "jitter": 0.2}
 LOADS = (
     Load("light", 200, 600, TWENTY, TIGHT, {"TTFT p50": 0.3, "TTFT p99": 1.0, "ITL mean": 0.1}),
     Load("800 × 20", 800, 2400, TWENTY, TIGHT),
@@ -105,13 +105,13 @@ def measure(options: Any, folder: Path) -> Iterator[bench.Target]:
         figures = {"kernel": bench.Figures(), "loop": bench.Figures()}
         verdicts: dict[str, list[str]] = {"kernel": [], "loop": []}
         for _ in range(options.runs):
-            for clock in figures:
+            for clock, of_clock in figures.items():
                 run = run_load(asked, options, folder, stamps=clock == "kernel")
                 verdicts[clock].append(run.outcome.verdict)
-                add_figures(run, figures[clock])
-        for clock in figures:
-            print_figures(load, clock, figures[clock], verdicts[clock])
-            yield from targets(load, clock, figures[clock], verdicts[clock])
+                add_figures(run, of_clock)
+        for clock, of_clock in figures.items():
+            print_figures(load, clock, of_clock, verdicts[clock])
+            yield from targets(load, clock, of_clock, verdicts[clock])
 
 
 def print_figures(load: Load, clock: str, figures: bench.Figures, verdicts: Sequence[str]) -> None:
