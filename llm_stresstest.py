@@ -1753,7 +1753,7 @@ class ServerTimings:
             value: Any = self.said.get(name)
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if is_number and 0 <= value < 1e15:
-                return round(value * factor, 3)
+                return round(float(value) * factor, 3)
         return None
 
     def fill(self, result: Result) -> None:
