@@ -442,7 +442,7 @@ class Config(Strict):
 
     @property
     def asks_floor(self) -> bool:
-        """Whether a sweep asks its lowest level twice: how far do answers differ without load?"""
+        """Whether a sweep asks its lowest level twice, to see how far answers differ without load."""
         wanted = self.stability_floor
         if wanted is None:
             wanted = self.temperature == 0
@@ -2698,18 +2698,19 @@ class LoadGenerator:
     ) -> None:
         """Ask a question, or the turns of a conversation in their order; record each result."""
         messages: list[dict[str, str]] = []
-        last, failed = len(planned.question.texts) - 1, False
+        last, skipped = len(planned.question.texts) - 1, ""
         try:
             for turn, text in enumerate(planned.question.texts):
                 messages.append({"role": "user", "content": text})
-                if failed:
-                    kind = "cancelled" if result.status == "cancelled" else "turn_skipped"
-                    result = self._unsent(planned, messages, kind)
+                if skipped:
+                    result = self._unsent(planned, messages, skipped)
                 else:
                     done = release if turn == last else lambda: None
                     result = await self._ask(planned, list(messages), done)
                 record(result)
-                failed = not result.ok
+                if not result.ok and not skipped:
+                    stopped = result.status == "cancelled"
+                    skipped = "cancelled" if stopped else "turn_skipped"
                 messages.append({"role": "assistant", "content": result.answer_text})
                 planned = dataclasses.replace(planned, scheduled_ns=None)
         except Exception as error:  # noqa: BLE001  what `record` raises ends the run, not just this task
@@ -2961,12 +2962,13 @@ def requests_missing(metric: Mapping[str, Any], name: str) -> int:
 
     Each new one counts as much as those before did: `n_eff` / `n`.
     """
-    lacking = min_samples(PERCENTILES[name]) - metric["n_eff"][name]
-    return max(math.ceil(lacking * metric["n"] / metric["n_eff"][name]), 0)
+    n_eff: float = metric["n_eff"][name] or 1.0
+    each = metric["n"] / n_eff
+    return max(math.ceil((min_samples(PERCENTILES[name]) - n_eff) * each), 0)
 
 
 def student_t(tail: float, df: float) -> float:
-    """Return what Student's t exceeds with probability `tail`; from 3 degrees of freedom on to 1 %.
+    """Return what Student's t exceeds with probability `tail`; 2 % off at 3 degrees of freedom.
 
     A series in 1/df around the normal quantile (Abramowitz and Stegun, 26.7.5).
     """
@@ -3254,7 +3256,8 @@ class Aggregator:
         self.finish_reasons: Counter[str] = Counter()
         self.sums: Counter[str] = Counter()
         self.scores = Scores()
-        self.unjudged: Counter[int] = Counter()  # good turns, until the conversation's last is graded
+        # Good turns of conversations, by place, until the last one is graded.
+        self.unjudged: Counter[int] = Counter()
 
     def add(self, result: Result) -> None:
         """Add one result."""
@@ -3337,7 +3340,8 @@ class Aggregator:
         limits = [(slo.ttft_ms, ttft_ms), (slo.e2e_ms, e2e_ms)]
         if result.token is None or result.token > 1:  # one token has no TPOT, and needs none
             limits.append((slo.tpot_ms, result.tpot_ms))
-        good = all(limit is None or (value is not None and value <= limit) for limit, value in limits)
+        judged = [(limit, value) for limit, value in limits if limit is not None]
+        good = all(value is not None and value <= limit for limit, value in judged)
         if slo.quality is None:
             self.sums["good"] += good
         elif not result.graded:
@@ -3507,7 +3511,13 @@ class Aggregator:
         name, trend = max(
             known.items(), key=lambda pair: (pair[1].significant, abs(math.log(pair[1].ratio)))
         )
-        return {"metric": name, "ratio": trend.ratio, **trend._asdict()}
+        return {
+            "metric": name,
+            "ratio": trend.ratio,
+            "first_ms": trend.first,
+            "last_ms": trend.last,
+            "significant": trend.significant,
+        }
 
     def _overload(self) -> dict[str, Any] | None:
         """Return how the number of requests in the system grew in an open loop, and TTFT with it.
@@ -3626,6 +3636,7 @@ class Scores:
                 for category, part in sorted(self._questions.items())
             },
             "stability": None,
+            "paired": None,
         }
 
     @classmethod
@@ -3665,24 +3676,54 @@ class Stability:
 
     def __init__(self, config: Config) -> None:
         self.levels = config.levels
-        is_sweep = len(config.levels) > 1 and config.duration is None
-        self.used = is_sweep and config.temperature == 0 and not config.cache_bust
+        self.paired = len(config.levels) > 1 and config.duration is None
+        self.used = self.paired and config.temperature == 0 and not config.cache_bust
         # stage -> question and turn -> index, fingerprint and beginning of each answer
         self._answers: dict[int, dict[tuple[str, int], list[tuple[int, bytes, str]]]] = {}
+        self._right: dict[int, dict[tuple[int, int], bool]] = {}
+        self._first: dict[int, int] = {}  # the index at which a stage begins
 
     def add(self, result: Result) -> None:
-        """Keep a fingerprint of an answer, and its beginning; nothing of one that failed."""
+        """Keep a fingerprint of an answer, its beginning, and whether it was right."""
+        if not self.paired:
+            return
+        self._first[result.stage] = min(result.index, self._first.get(result.stage, result.index))
+        failed = not result.ok and result.status != "cancelled"
+        if result.grader is not None and (result.graded or failed):
+            right = result.graded and result.quality >= CORRECT
+            self._right.setdefault(result.stage, {})[result.index, result.turn] = right
         if not self.used:
             return
-        digest = b""
+        digest = b""  # of an answer that failed
         if result.ok:
             digest = hashlib.blake2b(result.answer.encode(), digest_size=8).digest()
         kept = (result.index, digest, result.answer[: self.SHOWN_CHARS])
         stage = self._answers.setdefault(result.stage, {})
         stage.setdefault((result.id, result.turn), []).append(kept)
 
+    def pairs(self, stage: int) -> dict[str, int] | None:
+        """Return how many questions got a better and a worse answer than at the lowest level.
+
+        A failed request counts as a wrong answer. None at the lowest level, and without grades.
+        """
+        lowest = self.levels.index(min(self.levels))
+        base, here = self._right.get(lowest), self._right.get(stage)
+        if not base or not here or stage == lowest:
+            return None
+        shift = self._first[lowest] - self._first[stage]
+        both = [
+            (base[index + shift, turn], right)
+            for (index, turn), right in here.items()
+            if (index + shift, turn) in base
+        ]
+        return {
+            "n": len(both),
+            "better": sum(right and not before for before, right in both),
+            "worse": sum(before and not right for before, right in both),
+        }
+
     def to_record(self, stage: int) -> dict[str, Any] | None:
-        """Return which share of a stage's answers differs from the lowest level's, and by what more.
+        """Return which share of a stage's answers differs from the lowest level's.
 
         None at the lowest level itself. McNemar's pairs, by question: `floor` is the share that
         differs when the lowest level is asked again, `beyond` what only the load changed minus what
@@ -3788,6 +3829,7 @@ def calculate_aggregates(
         for number, level in enumerate(config.levels):
             record = stages[number].to_record(stages[number].window_ns, steady[number])
             record["quality"]["stability"] = stability.to_record(number)
+            record["quality"]["paired"] = stability.pairs(number)
             record["energy"] = energy and energy["stages"][number]
             aggregate["stages"].append({"stage": number, "concurrent": level, **record})
     if itl_us:
@@ -3855,10 +3897,9 @@ class ThresholdCheck(NamedTuple):
         sign, limit = cast(re.Match[str], parts).groups()
         compare = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}[sign]
         value = metric_value(aggregate, metric)
-        known = isinstance(value, int | float)
-        return cls(
-            metric, f"{sign} {limit}", value if known else None, known and compare(value, float(limit))
-        )
+        if not isinstance(value, int | float):
+            return cls(metric, f"{sign} {limit}", None, met=False)
+        return cls(metric, f"{sign} {limit}", value, compare(value, float(limit)))
 
     @classmethod
     def fault(cls, config: Config) -> str | None:
@@ -4081,8 +4122,8 @@ def _overloaded(run: Evidence) -> Reason | None:
             f"requests came faster than they were served: from {overload['in_system_first']:.0f} "
             f"to {overload['in_system_last']:.0f} were waiting or under way, and TTFT from the "
             f"schedule grew from {format_ms(overload['ttft_first_ms'])} to "
-            f"{format_ms(overload['ttft_last_ms'])}; its percentiles only say how long the run was: "
-            "lower the rate"
+            f"{format_ms(overload['ttft_last_ms'])}; its percentiles only say how long the run "
+            "was: lower the rate"
         )
         return Reason("SUSPECT", "overloaded", message)
     return None
@@ -4193,8 +4234,9 @@ def _drifting(run: Evidence) -> Reason | None:
     if worst is None or 1 / 1.15 < worst["ratio"] < 1.15:
         return None
     message = (
-        f"{Summary.METRICS[worst['metric']][0]} went from {format_ms(worst['first'])} at the beginning to "
-        f"{format_ms(worst['last'])} at the end; use warmup, or find what slows the server down"
+        f"{Summary.METRICS[worst['metric']][0]} went from {format_ms(worst['first_ms'])} at the "
+        f"beginning to {format_ms(worst['last_ms'])} at the end; use warmup, or find what slows the "
+        "server down"
     )
     return Reason("SUSPECT", "drift", message)
 
@@ -4410,12 +4452,13 @@ class Journal:
         self._lock.remove()
 
     @contextlib.contextmanager
-    def kept_when_saving_fails(self) -> Iterator[None]:
+    def kept_when_writing_fails(self) -> Iterator[None]:
         """Say where the answers still are, when the block raises ResultsError."""
         try:
             yield
         except ResultsError as error:
-            kept = f"{self._answers} finished answers are kept in {self.path}"
+            where = "it" if str(error).startswith(str(self.path)) else self.path
+            kept = f"{self._answers} finished answers are kept in {where}"
             raise ResultsError(f"{error}; {kept}; make room and go on with --resume") from None
 
     def append(self, kind: str, content: Mapping[str, Any]) -> None:
@@ -4432,14 +4475,14 @@ class Journal:
                 os.ftruncate(self._lock.fd, os.fstat(self._lock.fd).st_size - written)
             raise self._failed(error) from None
         self._seq += 1
-        self._answers += kind == "result"
+        self._answers += kind == "result" and content["status"] != "cancelled"
         self._dirty = True
 
     def _failed(self, error: OSError) -> ResultsError:
-        kept = f"{self._answers} finished answers are kept in it; make room and go on with --resume"
+        problem = f"{self.path}: cannot be written: {error.strerror}"
         if self._seq == 0:
-            kept = "nothing was asked; make room"
-        return ResultsError(f"{self.path}: cannot be written: {error.strerror}; {kept}")
+            problem += "; nothing was asked; make room"
+        return ResultsError(problem)
 
     def _sync(self) -> None:
         """Bring the lines to the disk, off the event loop."""
@@ -5102,9 +5145,10 @@ def notice(message: str) -> None:
 # Numbers have three significant digits and a narrow space before their unit; no line breaks there.
 
 NARROW_SPACE = "\u202f"
+SEPARATOR = "\u00a0· "  # no line begins with it
 NOT_MEASURED = "–"
 # What stands in for a sign that an encoding lacks: as wide as it, so that columns stay straight.
-ASCII_SIGNS = str.maketrans(NARROW_SPACE + "–−·×▲✓✕─“”’", ' --|x!+x-""\'', "")
+ASCII_SIGNS = str.maketrans(NARROW_SPACE + "\u00a0–−·×▲✓✕─“”’", '  --|x!+x-""\'')
 VERDICT_SIGNS = {
     "VALID": ("✓", "bold green", "trustworthy"),
     "SUSPECT": ("▲", "bold yellow", "usable"),
@@ -5262,7 +5306,8 @@ class Headline:
         speed = f"each user's speed {self._change(before, after)}"
         if 0.45 <= after / before <= 0.55:
             speed = "each user's speed halves"
-        return f"Beyond {self.knee} at once, users only slow each other down: {total}, {speed}."
+        only = "only " if top["tokens_per_s"] > knee["tokens_per_s"] else ""
+        return f"Beyond {self.knee} at once, users {only}slow each other down: {total}, {speed}."
 
     def _change(self, before: float, after: float) -> str:
         change = after / before - 1
@@ -5527,6 +5572,19 @@ def show(parts: Iterable[str | rich.text.Text | Table], file: TextIO | None = No
             os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
+def open_standard_streams() -> None:
+    """Open the standard streams that the caller closed (`>&-`), to nowhere.
+
+    Else the run's first file would get the free number, and what is meant for stdout would go there.
+    """
+    for number, (name, mode) in enumerate({"stdin": "r", "stdout": "w", "stderr": "w"}.items()):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
 def encodable(text: str, file: TextIO) -> str:
     """Return the text as the file's encoding can hold it; where it lacks a sign, in ASCII."""
     encoding = file.encoding or "utf-8"
@@ -5590,11 +5648,16 @@ class Summary:
     def lines(self, files: Mapping[str, object]) -> list[rich.text.Text]:
         """Return the blocks, one below the other, with an empty line between them."""
         below = [] if self.verdict == "INVALID" else self._reasons()
+        figures = [] if self.stages else self._figures()
+        table_lines = self._table().lines(self.width) if self.aggregate["ok"] else []
+        if self.verdict == "INVALID":
+            for line in (*figures, *table_lines):
+                line.stylize("dim")
         blocks = [
             self._top(),
-            [] if self.stages else self._figures(),
-            self._table().lines(self.width) if self.aggregate["ok"] else [],
-            wrapped(styled((self._legend(), "dim")), self.width),
+            figures,
+            table_lines,
+            wrapped(styled((self._legend(table_lines), "dim")), self.width),
             [*self._failures(), *below, *self._notes()],
             self._thresholds(),
             [
@@ -5657,9 +5720,9 @@ class Summary:
         pieces.append(format_ms(meta["total_duration_ms"]))
         if meta["status"] != "complete":
             pieces.append("interrupted")
-        text = styled((" · ".join(pieces), "dim"))
+        text = styled((SEPARATOR.join(pieces), "dim"))
         if meta["tls_verified"] is False:
-            text = styled(text, (" · ", "dim"), ("TLS not verified", "bold red"))
+            text = styled(text, (SEPARATOR, "dim"), ("TLS not verified", "bold red"))
         return text
 
     # One level
@@ -5673,7 +5736,7 @@ class Summary:
             counts.append(f"{aggregate['cancelled']:,} cancelled")
         if aggregate["good"] is not None:
             counts.append(f"{self._within_limits(aggregate)} within limits")
-        lines += self._keyed("answers", " · ".join(counts))
+        lines += self._keyed("answers", SEPARATOR.join(counts))
         if aggregate["ok"]:
             lines += self._keyed("speed", self._speed())
         if aggregate["quality"]["graded"] or aggregate["quality"]["ungraded"]:
@@ -5695,7 +5758,7 @@ class Summary:
         if aggregate["steady"]["share"] and aggregate["tokens_per_s"]:
             gross = format_number(aggregate["tokens_per_s"])
             pieces.append(f"{gross} tokens/s with beginning and end, when slots were empty")
-        return " · ".join(pieces)
+        return SEPARATOR.join(pieces)
 
     def _quality(self) -> str:
         quality, pieces = self.aggregate["quality"], list[str]()
@@ -5711,7 +5774,7 @@ class Summary:
             pieces.append(f"{quality['ungraded']:,} not graded, see grade_reason")
         if quality["tokens_per_correct"] is not None:
             pieces.append(f"{format_number(quality['tokens_per_correct'])} tokens a right one")
-        return " · ".join(pieces)
+        return SEPARATOR.join(pieces)
 
     def _within_limits(self, part: Mapping[str, Any]) -> str:
         """Return how many requests met every limit: up to 100 a count, above a share."""
@@ -5834,9 +5897,9 @@ class Summary:
         )
         return [metric for metric in shown if metric != "answer_ttft_ms" or not same]
 
-    def _legend(self) -> str:
+    def _legend(self, table_lines: Sequence[rich.text.Text]) -> str:
         """Say what the table's words mean, what its brackets mean, and what was not measured."""
-        if not self.aggregate["ok"]:
+        if not table_lines:
             return ""
         measured = self._measured()
         shown = [metric for metric in measured if not self.stages or metric in self.IN_LEVELS]
@@ -5853,18 +5916,19 @@ class Summary:
             sentences.append(f"Limits: {', '.join(limits)}.")
         if not any(part["ttft_ms"]["n"] for part in self.parts):
             sentences.append("TTFT was not measured: that needs stream.")
-        sentences.append(self._needs_more())
+        text = " ".join(line.plain for line in table_lines)
+        sentences.append(self._needs_more([name for name in PERCENTILES if name in text]))
         return " ".join(filter(None, sentences))
 
-    def _needs_more(self) -> str:
+    def _needs_more(self, shown: Sequence[str]) -> str:
         """Say what the brackets mean, and how many more answers each percentile needs about."""
         fewest = min((part for part in self.parts if part["ok"]), key=lambda part: part["ok"])
-        missing = {name: requests_missing(fewest["e2e_ms"], name) for name in PERCENTILES}
+        missing = {name: requests_missing(fewest["e2e_ms"], name) for name in shown}
         needs = [f"{name} needs about {more:,}" for name, more in missing.items() if more]
-        if not needs or (self.stages and not missing["p50"]):
+        if not needs:
             return ""
-        more = " more a level." if self.stages else " more."
-        return "In brackets: too few answers for an interval; " + ", ".join(needs) + more
+        where = " more a level." if self.stages else " more."
+        return "In brackets: too few answers for an interval; " + ", ".join(needs) + where
 
     # What the numbers rest on
 
@@ -5912,7 +5976,10 @@ def next_command(name: str, meta: Mapping[str, Any], folder: str = "") -> dict[s
 
 def program() -> str:
     """Return how this program is started from here, for a command that a person can copy."""
-    return f"python3 {shlex.quote(sys.argv[0] or 'llm_stresstest.py')}"
+    script = Path(__file__).resolve()
+    here = Path.cwd()
+    shown = script.relative_to(here) if script.is_relative_to(here) else script
+    return f"python3 {shlex.quote(str(shown))}"
 
 
 def failure_line(name: str, meta: Mapping[str, Any]) -> str | None:
@@ -6363,7 +6430,7 @@ class Run:
     for, and opens the session. Leaving it closes all of them. `main` shows its use.
     """
 
-    PATIENCE_S = 2.0  # of a log that somebody reads later; a person at a terminal is told at once
+    PATIENCE_S = 5.0  # of a log that somebody reads later; a person at a terminal is told at once
 
     def __init__(
         self,
@@ -6448,9 +6515,12 @@ class Run:
             itl_lost=not footer and not self.config.record_chunk_times,
         )
 
-    def watched(self) -> contextlib.AbstractAsyncContextManager[None]:
-        """Return the context around the load, which shows how far it is."""
-        return self.progress.shown(quiet=self.options.quiet)
+    @contextlib.asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """Show how far the load is while the block runs; say what is kept when it cannot go on."""
+        with self.journal.kept_when_writing_fails():
+            async with self.progress.shown(quiet=self.options.quiet):
+                yield
 
     def record(self, result: Result) -> None:
         """Write a result down the moment its request ends. Raises ResultsError."""
@@ -6460,9 +6530,16 @@ class Run:
 
     async def finish(self, load: LoadReport) -> JournalReader:
         """Grade the answers, end the journal and return all results, graded."""
-        await self.grading.grade(self.journal, self.stop_signal, self.target.redact)
+        with self.journal.kept_when_writing_fails():
+            await self.grading.grade(self.journal, self.stop_signal, self.target.redact)
+            self.journal.append("footer", self._footer(load))
+        await self._closing.aclose()
+        return JournalReader(self.journal.path)
+
+    def _footer(self, load: LoadReport) -> dict[str, Any]:
+        """Return the journal's last line: all that a results file needs beside the results."""
         load.interrupted = load.interrupted or self.stop_signal.signum is not None
-        footer = {
+        return {
             "status": "interrupted" if load.interrupted else "complete",
             "duration_ms": (load.ended_ns - load.start.start_ns) / NS_PER_MS,
             "client": load.client,
@@ -6470,9 +6547,6 @@ class Run:
             "warmup": dict(load.warmup),
             "itl_us": {str(stage): sorted(counts.items()) for stage, counts in load.itl_us.items()},
         }
-        self.journal.append("footer", footer)
-        await self._closing.aclose()
-        return JournalReader(self.journal.path)
 
     def end(
         self, load: LoadReport, path: Path, meta: Mapping[str, Any], aggregate: Mapping[str, Any]
@@ -6546,7 +6620,7 @@ async def main(options: Options) -> int:
         results = await run.finish(load)
         aggregate = calculate_aggregates(results, config, None if load.itl_lost else load.itl_us)
         meta = run_meta(config, run.target, load, aggregate, run.journal.header)
-        with run.journal.kept_when_saving_fails():
+        with run.journal.kept_when_writing_fails():
             replace = files.may_replace(meta["run_id"])
             path = save_results(files.results, meta, results, aggregate, overwrite=replace)
         run.end(load, path, meta, aggregate)
@@ -6556,6 +6630,7 @@ async def main(options: Options) -> int:
 def cli(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; the one place that shows errors."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    open_standard_streams()
     with early_log():
         try:
             if arguments and arguments[0] in TOOLS:

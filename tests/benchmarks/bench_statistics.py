@@ -231,7 +231,9 @@ def gap_intervals(runs: int) -> Iterator[bench.Target]:
             speed = 10 * autoregressive(rng, 1, answers, 0.8)[0] ** (2 * wander)
             speed *= rng.lognormal(0, 0.2, answers)
             lengths = 2 + rng.geometric(1 / 40, answers)
-            samples.append([mean * rng.gamma(4, 0.25, n) for mean, n in zip(speed, lengths, strict=True)])
+            samples.append(
+                [mean * rng.gamma(4, 0.25, n) for mean, n in zip(speed, lengths, strict=True)]
+            )
         pooled = np.concatenate([gaps for sample in samples for gaps in sample])
         truth = {name: float(np.quantile(pooled, st.PERCENTILES[name])) for name in ("p50", "p95")}
         before = {name: Coverage(truth[name]) for name in truth}
@@ -315,9 +317,7 @@ class World:
     def config(self, **more: Any) -> st.Config:
         """Return the config that asks so."""
         rate = None if self.load is None else self.load * self.slots / self.SERVICE_S
-        return st.Config.model_validate(
-            {**CONFIG, "concurrent": self.users, "rate": rate, **more}
-        )
+        return st.Config.model_validate({**CONFIG, "concurrent": self.users, "rate": rate, **more})
 
 
 def result(
