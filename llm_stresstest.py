@@ -3,15 +3,20 @@
 
     python llm_stresstest.py first_run
 
-asks the questions of questions.json as config.json says, many at once, and writes results/first_run.json: each answer
-with its time, tokens and quality, and the statistics. The way of a run, and the order of this file:
+asks the questions of questions.json as config.json says, many at once, and writes
+results/first_run.json: each answer with its time, tokens and quality, and the statistics. The way
+of a run, and the order of this file:
 
-    load_config -> load_questions -> test_connection -> process_questions (send_question for each) ->
-    calculate_aggregates -> save_results
+    load_config -> load_questions -> test_connection -> process_questions (send_question for each)
+    -> calculate_aggregates -> save_results
 
-Raw times are integer nanoseconds of the monotonic clock, relative to the start of the run (`_ns`); milliseconds (`_ms`)
-appear only in files and on screen. "Not measured" is None, never 0. A failed request is data (a Result with a Failure);
-exceptions are for what stops the run, and only `cli` shows them.
+`grep -E '^# (===|---)' llm_stresstest.py` prints the table of contents; `main` shows a run. What
+tools may use stands in `__all__`.
+
+Raw times are integer nanoseconds of the monotonic clock, relative to the start of the run (`_ns`);
+milliseconds (`_ms`) appear only in files and on screen. "Not measured" is None, never 0. A failed
+request is data (a Result with a Failure); exceptions are for what stops the run, and only `cli`
+shows them.
 """
 
 from __future__ import annotations
@@ -54,7 +59,7 @@ import urllib.parse
 import uuid
 import weakref
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -106,11 +111,86 @@ if TYPE_CHECKING:
     import rich.console
     import rich.text
 
-# An extension imports this module by its name; without this line it would load a second copy, and nobody would catch
-# that copy's errors.
+# An extension imports this module by its name; without this line it would load a second copy, and
+# nobody would catch that copy's errors.
 sys.modules.setdefault("llm_stresstest", sys.modules[__name__])
 
 __version__ = "0.1.0"
+__all__ = [  # what tools may use; the rest may change at any time
+    "CORRECT",
+    "FAILURES",
+    "GRADERS",
+    "PERCENTILES",
+    "REDACTED",
+    "SCHEMA_VERSION",
+    "Client",
+    "Config",
+    "ConfigError",
+    "Evidence",
+    "ExtensionError",
+    "Failure",
+    "Histogram",
+    "Journal",
+    "JournalReader",
+    "Judge",
+    "LoadReport",
+    "LoadStart",
+    "Options",
+    "PlannedRequest",
+    "Question",
+    "QuestionsError",
+    "Reason",
+    "Redactor",
+    "Result",
+    "ResultsError",
+    "Run",
+    "RunFiles",
+    "SSEDecoder",
+    "SavedRun",
+    "ServerUnreachableError",
+    "Slo",
+    "StopSignal",
+    "StressTestError",
+    "Target",
+    "calculate_aggregates",
+    "check_name",
+    "check_thresholds",
+    "describe",
+    "find_file",
+    "find_results",
+    "format_interval",
+    "format_ms",
+    "format_number",
+    "format_share",
+    "headline",
+    "import_extension",
+    "judge_validity",
+    "load_config",
+    "load_questions",
+    "load_results",
+    "logger",
+    "min_samples",
+    "notice",
+    "one_user_speed",
+    "open_session",
+    "percentile",
+    "printable",
+    "process_questions",
+    "questions_hash",
+    "read_json",
+    "resolve_target",
+    "save_results",
+    "send_question",
+    "show",
+    "styled",
+    "summary_lines",
+    "table",
+    "terminal_width",
+    "test_connection",
+    "validity_rule",
+    "wilson_interval",
+    "wrapped",
+]
 
 HERE = Path(__file__).resolve().parent
 logger = logging.getLogger("llm_stresstest")
@@ -122,9 +202,8 @@ SCHEMA_VERSION = 1
 NS_PER_MS = 1_000_000  # ns in a ms
 NS_PER_S = 1_000_000_000  # ns in a s
 REDACTED = "[REDACTED]"
-QUOTED = (
-    1 << 16
-)  # bytes of a faulty answer that an error takes over, before secrets are taken out of it
+# Bytes of a faulty answer that an error takes over, before secrets are taken out of it.
+QUOTED = 1 << 16
 PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 CONFIDENCE = 0.95
 FEWEST_FOR_TREND = 50  # values; fewer say nothing of a trend
@@ -152,7 +231,7 @@ exit codes:
 
 # === Errors ===
 #
-# StressTestError              what stops a run; the message is one line: the file, the key, what is wrong, what to do
+# StressTestError              what stops a run; one line: file, key, what is wrong, the remedy
 #  +-- ConfigError             2  arguments and config.json
 #  +-- QuestionsError          2  questions.json
 #  +-- ExtensionError          2  a tool or one of its packages is missing
@@ -304,7 +383,7 @@ class Strict(pydantic.BaseModel):
 
     @classmethod
     def _first_fault(cls, error: pydantic.ValidationError, data: Mapping[str, Any]) -> str:
-        """Say the first thing that is wrong; an unknown key before a missing one, it may be a typo."""
+        """Say the first thing that is wrong; a misspelt key before the one that it left out."""
         faults = error.errors(include_url=False)
         faults.sort(key=lambda fault: fault["type"] == "missing")
         first, *others = faults
@@ -442,7 +521,7 @@ class Config(Strict):
 
     @property
     def asks_floor(self) -> bool:
-        """Whether a sweep asks its lowest level twice, to see how far answers differ without load."""
+        """Whether a sweep asks its lowest level twice: to see how answers differ without load."""
         wanted = self.stability_floor
         if wanted is None:
             wanted = self.temperature == 0
@@ -545,7 +624,7 @@ def load_config(
 
 
 def find_file(given: Path | None, name: str) -> Path:
-    """Return the file that was given, else the one in the current directory or beside the script."""
+    """Return the given file, else the one in the current directory or beside the script."""
     if given is not None:
         return given
     here = Path.cwd() / name
@@ -579,11 +658,11 @@ def set_key(data: dict[str, Any], override: str) -> None:
 
 
 class StrictJson:
-    """JSON without what Python reads and the standard forbids, and without a key that stands twice."""
+    """JSON without what the standard forbids and Python reads; no key stands twice in an object."""
 
     @classmethod
     def loads(cls, text: str) -> Any:
-        """Return the value. Raises ValueError (JSONDecodeError where it is no JSON), RecursionError."""
+        """Return the value. Raises ValueError (JSONDecodeError when not JSON), RecursionError."""
         return json.loads(
             text,
             object_pairs_hook=cls._object,
@@ -701,7 +780,8 @@ class Question(Strict):
 def load_questions(path: Path, count: int | None = None) -> list[Question]:
     """Read questions.json; return `count` questions in its order, from the start again if need be.
 
-    Raises QuestionsError, one line: the file, the question's place and id, the key, what is allowed.
+    Raises QuestionsError, one line: the file, the question's place and id, the key, what is
+    allowed.
     """
     data = read_json(path, QuestionsError)
     if isinstance(data, dict) and set(data) == {"questions"}:
@@ -805,7 +885,7 @@ class Failure:
 
 @dataclasses.dataclass(slots=True)
 class Result:
-    """What one request did; every per-request metric is a property of it, and computed nowhere else.
+    """What one request did; each per-request metric is a property, and computed nowhere else.
 
     Times are ns since the start of the run, in whole microseconds, so that files hold them exactly.
     """
@@ -862,7 +942,7 @@ class Result:
 
     @property
     def tpot_ms(self) -> float | None:
-        """Time per output token after the first; None below two tokens, and when all came at once."""
+        """Time per output token after the first; None below two, or when all came at once."""
         generating_ms = ms_between(self.first_ns, self.end_ns)
         if not generating_ms or self.token is None or self.token < 2:
             return None
@@ -870,7 +950,7 @@ class Result:
 
     @property
     def came_at_once(self) -> bool:
-        """Whether several tokens came in one piece: something held the stream back, TPOT is unknown."""
+        """Whether several tokens came in one piece, held back on the way; TPOT is unknown."""
         return self.first_ns is not None and self.first_ns == self.end_ns and (self.token or 0) > 1
 
     @property
@@ -1564,7 +1644,7 @@ def _message_of(error: Any) -> str:
 #
 # The types declare only what is read. `Any` stands where servers differ, so that a value of an
 # unexpected type costs nothing as long as nobody needs it. What does not fit at all is read by
-# the same code, as `_Fields`. No event is part of a cycle: the collector need not know it (gc=False).
+# the same code, as `_Fields`. No event is in a cycle, so the collector need not know it (gc=False).
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -1683,7 +1763,7 @@ class Completions(Api):
             is_usage = event.choices is not None or (event.usage and not event.type)
             return NOTHING if is_usage else FOREIGN
         choice = event.choices[0]
-        if choice.index:
+        if choice.index and isinstance(choice.index, int):
             return NOTHING  # a second alternative, which nobody asked for
         if choice.finish_reason:
             parsed.finish = choice.finish_reason
@@ -1725,8 +1805,8 @@ class Chat(Completions):
             parsed.text.append(text)
             brought = ANSWER
         reasoning = message.reasoning_content or message.reasoning
-        if not reasoning and (details := message.reasoning_details):
-            reasoning = self.joined(details, "text", "summary")
+        if not reasoning and message.reasoning_details:
+            reasoning = self.joined(message.reasoning_details, "text", "summary")
         if reasoning and isinstance(reasoning, str):
             parsed.reasoning.append(reasoning)
             return brought or OTHER
@@ -1734,22 +1814,27 @@ class Chat(Completions):
 
     def read_parts(self, parts: list[Any], parsed: ParsedAnswer) -> int:
         """Read content that is a list of parts: text, or thinking that holds parts of its own."""
-        texts = [part for part in parts if part.get("type") != "thinking"]
-        if text := self.joined(texts, "text"):
-            parsed.text.append(text)
-        thoughts = [part.get("thinking") for part in parts if part.get("type") == "thinking"]
-        for thought in filter(None, thoughts):
-            parsed.reasoning.append(
-                thought if isinstance(thought, str) else self.joined(thought, "text")
-            )
+        text = thought = ""
+        for part in parts:
+            if part.get("type") == "thinking":
+                inner = part.get("thinking") or ""
+                thought += inner if isinstance(inner, str) else self.joined(inner, "text")
+            else:
+                text += part.get("text") or ""
+        if thought:
+            parsed.reasoning.append(thought)
         if text:
+            parsed.text.append(text)
             return ANSWER
-        return OTHER if any(thoughts) else NOTHING
+        return OTHER if thought else NOTHING
 
     @staticmethod
-    def joined(parts: list[Any], *names: str) -> str:
-        """Return the texts of parts, each from the first of these fields that holds one."""
-        return "".join(next(filter(None, map(part.get, names)), "") for part in parts)
+    def joined(parts: Any, *names: str) -> str:
+        """Return the texts that stand in these fields of parts; "" for what has none."""
+        if not isinstance(parts, list):
+            return ""
+        texts = (part.get(name) for part in parts if isinstance(part, dict) for name in names)
+        return "".join(text for text in texts if isinstance(text, str))
 
 
 class Responses(Api):
@@ -2118,28 +2203,31 @@ class _TooLargeError(Exception):
 
 
 class Desk:
-    """Lets answers be read one at a time, each on a turn of the loop of its own.
+    """Lets finished answers be read one at a turn of the loop; more when many wait.
 
     Answers that end together would else be read in one go, and the tokens of others timed late.
     """
 
-    MOST_WAITING = (
-        1000  # so that a client that cannot keep up does not fill its memory with answers
-    )
-
     def __init__(self) -> None:
-        self._lock = asyncio.Lock()
-        self._waiting = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def wait_for_turn(self) -> None:
-        """Wait until no other answer is read on this turn of the loop, or the run is stopped."""
-        if self._waiting >= self.MOST_WAITING:
-            return
-        self._waiting += 1
+        """Wait until it is this answer's turn, or the run is stopped."""
+        loop = asyncio.get_running_loop()
+        turn = loop.create_future()
+        self._waiting.append(turn)
+        if len(self._waiting) == 1:
+            loop.call_soon(self._call_next)
         with contextlib.suppress(asyncio.CancelledError):
-            async with self._lock:
-                await asyncio.sleep(0)
-        self._waiting -= 1
+            await turn
+
+    def _call_next(self) -> None:
+        for _ in range(1 + len(self._waiting) // 16):
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._call_next)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -2963,7 +3051,7 @@ def requests_missing(metric: Mapping[str, Any], name: str) -> int:
     Each new one counts as much as those before did: `n_eff` / `n`.
     """
     n_eff: float = metric["n_eff"][name] or 1.0
-    each = metric["n"] / n_eff
+    each: float = metric["n"] / n_eff
     return max(math.ceil((min_samples(PERCENTILES[name]) - n_eff) * each), 0)
 
 
@@ -3665,10 +3753,11 @@ class Scores:
 
 
 class Stability:
-    """Holds a sweep's answers against those at its lowest level: the same question, temperature 0.
+    """Holds a sweep's answers against the lowest level's to the same questions.
 
-    Also without any load some answers differ the second time, from a cold and a warm cache. So the
-    lowest level is asked twice (`stability_floor`), and what counts is the difference beyond that.
+    At temperature 0 they should be the same. But some differ the second time without any load,
+    from a cold and a warm cache. So the lowest level is asked twice (`stability_floor`), and what
+    counts is the difference beyond that.
     """
 
     SHOWN = 3
@@ -4235,8 +4324,8 @@ def _drifting(run: Evidence) -> Reason | None:
         return None
     message = (
         f"{Summary.METRICS[worst['metric']][0]} went from {format_ms(worst['first_ms'])} at the "
-        f"beginning to {format_ms(worst['last_ms'])} at the end; use warmup, or find what slows the "
-        "server down"
+        f"beginning to {format_ms(worst['last_ms'])} at the end; use warmup, or find what slows "
+        "the server down"
     )
     return Reason("SUSPECT", "drift", message)
 
@@ -5575,7 +5664,8 @@ def show(parts: Iterable[str | rich.text.Text | Table], file: TextIO | None = No
 def open_standard_streams() -> None:
     """Open the standard streams that the caller closed (`>&-`), to nowhere.
 
-    Else the run's first file would get the free number, and what is meant for stdout would go there.
+    Else the run's first file would get the free number, and what is meant for stdout would go
+    there.
     """
     for number, (name, mode) in enumerate({"stdin": "r", "stdout": "w", "stderr": "w"}.items()):
         try:
@@ -6135,7 +6225,10 @@ def build_parser() -> argparse.ArgumentParser:
     tools = "\n".join(f"  {name:<10} {tool.help}" for name, tool in TOOLS.items())
     parser = argparse.ArgumentParser(
         prog="llm_stresstest.py",
-        description="Ask an OpenAI-compatible server many questions at once; see how fast and how well it answers.",
+        description=(
+            "Ask an OpenAI-compatible server many questions at once; see how fast and how well it "
+            "answers."
+        ),
         epilog=f"tools (llm_stresstest.py TOOL --help):\n{tools}\n\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -6346,14 +6439,15 @@ def raise_file_limit(connections: int) -> None:
         return
     if hard != resource.RLIM_INFINITY and hard < wanted:
         raise ConfigError(
-            f"concurrent: {connections} needs {wanted} open files, {hard} are allowed; raise `ulimit -n`"
+            f"concurrent: {connections} needs {wanted} open files, {hard} are allowed; "
+            "raise `ulimit -n`"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @contextlib.asynccontextmanager
 async def serving(config: Config, target: Target) -> AsyncIterator[Target]:
-    """Yield the target; when it is "embedded", with the address of a server that ends with the block."""
+    """Yield the target; an embedded one with the address of a server that ends with the block."""
     if config.server != "embedded":
         yield target
         return
@@ -6381,7 +6475,7 @@ class Grading:
     def of(
         cls, path: Path, questions: Sequence[Question], config: Config, *, allow_code: bool
     ) -> Self:
-        """Check the catalogue's graders. Raises QuestionsError, one line, with the question's id."""
+        """Check the catalogue's graders. Raises QuestionsError, one line with the question's id."""
         catalogue = {question.id: question for question in questions}
         graded = [question for question in catalogue.values() if question.grader is not None]
         quality = None
@@ -6398,12 +6492,12 @@ class Grading:
                 return cls(None, catalogue, config, allow_code)
             if wrong is not None:
                 raise QuestionsError(
-                    f"{path}: question {printable(json.dumps(wrong[0].id, ensure_ascii=False), 80)}: {wrong[1]}"
+                    f"{path}: question {printable(json.dumps(wrong[0].id), 80)}: {wrong[1]}"
                 )
         return cls(quality, catalogue, config, allow_code)
 
     async def grade(self, journal: Journal, stop_signal: StopSignal, redact: Redactor) -> None:
-        """Grade the answers that the journal holds, and write each grade to it. Raises ResultsError."""
+        """Grade the answers of the journal, and write each grade to it. Raises ResultsError."""
         if self.quality is None:
             return
         graders = self.quality.Graders(

@@ -19,7 +19,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -184,8 +184,8 @@ def intervals(runs: int) -> Iterator[bench.Target]:
             for row in values.tolist():
                 found = st.describe(row)["ci95"]
                 for name in names:
-                    before = as_if_independent(row, st.PERCENTILES[name])
-                    counted["before", name].add(before)
+                    alone = as_if_independent(row, st.PERCENTILES[name])
+                    counted["before", name].add(alone)
                     counted["after", name].add(found[name])
             for name in names:
                 before, after = counted["before", name], counted["after", name]
@@ -225,10 +225,10 @@ def gap_intervals(runs: int) -> Iterator[bench.Target]:
     """Hold ITL's intervals against the truth, where long answers hang together and speed wanders."""
     rng, answers = np.random.default_rng(11), 400
     rows, worst = [], 1.0
-    for name, wander in (("answers independent", 0.0), ("the server's speed wanders", 0.25)):
+    for name, wander in (("answers independent", 0.0), ("the server's speed wanders", 0.6)):
         samples = []
         for _ in range(runs):
-            speed = 10 * autoregressive(rng, 1, answers, 0.8)[0] ** (2 * wander)
+            speed = 10 * autoregressive(rng, 1, answers, 0.8)[0] ** wander
             speed *= rng.lognormal(0, 0.2, answers)
             lengths = 2 + rng.geometric(1 / 40, answers)
             samples.append(
@@ -274,6 +274,7 @@ class World:
     slots: int = SLOTS
     growth: float = 1.0  # of the time per token, from the first request to the last
     memory: float = 0.0  # how much of a request's speed stays for the next
+    spread: float = 0.2  # of the speed: 0.2 is 10 % up or down
     hung: int = 0  # requests that only end by the timeout
     connect_s: float = 0.0  # how long each connection takes to open
     more: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of each result
@@ -289,7 +290,7 @@ class World:
             due = np.cumsum(rng.exponential(self.SERVICE_S / self.load / self.slots, n))
         places, free = [0.0] * self.users, [0.0] * self.slots
         tokens = 2 + rng.poisson(39, n)
-        speed = 0.02 * autoregressive(rng, 1, n, self.memory)[0] ** 0.2
+        speed = 0.02 * autoregressive(rng, 1, n, self.memory)[0] ** self.spread
         speed *= np.linspace(1, self.growth, n)
         prefill = rng.lognormal(math.log(0.05), 0.3, n)
         hung = set(rng.choice(n // 2, self.hung, replace=False) + n // 4) if self.hung else ()
@@ -307,8 +308,8 @@ class World:
             end = first + (tokens[place] - 1) * speed[place]
             heapq.heappush(free, end)
             heapq.heappush(places, end)
-            times = (round(moment * 1e6) * 1000 for moment in (sent, first, end))
-            made = result(place, *times, int(tokens[place]), **self.more)
+            sent_ns, first_ns, end_ns = (round(at * 1e6) * 1000 for at in (sent, first, end))
+            made = result(place, sent_ns, first_ns, end_ns, int(tokens[place]), **self.more)
             made.scheduled_ns = None if due is None else round(due[place] * 1e6) * 1000
             made.connect_ns = round(self.connect_s * 1e9) or None
             results.append(made)
@@ -360,13 +361,12 @@ def aggregate(results: Sequence[st.Result], config: st.Config | None = None) -> 
     return st.calculate_aggregates(results, config or st.Config.model_validate(CONFIG))
 
 
-def codes(results: Sequence[st.Result], config: st.Config, **load: Any) -> set[str]:
+def codes(
+    results: Sequence[st.Result], config: st.Config, resumed: str | None = None, **load: Any
+) -> set[str]:
     """Return the codes of the reasons that a run gets."""
-    made = st.Load()
-    made.client = CLIENT
-    for name, value in load.items():
-        setattr(made, name, value)
-    verdict = st.judge_validity(config, aggregate(results, config), made)
+    report = st.LoadReport(st.LoadStart(resumed=resumed), client=CLIENT, **load)
+    verdict = st.judge_validity(config, aggregate(results, config), report)
     return {reason["code"] for reason in verdict["reasons"]}
 
 
@@ -397,7 +397,7 @@ def half_against_half(values: Sequence[float]) -> bool:
     middle = len(values) // 2
     halves = values[:middle], values[middle:]
     (first_low, first_high), (second_low, second_high) = (
-        as_if_independent(half, 0.5) for half in halves
+        cast("tuple[float, float]", tuple(as_if_independent(half, 0.5))) for half in halves
     )
     ratio = statistics.median(halves[1]) / statistics.median(halves[0])
     apart = first_high < second_low or second_high < first_low
@@ -407,11 +407,12 @@ def half_against_half(values: Sequence[float]) -> bool:
 TREND_WORLDS: dict[str, tuple[World, str | None]] = {
     "closed loop, 8 on 8": (World(), None),
     "closed loop, 16 on 8": (World(users=16), None),
-    "closed loop, AR(1) 0.9": (World(memory=0.9), None),
+    "closed loop, AR(1) 0.9": (World(memory=0.9, spread=0.8), None),
     "open loop at 50 %": (World(users=5000, load=0.5, requests=1000), None),
     "open loop at 80 %": (World(users=5000, load=0.8, requests=1000), None),
     "open loop at 90 %": (World(users=5000, load=0.9, requests=1000), None),
     "TPOT × 1.3, closed loop": (World(growth=1.3), "drift"),
+    "TPOT × 1.3, closed loop, ± 40 %": (World(growth=1.3, spread=0.8, requests=1000), "drift"),
     "TPOT × 1.3, open loop at 50 %": (World(users=5000, load=0.5, growth=1.3), "drift"),
     "open loop at 150 %": (World(users=5000, load=1.5), "overloaded"),
     "open loop at 200 %": (World(users=5000, load=2.0), "overloaded"),
@@ -449,7 +450,7 @@ def trends(runs: int) -> Iterator[bench.Target]:
 HEALTHY: dict[str, tuple[World, dict[str, Any]]] = {
     "closed loop, 8 on 8": (World(), {}),
     "closed loop, 16 on 8": (World(users=16, requests=1000), {}),
-    "closed loop, AR(1) 0.9": (World(memory=0.9), {}),
+    "closed loop, AR(1) 0.9": (World(memory=0.9, spread=0.8), {}),
     "open loop at 50 %, thresholds": (
         World(users=5000, load=0.5, requests=1000),
         {"thresholds": {"tpot_ms.p95": "<= 100", "ttft_ms.p50": "<= 1000"}},
@@ -613,7 +614,7 @@ def sweep(texts: Array, config: st.Config) -> list[dict[str, Any]]:
         made = result(place, begun_ns, begun_ns + 10_000_000, begun_ns + 50_000_000, 3)
         made.id, made.stage, made.answer = f"q{question}", stage, str(texts[stage, question])
         results.append(made)
-    return st.calculate_aggregates(results, config)["stages"]
+    return list(st.calculate_aggregates(results, config)["stages"])
 
 
 if __name__ == "__main__":
