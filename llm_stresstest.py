@@ -293,8 +293,18 @@ class Slo(Strict):
 class Hardware(Strict):
     """What the machine costs, and how it is watched."""
 
-    sample_s: Seconds | None = pydantic.Field(None, description="a number of seconds above 0")
-    metrics_url: Name | None = pydantic.Field(None, description="a URL")
+    sample_s: NotNegative | None = pydantic.Field(
+        1, description="a number of seconds from 0, or null (0 and null: not watched)"
+    )
+    idle_s: NotNegative = pydantic.Field(3, description="a number of seconds from 0")
+    metrics_url: Name | None = pydantic.Field(None, description="a URL, or null")
+    power_url: Name | None = pydantic.Field(None, description="a URL, or null")
+    power_path: Name | None = pydantic.Field(
+        None, description='a path into the answer, such as "meters.0.power", or null'
+    )
+    power_command: Name | None = pydantic.Field(
+        None, description="a command that prints watts, or null"
+    )
     price_per_kwh: NotNegative | None = pydantic.Field(None, description="a number from 0")
     price_per_hour: NotNegative | None = pydantic.Field(None, description="a number from 0")
 

@@ -38,7 +38,7 @@ from typing import Any, NamedTuple, Protocol, cast
 import aiohttp
 
 import llm_stresstest as st
-from extensions.sampler import COUNTERS, as_number, look_up
+from extensions.sampler import COUNTERS, Sampler, as_number, look_up
 
 try:
     import fcntl
@@ -579,11 +579,13 @@ class Watch:
         self.server_info = {**await fingerprint.take(), **self._embedded()}
         if self._reading is None:
             return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(START_S):
-                await self._known.wait()
+        known = asyncio.create_task(self._known.wait())
+        both = (known, self._reading)
+        await asyncio.wait(both, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
+        known.cancel()
         if not self.inventory:
-            self.inventory = {"unavailable": "the sampler's process did not start; see the log"}
+            why = self.missing.get("sampler") or "it did not say what the machine is"
+            self.inventory = {"unavailable": f"the sampler's process: {why}"}
         idle_s = self._config.hardware.idle_s
         if idle_s and set(self.inventory.get("sources", ())) & {"wall", "gpu", "cpu_package"}:
             self._idle = True
@@ -599,11 +601,14 @@ class Watch:
     async def _start_sampler(self) -> None:
         if importlib.util.find_spec("psutil") is None:
             raise ModuleNotFoundError("hardware needs psutil: uv sync --inexact --group hardware")
-        settings = json.dumps(await self._settings()).encode() + b"\n"
+        settings = await self._settings()
+        if not settings["sample_s"]:  # nothing will be watched, so that this process can look
+            Sampler(settings, self._take).prepare()
+            return
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",  # the extensions beside it are not to be imported for other packages
-            __file__,
+            str(Path(__file__).with_name("sampler.py")),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
@@ -611,7 +616,7 @@ class Watch:
             limit=1 << 22,
         )
         self._sent_ns = time.perf_counter_ns()
-        cast(asyncio.StreamWriter, self._process.stdin).write(settings)
+        cast(asyncio.StreamWriter, self._process.stdin).write(json.dumps(settings).encode() + b"\n")
         self._reading = asyncio.create_task(self._read())
 
     async def _settings(self) -> dict[str, Any]:
@@ -620,7 +625,11 @@ class Watch:
         addresses = await resolve(target.base)
         page = same_origin(hardware.metrics_url, target.base)
         headers = {"Authorization": target.headers.get("Authorization")} if page else {}
-        asked = {"url": hardware.power_url, "path": hardware.power_path, "headers": {}}
+        plug: dict[str, Any] = {
+            "url": hardware.power_url,
+            "path": hardware.power_path,
+            "headers": {},
+        }
         return {
             "sample_s": hardware.sample_s,
             "client_pid": os.getpid(),
@@ -631,7 +640,7 @@ class Watch:
             },
             "metrics": hardware.metrics_url
             and {"url": hardware.metrics_url, "headers": {k: v for k, v in headers.items() if v}},
-            "power": asked if hardware.power_url else None,
+            "power": plug if hardware.power_url else None,
             "power_command": hardware.power_command,
             "verify_tls": self._config.verify_tls,
             "ca_file": self._config.ca_file,
@@ -643,9 +652,7 @@ class Watch:
         with contextlib.suppress(ValueError):  # a line without an end
             while line := await output.readline():
                 self._take(json.loads(self._target.redact(line.decode())))
-        if not self._stopping and self._config.hardware.sample_s and not self._known.is_set():
-            return
-        if not self._stopping and self._config.hardware.sample_s:
+        if self._known.is_set() and not self._stopping and self._config.hardware.sample_s:
             self._fail("sampler", "it ended during the run; what it watched is null from then on")
 
     def _take(self, line: Mapping[str, Any]) -> None:
@@ -1035,6 +1042,7 @@ def figures(
     totals = [gpu.get("memory_bytes") for gpu in gpus]
     usable = inventory_.get("cores_usable")
     others = whole.mean("others_cpu_percent")
+    gpu_others = whole.mean("gpu_others_percent")
     on_battery = whole.known("on_battery")
     return {
         "host": inventory_.get("host"),
@@ -1049,7 +1057,7 @@ def figures(
         ],
         "spill": None if share is None else round(1 - share, 4),
         "others_cpu_share": None if others is None or not usable else others / 100 / usable,
-        "others_gpu_share": _shared(whole.mean("gpu_others_percent")),
+        "others_gpu_share": None if gpu_others is None else gpu_others / 100,
         "others": samples["others"],
         "on_battery": any(on_battery) if on_battery else None,
         "server": {name: whole.growth(name) for name in COUNTERS if whole.known(name)}
@@ -1059,10 +1067,6 @@ def figures(
 
 
 _GAUGES = ("running", "waiting", "kv_cache_usage")
-
-
-def _shared(percent: float | None) -> float | None:
-    return None if percent is None else percent / 100
 
 
 class Window:
@@ -1087,7 +1091,7 @@ class Window:
 
     def mean(self, name: str) -> float | None:
         """Return a column's mean."""
-        values = self.known(name)
+        values = cast(list[float], self.known(name))
         return sum(values) / len(values) if values else None
 
     def highest(self, name: str) -> float | None:
@@ -1107,7 +1111,7 @@ def heat(
     stage = Window(samples, *window)
     named = [("cpu", "cpu_percent")]
     named += [(f"gpu{place}", f"gpu{place}_util_percent") for place in range(gpus)]
-    found = {}
+    found = dict[str, Any]()
     for name, use in named:
         reasons = stage.known(f"{name}_throttle")
         stood = {reason for each in reasons for reason in each}
@@ -1137,7 +1141,8 @@ def slow_share(stage: Window, whole: Window, name: str, use: str) -> float | Non
     if len(usual) < 10 or len(here) < 3 or capped:
         return None
     limit = SLOW_CLOCK * usual[int(0.9 * (len(usual) - 1))]
-    return round(sum(mhz < limit for mhz in here) / len(here), 4)
+    slow: int = sum(mhz < limit for mhz in here)
+    return round(slow / len(here), 4)
 
 
 # === Validity ===

@@ -240,7 +240,13 @@ def virtual_machine() -> str | None:
 
 
 class Rate:
-    """Turns a counter into its growth a second; None at first, and when the counter fell."""
+    """Turns a counter into its growth a second; None at first, and when the counter fell.
+
+    What comes sooner than SHORTEST_NS after the last is passed over, as counters have steps of
+    their own (10 ms for CPU times).
+    """
+
+    SHORTEST_NS = NS_PER_S // 5
 
     def __init__(self) -> None:
         self._at_ns = 0
@@ -249,8 +255,10 @@ class Rate:
     def __call__(self, now_ns: int, total: float) -> float | None:
         """Take the counter's value and return how fast it grew since the last one."""
         before, span_ns = self._total, now_ns - self._at_ns
+        if before is not None and span_ns < self.SHORTEST_NS:
+            return None
         self._total, self._at_ns = total, now_ns
-        if before is None or total < before or span_ns <= 0:
+        if before is None or total < before:
             return None
         return (total - before) * NS_PER_S / span_ns
 
@@ -295,10 +303,13 @@ class Processes:
 
     name = "processes"
 
-    def __init__(self, psutil: Any, machine: Machine, client_pid: int, server_pid: int | None):
+    def __init__(
+        self, psutil: Any, machine: Machine, client_pid: int, server_pid: int | None, *, known: bool
+    ) -> None:
         self._psutil = psutil
         self._machine = machine
         self._roots = {"client": client_pid, "server": server_pid}
+        self._known = known  # else the server would count as another
         self._trees: dict[str, dict[tuple[int, float], Any]] = {"client": {}, "server": {}}
         self._last_s: dict[tuple[int, float], float] = {}
         self._totals = {"client": 0.0, "server": 0.0}
@@ -326,8 +337,7 @@ class Processes:
             if tree:
                 row[f"{who}_cpu_percent"] = None if cores is None else 100 * cores
                 row[f"{who}_memory_bytes"] = memory
-        known = self._roots["server"] is not None  # else the server would count as another
-        if known and self._machine.busy_cores is not None:
+        if self._known and self._machine.busy_cores is not None:
             row["others_cpu_percent"] = max(100 * (self._machine.busy_cores - ours), 0.0)
         return row
 
@@ -1044,6 +1054,9 @@ class MetricsPage:
         return page_row(fetch(self._link, self._context).decode("utf-8", "replace"))
 
 
+_LEFT_OUT = re.compile(r"[\w:]+_(bucket|created)\b")
+
+
 def page_row(page: str) -> dict[str, float]:
     """Return the columns of a Prometheus page: common names first, then others under their own.
 
@@ -1052,24 +1065,27 @@ def page_row(page: str) -> dict[str, float]:
     """
     from prometheus_client.parser import text_string_to_metric_families  # noqa: PLC0415
 
-    lines = (line for line in page.splitlines() if not re.match(r"[\w:]+_(bucket|created)\b", line))
+    lines = [line for line in page.splitlines() if not _LEFT_OUT.match(line)]
+    written = {start.group() for line in lines if (start := re.match(r"[\w:]+", line))}
     common, others = dict[str, float](), dict[str, float]()
     try:
-        for family in text_string_to_metric_families("\n".join(lines) + "\n"):
-            for sample in family.samples:
-                value, name = as_number(sample.value), COMMON_NAMES.get(sample.name)
-                if value is None:
-                    continue
-                if name is None:
-                    others[series_name(sample.name, sample.labels)] = value
-                    continue
-                value *= FACTORS.get(name, 1.0)
-                before = common.get(name)
-                if before is not None:
-                    value = max(before, value) if name in HIGHEST else before + value
-                common[name] = value
+        families = list(text_string_to_metric_families("\n".join(lines) + "\n"))
     except Exception as error:  # noqa: BLE001  the parser raises whatever an odd line leads it to
         raise ValueError(f"no Prometheus page: {type(error).__name__}") from None
+    for sample in (sample for family in families for sample in family.samples):
+        name = sample.name
+        if name not in written:  # the parser adds this to counters without it
+            name = name.removesuffix("_total")
+        value, known = as_number(sample.value), COMMON_NAMES.get(name)
+        if value is None:
+            continue
+        if known is None:
+            others[series_name(name, sample.labels)] = value
+            continue
+        value *= FACTORS.get(known, 1.0)
+        if (before := common.get(known)) is not None:
+            value = max(before, value) if known in HIGHEST else before + value
+        common[known] = value
     if not common and not others:
         raise ValueError("no Prometheus page: it has no series")
     return {**dict(list(others.items())[:MOST_SERIES]), **common}
@@ -1123,23 +1139,18 @@ class Background:
 
 
 class Sampler:
-    """The process that reads all sources at each beat and writes what they say."""
+    """Reads all sources at each beat and says what they say."""
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, settings: Mapping[str, Any], say: Callable[[Mapping[str, Any]], None]
+    ) -> None:
         self._settings = settings
+        self._say = say
         self._sample_s = float(settings["sample_s"] or 0)
         self._fast: list[Source] = []
         self._slow: list[Background] = []
         self._faults: set[str] = set()
         self._processes: Processes | None = None
-        self._flushed_s = 0.0
-
-    def say(self, line: Mapping[str, Any], *, now: bool = True) -> None:
-        """Write a line; rows leave at most once a second, so that they wake nobody more often."""
-        sys.stdout.write(json.dumps(line, separators=(",", ":")) + "\n")
-        if now or time.monotonic() - self._flushed_s >= 0.95:
-            sys.stdout.flush()
-            self._flushed_s = time.monotonic()
 
     def prepare(self) -> None:
         """Find the sources, and say what the machine is and what cannot be read."""
@@ -1149,8 +1160,11 @@ class Sampler:
         pid, through = server["pid"], None
         if pid is None and server["local"]:
             pid, through = listener(psutil, server["port"])
+        here = server["local"] and through not in TUNNELS
         machine = Machine(psutil)
-        self._processes = Processes(psutil, machine, self._settings["client_pid"], pid)
+        self._processes = Processes(
+            psutil, machine, self._settings["client_pid"], pid, known=pid is not None or not here
+        )
         self._fast = [machine, self._processes]
         gpus = list[dict[str, Any]]()
         if (gpu := self._add("gpu", self._find_gpu)) is not None:
@@ -1158,14 +1172,14 @@ class Sampler:
         self._add("cpu_package", Rapl)
         self._add("cpu heat", functools.partial(CpuHeat, psutil))
         self._add("battery", functools.partial(Battery, psutil))
-        self._add_asked_for()
-        here = server["local"] and through not in TUNNELS
+        if self._sample_s:
+            self._add_asked_for()
         facts = {
             "host": "client and server" if here else "client",
             "server_process": None if pid is None else psutil.Process(pid).name(),
         }
         watched = [source.name for source in self._fast] + [slow.name for slow in self._slow]
-        self.say({"inventory": {**inventory(psutil, gpus), **facts}, "sources": watched})
+        self._say({"inventory": {**inventory(psutil, gpus), **facts}, "sources": watched})
 
     def _find_gpu(self) -> Any:
         """Return the GPUs' source: NVIDIA, AMD, Apple, the first that is there."""
@@ -1196,7 +1210,7 @@ class Sampler:
         try:
             source = make()
         except (UnavailableError, OSError, ValueError) as error:
-            self.say({"missing": {name: str(error)}})
+            self._say({"missing": {name: str(error)}})
             return None
         if isinstance(source, AmdSmi | Plug | PowerCommand | MetricsPage):
             self._slow.append(Background(source))
@@ -1217,20 +1231,20 @@ class Sampler:
             self._add("wall", functools.partial(PowerCommand, settings["power_command"]))
         elif settings["power"] is None:
             why = "neither hardware.power_url nor hardware.power_command is set"
-            self.say({"missing": {"wall": why}})
+            self._say({"missing": {"wall": why}})
 
     def run(self, over: threading.Event) -> None:
         """Write a row at each beat until the event is set."""
         begun_s = time.monotonic()
         beat = 0
         while not over.is_set():
-            self.say(self.row(), now=False)
+            self._say(self.row())
             late_s = time.monotonic() - begun_s
             beat = max(beat + 1, math.ceil(late_s / self._sample_s))  # what is missed stays missed
             over.wait(begun_s + beat * self._sample_s - time.monotonic())
-        self.say(self.row())
+        self._say(self.row())
         if self._processes is not None:
-            self.say({"others": self._processes.busiest()})
+            self._say({"others": self._processes.busiest()})
 
     def row(self) -> dict[str, Any]:
         """Read all sources; a slow one's answer counts when it comes soon, or a beat later."""
@@ -1258,7 +1272,7 @@ class Sampler:
         if name not in self._faults:
             self._faults.add(name)
             said = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            self.say({"fault": {name: said or type(error).__name__}})
+            self._say({"fault": {name: said or type(error).__name__}})
 
 
 # Programs that listen for a server which runs elsewhere, or in another tree of processes.
@@ -1298,11 +1312,26 @@ def tls_context(settings: Mapping[str, Any]) -> ssl.SSLContext:
     return context
 
 
+class LineWriter:
+    """Writes lines of JSON; rows leave at most once a second, so that they wake nobody oftener."""
+
+    def __init__(self) -> None:
+        self._flushed_s = 0.0
+
+    def __call__(self, line: Mapping[str, Any]) -> None:
+        """Write a line."""
+        sys.stdout.write(json.dumps(line, separators=(",", ":")) + "\n")
+        if "t" not in line or time.monotonic() - self._flushed_s >= 0.95:
+            sys.stdout.flush()
+            self._flushed_s = time.monotonic()
+
+
 def run_sampler() -> None:
     """Be the sampler's process: settings on the first line of standard input, ends with it."""
     settings = json.loads(sys.stdin.readline())
-    sampler = Sampler(settings)
-    sampler.say({"hello": time.perf_counter_ns()})
+    writer = LineWriter()
+    writer({"hello": time.perf_counter_ns()})
+    sampler = Sampler(settings, writer)
     over = threading.Event()
 
     def wait_for_end() -> None:
@@ -1310,11 +1339,15 @@ def run_sampler() -> None:
         over.set()
 
     threading.Thread(target=wait_for_end, daemon=True).start()
-    with contextlib.suppress(BrokenPipeError):  # the test was killed
+    try:
         sampler.prepare()
         if settings["sample_s"]:
             sampler.run(over)
         sys.stdout.flush()
+    except BrokenPipeError:  # the test was killed
+        os._exit(1)
+    except Exception as error:  # noqa: BLE001  said to the test, which goes on without
+        writer({"fault": {"sampler": f"{type(error).__name__}: {error}"}})
     os._exit(0)  # a source's thread may hang
 
 
