@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import importlib.util
 import ipaddress
 import itertools
@@ -135,10 +136,9 @@ def read_vllm(answers: Mapping[str, Any], model: str) -> Facts | None:
     }
 
 
-def read_sglang(answers: Mapping[str, Any], model: str) -> Facts | None:
-    """Read SGLang: /get_model_info and /get_server_info, without `get_` in newer versions."""
-    info = answers.get("/get_model_info") or answers.get("/model_info")
-    server = answers.get("/get_server_info") or answers.get("/server_info")
+def read_sglang(answers: Mapping[str, Any], model: str, get: str = "") -> Facts | None:
+    """Read SGLang: /model_info and /server_info, in older versions with `get_` before the names."""
+    info, server = answers.get(f"/{get}model_info"), answers.get(f"/{get}server_info")
     if look_up(info, "is_generation") is None:
         return None
     entry = model_entry(answers, model)
@@ -232,8 +232,13 @@ ENGINES = (
     Engine("LM Studio", "organization_owner", ("/api/v0/models",), read_lm_studio),
     Engine("llama.cpp", "llama", ("/props", "/health"), read_llama_cpp),
     Engine("Ollama", "library", ("/api/version", "POST /api/show", "/api/ps"), read_ollama),
-    Engine("SGLang", "sglang", ("/get_model_info", "/get_server_info"), read_sglang),
     Engine("SGLang", "sglang", ("/model_info", "/server_info"), read_sglang),
+    Engine(
+        "SGLang",
+        "sglang",
+        ("/get_model_info", "/get_server_info"),
+        functools.partial(read_sglang, get="get_"),
+    ),
     Engine("TGI", "text-generation", ("/info",), read_tgi),
     Engine("LiteLLM", "litellm", ("/health/readiness", "/model/info"), read_litellm),
     Engine("vLLM", "vllm", ("/version", "/server_info?config_format=json"), read_vllm),
@@ -271,7 +276,8 @@ def common_facts(facts: Facts, engine: str | None) -> Facts:
     """
     file = facts.get("model_file")
     if isinstance(file, str):
-        facts["model_file"] = re.split(r"[/\\]", file)[-1] if "." in Path(file).name else file
+        path = re.match(r"[/~.]|[A-Za-z]:", file) or file.endswith((".gguf", ".bin"))
+        facts["model_file"] = re.split(r"[/\\]", file.rstrip("/"))[-1] if path else file
         told = re.search(r"(?i)[.-]((?:UD-)?I?Q\d\w*|BF16|F16|F32|MXFP4)\.gguf$", file)
         if facts.get("quantization") is None and told:
             facts["quantization"] = told.group(1).upper()

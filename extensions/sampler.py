@@ -767,16 +767,21 @@ class PowerMetrics:
             raise AbsentError("powermetrics is not there")
         sudo = [] if getattr(os, "geteuid", lambda: 0)() == 0 else ["sudo", "-n"]
         command = [*sudo, *self.COMMAND, str(max(int(sample_s * 1000), 100))]
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdout=pipe, stderr=pipe, stdin=pipe)  # noqa: S603
+        pipe, null = subprocess.PIPE, subprocess.DEVNULL
+        self._process = subprocess.Popen(command, stdout=pipe, stderr=null, stdin=null)  # noqa: S603
         self._latest: dict[str, Any] = {}
         self._first = threading.Event()
         threading.Thread(target=self._follow, daemon=True).start()
         self._first.wait(sample_s + 5)
         if not self._latest:
-            self._process.kill()
+            self.close()
             line = f"sudo visudo, and there: {self.ALLOW}"
             raise UnavailableError(f"powermetrics wants root; this allows it: {line}")
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
 
     def _follow(self) -> None:
         output, rest = cast(Any, self._process.stdout), b""
@@ -785,6 +790,7 @@ class PowerMetrics:
             for document in documents:
                 self._latest = powermetrics_row(document.strip(b"\0\n ")) or self._latest
                 self._first.set()
+        output.close()
         self._latest = {}
         self._first.set()
 
@@ -869,7 +875,7 @@ def fetch(link: Link, context: ssl.SSLContext | None, limit: int = PAGE_BYTES) -
             response = connection.getresponse()
             if response.status != 200:
                 raise ValueError(f"HTTP {response.status}")
-            page = b""
+            page = bytearray()
             while data := response.read1(1 << 16):
                 page += data
                 if len(page) > limit:
@@ -880,7 +886,7 @@ def fetch(link: Link, context: ssl.SSLContext | None, limit: int = PAGE_BYTES) -
             raise ValueError(f"no whole answer within {ANSWER_S:g} s") from None
         except http.client.HTTPException as error:
             raise ValueError(f"no HTTP: {type(error).__name__}") from None
-    return page
+    return bytes(page)
 
 
 def look_up(data: Any, path: str) -> Any:
