@@ -315,7 +315,7 @@ class Processes:
         self._totals = {"client": 0.0, "server": 0.0}
         self._rates = {"client": Rate(), "server": Rate()}
         self._seen: dict[tuple[int, float], list[Any]] = {}  # name, CPU at first and at last
-        self._begun_s = time.time()
+        self._looked = False
         self._beat = 0
 
     @property
@@ -383,9 +383,9 @@ class Processes:
             if key in ours or info["cpu_times"] is None:
                 continue
             used_s = info["cpu_times"].user + info["cpu_times"].system
-            new = (info["create_time"] or 0.0) >= self._begun_s
-            first_s = 0.0 if new else used_s
+            first_s = 0.0 if self._looked else used_s  # what is new now has begun since
             self._seen.setdefault(key, [info["name"], first_s, used_s])[2] = used_s
+        self._looked = True
 
     def busiest(self) -> list[dict[str, Any]]:
         """Return the other processes that used the most CPU so far."""
