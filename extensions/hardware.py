@@ -461,14 +461,18 @@ class ServerLock:
             return
         check_folder(self._folder)
         told = False
-        while not self._try():
-            if not wait:
-                self._be_guest()
-                return
-            if not told:
-                waiting("waits until another run on this server has ended (--wait)")
-                told = True
-            await asyncio.sleep(self.POLL_S)
+        try:
+            while not self._try():
+                if not wait:
+                    self._be_guest()
+                    return
+                if not told:
+                    waiting("waits until another run on this server has ended (--wait)")
+                    told = True
+                await asyncio.sleep(self.POLL_S)
+        except OSError:
+            self.release()
+            raise
 
     def _open(self, name: str) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
