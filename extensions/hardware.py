@@ -1,14 +1,18 @@
 """What the machine and the server are, and what they did under load.
 
-    async with hardware.watch(config, target, start_ns, record) as watch:   # around the load
-        ...
-    samples = hardware.columns(rows, sample_s)  # what `record` was given, on one time axis
-    energy = hardware.energy(samples, stages, config.hardware, watch.inventory["host"])
-    load = hardware.figures(samples, windows, watch.inventory, watch.server_info)
-    reasons = [rule(load) for rule in hardware.RULES.values()]
+    watch = hardware.Watch(config)
+    await watch.prepare(target, wait=False, say=print)   # the lock, the sampler's process
+    await watch.start()                                  # the fingerprint, the idle machine
+    watch.begin(start_ns, record)                        # rows of samples go to `record`
+    ...                                                  # the load
+    await watch.stop()
+    watch.finish(rows)                                   # -> watch.samples
+    aggregate = st.calculate_aggregates(results, config, energy=watch.energy)
+    meta["hardware"] = watch.facts(aggregate)
 
 What is read during the load is read by a process of its own, which runs sampler.py. A value that
-was not measured is None, and `missing` says why.
+was not measured is None, and `missing` says why. What the core's verdict makes of it stands at the
+end, as validity rules.
 
 The order of this file: the server's fingerprint, the lock that finds other runs, the watch around
 a load; then what is computed from the samples: columns, energy, heat and room, validity.
@@ -32,7 +36,7 @@ import sys
 import tempfile
 import time
 import urllib.parse
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -554,39 +558,61 @@ Row = dict[str, Any]
 
 
 class Watch:
-    """What is known of the machine and the server, and the rows of samples as they come."""
+    """What a run knows of the machine and the server, in the order in which it asks.
 
-    def __init__(
-        self,
-        config: st.Config,
-        target: st.Target,
-        start_ns: int,
-        record: Callable[[Row], None],
-        server_pid: int | None = None,
-    ) -> None:
-        self._config, self._target = config, target
-        self._start_ns, self._record = start_ns, record
-        self._server_pid = server_pid
+    `prepare` before anything is sent, `start` once the server answers (it also watches the idle
+    machine), `begin` with the load, `stop` after it; then `finish` with the rows of the journal, `energy` for
+    the aggregate, `facts` for `meta.hardware`. Nothing of it raises: what fails is None, with a
+    line in `missing` that says why.
+    """
+
+    def __init__(self, config: st.Config) -> None:
+        self._config = config
+        self._target: st.Target | None = None
+        self._redact: Callable[[str], str] = str
+        self._record: Callable[[Row], None] | None = None
+        self._start_ns = 0  # what the rows' times count from
+        self._before: list[Row] = []  # rows that came before the load, until that is known
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
         self._known = asyncio.Event()  # what the machine is
         self._offset_ns = 0  # our clock minus the sampler's
         self._sent_ns = 0
-        self._idle = False
-        self._stopping = False
+        self._idle = self._stopping = False
+        self._lock: ServerLock | None = None
         self.inventory: dict[str, Any] = {}
-        self.server_info: dict[str, Any] | None = None
+        self.server_info: dict[str, Any] | None = None  # what answered
         self.missing: dict[str, str] = {}
         self.others: list[dict[str, Any]] = []
+        self.samples: dict[str, Any] | None = None
+
+    async def prepare(self, target: st.Target, *, wait: bool, say: Callable[[str], None]) -> None:
+        """Find out whether others measure this server, and start the sampler.
+
+        With `wait` it waits until nobody does. What follows in `start` is asked of the server, so
+        that this comes first of all.
+        """
+        if self._target is not None:  # a tool loads the same server again
+            return
+        self._target, self._redact = target, target.redact
+        if self._config.server != "embedded":
+            self._lock = ServerLock(await resolve(target.base))
+            try:
+                await self._lock.take(wait=wait, waiting=say)
+            except OSError as error:
+                st.logger.warning("other runs on this server are not seen: %s", error)
+        try:
+            await self._start_sampler(target)
+        except (OSError, ModuleNotFoundError) as error:
+            self.inventory = {"unavailable": str(error) or type(error).__name__}
 
     async def start(self) -> None:
-        """Start the sampler, take the fingerprint, and watch the idle machine."""
-        try:
-            await self._start_sampler()
-        except (OSError, ModuleNotFoundError) as error:
-            self.inventory = {"unavailable": _why(error)}
-        fingerprint = Fingerprint(self._target, self._config.model)
-        self.server_info = {**await fingerprint.take(), **self._embedded()}
+        """Take the server's fingerprint and watch the idle machine, once the server answers."""
+        target = cast("st.Target", self._target)
+        if self.server_info is not None:
+            return
+        told = await Fingerprint(target, self._config.model).take()
+        self.server_info = {**told, **self._embedded(target)}
         if self._reading is None:
             return
         known = asyncio.create_task(self._known.wait())
@@ -597,21 +623,32 @@ class Watch:
             why = self.missing.get("sampler") or "it did not say what the machine is"
             self.inventory = {"unavailable": f"the sampler's process: {why}"}
         idle_s = self._config.hardware.idle_s
-        if idle_s and set(self.inventory.get("sources", ())) & {"wall", "gpu", "cpu_package"}:
+        if idle_s and set(self.inventory.get("sources", ())) & set(SOURCES):
             self._idle = True
             await asyncio.wait((self._reading,), timeout=idle_s)
             self._idle = False
 
-    def _embedded(self) -> dict[str, Any]:
+    def begin(self, start_ns: int, record: Callable[[Row], None]) -> None:
+        """Take what times count from, on the clock of time.perf_counter_ns, and where rows go.
+
+        A row is {"t_ms", "values", "idle": True before the load}. What `record` raises is taken as
+        the end of the rows: the results' own way to the disk says it aloud.
+        """
+        self._start_ns, self._record = start_ns, record
+        before, self._before = self._before, []
+        for row in before:
+            self._pass_on(row)
+
+    @staticmethod
+    def _embedded(target: st.Target) -> dict[str, Any]:
         """Return what the embedded server's own description knows better."""
-        description = self._target.embedded or {}
-        engine = str(description.get("engine", ""))
+        engine = str((target.embedded or {}).get("engine", ""))
         return {"version": engine.partition(" by ")[2] or engine} if engine else {}
 
-    async def _start_sampler(self) -> None:
+    async def _start_sampler(self, target: st.Target) -> None:
         if importlib.util.find_spec("psutil") is None:
             raise ModuleNotFoundError("hardware needs psutil: uv sync --inexact --group hardware")
-        settings = await self._settings()
+        settings = await self._settings(target)
         if not settings["sample_s"]:  # nothing will be watched, so that this process can look
             Sampler(settings, self._take).prepare()
             return
@@ -629,27 +666,29 @@ class Watch:
         cast(asyncio.StreamWriter, self._process.stdin).write(json.dumps(settings).encode() + b"\n")
         self._reading = asyncio.create_task(self._read())
 
-    async def _settings(self) -> dict[str, Any]:
+    async def _settings(self, target: st.Target) -> dict[str, Any]:
         """Return what the sampler needs; secrets go through its standard input only."""
-        hardware, target = self._config.hardware, self._target
-        addresses = await resolve(target.base)
-        page = same_origin(hardware.metrics_url, target.base)
-        headers = {"Authorization": target.headers.get("Authorization")} if page else {}
+        hardware, addresses = self._config.hardware, await resolve(target.base)
+        key = target.headers.get("Authorization")
+        own = key is not None and same_origin(hardware.metrics_url, target.base)
+        page = {
+            "url": filled(hardware.metrics_url),
+            "headers": {"Authorization": key} if own else {},
+        }
         plug: dict[str, Any] = {
-            "url": hardware.power_url,
-            "path": hardware.power_path,
+            "url": filled(hardware.power_url),
             "headers": {},
+            "path": hardware.power_path,
         }
         return {
             "sample_s": hardware.sample_s,
             "client_pid": os.getpid(),
             "server": {
-                "pid": self._server_pid,
+                "pid": target.server_pid,
                 "port": urllib.parse.urlsplit(target.base).port or 80,
                 "local": bool(addresses) and all(is_local(address) for address, _ in addresses),
             },
-            "metrics": hardware.metrics_url
-            and {"url": hardware.metrics_url, "headers": {k: v for k, v in headers.items() if v}},
+            "metrics": page if hardware.metrics_url else None,
             "power": plug if hardware.power_url else None,
             "power_command": hardware.power_command,
             "verify_tls": self._config.verify_tls,
@@ -661,15 +700,14 @@ class Watch:
         output = cast(asyncio.StreamReader, cast(Any, self._process).stdout)
         with contextlib.suppress(ValueError):  # a line without an end
             while line := await output.readline():
-                self._take(json.loads(self._target.redact(line.decode())))
+                self._take(json.loads(self._redact(line.decode())))
         if self._known.is_set() and not self._stopping and self._config.hardware.sample_s:
             self._fail("sampler", "it ended during the run; what it watched is null from then on")
 
     def _take(self, line: Mapping[str, Any]) -> None:
         if "t" in line:
-            at_ns = line["t"] + self._offset_ns - self._start_ns
-            row = {"t_ms": round(at_ns / NS_PER_MS, 3), "values": line["v"]}
-            self._record({**row, "idle": True} if self._idle else row)
+            row = {"t": line["t"] + self._offset_ns, "values": line["v"]}
+            self._pass_on({**row, "idle": True} if self._idle else row)
         elif "fault" in line:
             for name, why in line["fault"].items():
                 self._fail(name, why)
@@ -686,6 +724,18 @@ class Watch:
         else:
             self.others = line["others"]
 
+    def _pass_on(self, row: Row) -> None:
+        """Hand a row over with its time in the run, or keep it until that is known."""
+        if self._record is None:
+            self._before.append(row)
+            return
+        at_ns = row.pop("t") - self._start_ns
+        try:
+            self._record({"t_ms": round(at_ns / NS_PER_MS, 3), **row})
+        except st.ResultsError as error:
+            self._record = _forget
+            self._fail("sampler", str(error))
+
     def _asked_for(self) -> set[str]:
         hardware = self._config.hardware
         wall = hardware.power_url or hardware.power_command
@@ -701,8 +751,10 @@ class Watch:
             st.notice(f"{where}: {st.printable(why, 300)}")
 
     async def stop(self) -> None:
-        """End the sampler; it first says which other processes used the CPU."""
-        if self._process is None or self._reading is None:
+        """End the sampler, which first says who else used the CPU; let others have the server."""
+        if self._lock is not None:
+            self._lock.release()
+        if self._process is None or self._reading is None or self._stopping:
             return
         self._stopping = True
         cast(asyncio.StreamWriter, self._process.stdin).close()
@@ -712,36 +764,38 @@ class Watch:
         await self._process.wait()
         self._reading.cancel()
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What the results file's `meta.hardware` says of the machine."""
-        return {**self.inventory, "missing": self.missing}
+    def finish(self, rows: Iterable[Row]) -> None:
+        """Make the samples of the rows; those of a resumed run's earlier part are among them."""
+        settings = self._config.hardware
+        self.samples = columns(rows, settings.sample_s, self.missing, self.others)
+
+    def energy(self, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+        """Return the `energy` of the aggregate's stages; see the function of this name."""
+        return energy(self.samples, parts, self._config.hardware, self.inventory.get("host"))
+
+    def facts(self, aggregate: Mapping[str, Any]) -> dict[str, Any]:
+        """Return `meta.hardware`: the machine, what cannot be read, and what the load did to it."""
+        parts = aggregate["stages"] or [aggregate]
+        windows = [tuple(part["window_ms"]) for part in parts if part["window_ms"] is not None]
+        load = figures(self.samples, windows, self.inventory, self.server_info)
+        shared = None if self._lock is None else self._lock.shared
+        return {**self.inventory, "missing": self.missing, "shared_server": shared, "load": load}
 
 
-@contextlib.asynccontextmanager
-async def watch(
-    config: st.Config,
-    target: st.Target,
-    start_ns: int,
-    record: Callable[[Row], None],
-    server_pid: int | None = None,
-) -> AsyncIterator[Watch]:
-    """Watch the machine and the server while the block runs.
-
-    `start_ns` is what the rows' `t_ms` count from, on the clock of time.perf_counter_ns; `record`
-    is given each row as it comes: {"t_ms", "values", "idle": True before the load}. `server_pid`
-    is the embedded server's process. Nothing of it raises but what `record` does.
-    """
-    watched = Watch(config, target, start_ns, record, server_pid)
-    try:
-        await watched.start()
-        yield watched
-    finally:
-        await watched.stop()
+_VARIABLE = re.compile(r"\$\{([^}]*)\}")
 
 
-def _why(error: Exception) -> str:
-    return str(error) or type(error).__name__
+def _forget(_row: Row) -> None:
+    """Take a row when the rows' own way to the disk is broken."""
+
+
+def filled(link: str | None) -> str | None:
+    """Return a URL with each `${NAME}` filled in from the environment, as URLs write it."""
+    if link is None:
+        return None
+    values = os.environ
+    quote = functools.partial(urllib.parse.quote, safe="")
+    return _VARIABLE.sub(lambda found: quote(values.get(found.group(1), "")), link)
 
 
 def same_origin(link: str | None, base: str) -> bool:
@@ -786,6 +840,14 @@ class Work(NamedTuple):
     tokens: int | None
     answers: int
     correct: int | None  # None when nothing was graded
+
+    @classmethod
+    def of(cls, part: Mapping[str, Any]) -> Work:
+        """Return that of an aggregate, of a stage or the whole."""
+        start_ms, end_ms = part["window_ms"] or (0.0, 0.0)
+        quality = part["quality"]
+        correct = quality["correct"] if quality["graded"] else None
+        return cls(start_ms, end_ms, part["token_sum"], part["ok"], correct)
 
 
 class Prices(Protocol):
@@ -894,29 +956,29 @@ def power(line: Sequence[Segment], start_ms: float, end_ms: float) -> dict[str, 
 
 def energy(
     samples: Mapping[str, Any] | None,
-    stages: Sequence[Work],
+    parts: Sequence[Mapping[str, Any]],
     prices: Prices,
     host: str | None = None,
 ) -> dict[str, Any] | None:
-    """Return the `aggregate.energy` of a run: each source over the whole, then by stage.
+    """Return what a run's aggregates, of its stages or of the whole, have as `energy`.
 
-    {"wall": {…}, "gpu": {…}, "cpu_package": {…}, "hours": {…}, "stages": [the same, …]}; each
-    source has ENERGY_KEYS, null with a `reason` where samples do not cover 80 % of a stage's own
-    window. Wh are the mean power times the window, `_net` without the idle watts before the load,
-    prices those of the Wh alone; `hours` is what `price_per_hour` makes of the time. The whole is
-    the sum of the stages, without the pauses between them. GPU and CPU count only where `host`
-    says that the server is on this machine too; a DCGM page's GPUs are the server's anyway.
+    {"whole": {"wall": {…}, "gpu": {…}, "cpu_package": {…}, "hours": {…}}, "stages": [the same, …]};
+    each source has ENERGY_KEYS, null with a `reason` where samples do not cover 80 % of a stage's
+    own window. Wh are the mean power times the window, `_net` without the idle watts before the
+    load, prices those of the Wh alone; `hours` is what `price_per_hour` makes of the time. The
+    whole is the sum of the stages, without the pauses between them. GPU and CPU count only where
+    `host` says that the server is on this machine too; a DCGM page's GPUs are the server's anyway.
+    None when nothing was sampled and no hour has a price.
     """
     if samples is None and prices.price_per_hour is None:
         return None
-    parts: list[dict[str, Any]] = []
+    stages = [Work.of(part) for part in parts]
+    each: list[dict[str, Any]] = []
     for work in stages:
-        part = {name: _source(samples, name, work, prices, host) for name in SOURCES}
-        parts.append({**part, "hours": _hours(work, prices)})
-    whole = {name: _sum(parts, stages, name, prices) for name in SOURCES}
-    total = _added(stages)
-    both = len(stages) > 1
-    return {**whole, "hours": _hours(total, prices), "stages": parts if both else []}
+        found = {name: _source(samples, name, work, prices, host) for name in SOURCES}
+        each.append({**found, "hours": _hours(work, prices)})
+    whole = {name: _sum(each, stages, name, prices) for name in SOURCES}
+    return {"whole": {**whole, "hours": _hours(_added(stages), prices)}, "stages": each}
 
 
 def _added(stages: Sequence[Work]) -> Work:
@@ -1066,7 +1128,7 @@ def figures(
             for peak, total in zip(peaks, totals, strict=True)
         ],
         "spill": None if share is None else round(1 - share, 4),
-        "others_cpu_share": None if others is None or not usable else others / 100 / usable,
+        "others_cores_share": None if others is None or not usable else others / 100 / usable,
         "others_gpu_share": None if gpu_others is None else gpu_others / 100,
         "others": samples["others"],
         "on_battery": any(on_battery) if on_battery else None,
@@ -1162,55 +1224,78 @@ SWAPPED_BYTES = 64 << 20
 OTHERS_SHARE = 0.2
 
 
-def throttled(load: Mapping[str, Any]) -> str | None:
-    """Return why the clocks were held down for a tenth of a stage or longer."""
-    if load["host"] == "client":  # then it is not the server's machine
+def load_of(run: st.Evidence) -> Mapping[str, Any]:
+    """Return what the load did to the machine, {} when that was not watched."""
+    return run.load.hardware.get("load") or {}
+
+
+def suspect(code: str, why: str) -> st.Reason:
+    """Return a reason that leaves the run usable, with a caveat."""
+    return st.Reason("SUSPECT", code, why)
+
+
+@st.validity_rule
+def throttled(run: st.Evidence) -> st.Reason | None:
+    """Say when clocks were held down, or fell, for a tenth of a stage or longer."""
+    load = load_of(run)
+    if not load or load["host"] == "client":  # then it is not the server's machine
         return None
     for place, stage in enumerate(load["stages"], 1):
         where = f" in stage {place}" if len(load["stages"]) > 1 else ""
         for name, found in stage.items():
-            reasons = {r: s for r, s in (found["throttle"] or {}).items() if r not in NOT_HEAT}
-            worst = max(reasons, key=lambda reason: reasons[reason], default=None)
-            if worst is not None and reasons[worst] >= THROTTLED_SHARE:
-                said = f"{worst.replace('_', ' ')} for {reasons[worst]:.0%} of the time"
-                return f"{name.upper()} held back{where}: {said}; cool it, or lower its power limit"
-            if (found["slow_clock_share"] or 0) >= THROTTLED_SHARE:
-                share = f"{found['slow_clock_share']:.0%} of the time"
-                return f"{name.upper()} clocks fell{where} for {share}; cool it, or use cooldown"
+            held = {r: s for r, s in (found["throttle"] or {}).items() if r not in NOT_HEAT}
+            worst = max(held, key=lambda reason: held[reason], default=None)
+            if worst is not None and held[worst] >= THROTTLED_SHARE:
+                said = f"held back{where} ({worst.replace('_', ' ')}) for {held[worst]:.0%}"
+            elif (found["slow_clock_share"] or 0) >= THROTTLED_SHARE:
+                said = f"clocks fell{where} for {found['slow_clock_share']:.0%}"
+            else:
+                continue
+            remedy = "cool it better, limit its power, or set cooldown"
+            return suspect("throttled", f"{name.upper()} {said} of the time; {remedy}")
     return None
 
 
-def swapping(load: Mapping[str, Any]) -> str | None:
-    """Return how much memory was swapped out during the load, when that is not little."""
-    grown = max(load["swap_growth_bytes"] or 0, load["swapped_out_bytes"] or 0)
+@st.validity_rule
+def swapping(run: st.Evidence) -> st.Reason | None:
+    """Say how much memory was swapped out during the load, when that is not little."""
+    load = load_of(run)
+    grown = max(load.get("swap_growth_bytes") or 0, load.get("swapped_out_bytes") or 0)
     if grown < SWAPPED_BYTES:
         return None
-    return f"{grown / (1 << 20):.0f} MiB were swapped out; use a smaller model, or free memory"
+    said = f"{grown / (1 << 20):.0f} MiB were swapped out under load"
+    return suspect("swapping", f"{said}; use a smaller model or context, or free memory")
 
 
-def busy_machine(load: Mapping[str, Any]) -> str | None:
-    """Return who else used more than a fifth of the usable cores, or of the GPU."""
-    for what, share in (("cores", load["others_cpu_share"]), ("GPU", load["others_gpu_share"])):
-        if share is not None and share > OTHERS_SHARE:
-            names = ", ".join(
-                f"{other['name']} ({other['cpu_s']:.0f} s)" for other in load["others"]
-            )
-            who = names if names and what == "cores" else "processes that do not show from here"
-            return f"others used {share:.0%} of the {what}: {who}; stop them, and run it again"
+@st.validity_rule
+def busy_machine(run: st.Evidence) -> st.Reason | None:
+    """Say who else used more than a fifth of the usable cores, or of the GPU."""
+    load = load_of(run)
+    for what in ("cores", "gpu"):
+        share = load.get(f"others_{what}_share")
+        if share is None or share <= OTHERS_SHARE:
+            continue
+        named = [f"{other['name']} ({other['cpu_s']:.0f} s)" for other in load["others"]]
+        who = ", ".join(named) if named and what == "cores" else "they do not show from here"
+        said = f"other processes used {share:.0%} of the {what.replace('gpu', 'GPU')}: {who}"
+        return suspect("busy_machine", f"{said}; stop them, and run it again")
     return None
 
 
-def on_battery(load: Mapping[str, Any]) -> str | None:
-    """Return a warning when the machine ran on its battery, which slows it down."""
-    if not load["on_battery"] or load["host"] == "client":
+@st.validity_rule
+def on_battery(run: st.Evidence) -> st.Reason | None:
+    """Say when the machine ran on its battery, which slows it down."""
+    load = load_of(run)
+    if not load.get("on_battery") or load["host"] == "client":
         return None
-    return "the machine ran on its battery; plug it in, and run it again"
+    why = "the machine ran on its battery, which slows it down"
+    return suspect("on_battery", f"{why}; plug it in, and run it again")
 
 
-RULES: dict[str, Callable[[Mapping[str, Any]], str | None]] = {
-    "throttled": throttled,
-    "swapping": swapping,
-    "busy_machine": busy_machine,
-    "on_battery": on_battery,
-}
-SHARED = "another run of this tool measured the same server at the same time; --wait queues them"
+@st.validity_rule
+def shared_server(run: st.Evidence) -> st.Reason | None:
+    """Say when another run of this tool, by the same user, measured the same server."""
+    if not run.load.hardware.get("shared_server"):
+        return None
+    why = "another run of this tool measured the same server at the same time"
+    return suspect("shared_server", f"{why}; --wait lets them follow each other")
