@@ -36,6 +36,7 @@ import sys
 import tempfile
 import time
 import urllib.parse
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
@@ -561,8 +562,8 @@ class Watch:
     """What a run knows of the machine and the server, in the order in which it asks.
 
     `prepare` before anything is sent, `start` once the server answers (it also watches the idle
-    machine), `begin` with the load, `stop` after it; then `finish` with the rows of the journal, `energy` for
-    the aggregate, `facts` for `meta.hardware`. Nothing of it raises: what fails is None, with a
+    machine), `begin` with the load, `stop` after it; then `finish` with the rows of the journal,
+    `energy` for the aggregate, `facts` for `meta.hardware`. Nothing of it raises: what fails is None, with a
     line in `missing` that says why.
     """
 
@@ -1275,7 +1276,10 @@ def busy_machine(run: st.Evidence) -> st.Reason | None:
         share = load.get(f"others_{what}_share")
         if share is None or share <= OTHERS_SHARE:
             continue
-        named = [f"{other['name']} ({other['cpu_s']:.0f} s)" for other in load["others"]]
+        used = Counter[str]()
+        for other in load["others"]:
+            used[other["name"]] += other["cpu_s"]
+        named = [f"{name} ({seconds:.0f} s)" for name, seconds in used.most_common()]
         who = ", ".join(named) if named and what == "cores" else "they do not show from here"
         said = f"other processes used {share:.0%} of the {what.replace('gpu', 'GPU')}: {who}"
         return suspect("busy_machine", f"{said}; stop them, and run it again")
