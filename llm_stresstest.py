@@ -5326,7 +5326,7 @@ class Summary:
 
     def _machine(self) -> list[rich.text.Text]:
         """Return what ran where, and what it cost: a line each, where that is known."""
-        machine, info = self.meta["hardware"] or {}, self.meta.get("server_info") or {}
+        machine, info = self.meta.get("hardware") or {}, self.meta.get("server_info") or {}
         cores, memory = machine.get("cores_usable"), machine.get("memory_usable_bytes")
         place = [machine.get("cpu"), cores and f"{cores:g} cores"]
         place.append(memory and f"{format_number(memory / (1 << 30))} GiB")
@@ -5343,7 +5343,7 @@ class Summary:
 
     def _cost(self) -> str:
         """Return what the first of the power sources that is known says."""
-        energy = self.aggregate["energy"] or {}
+        energy = self.aggregate.get("energy") or {}
         names = {"wall": "wall", "gpu": "GPU", "cpu_package": "CPU package"}
         name = next((name for name in names if energy.get(name, {}).get("wh") is not None), None)
         if name is None:

@@ -1230,11 +1230,6 @@ def load_of(run: st.Evidence) -> Mapping[str, Any]:
     return run.load.hardware.get("load") or {}
 
 
-def suspect(code: str, why: str) -> st.Reason:
-    """Return a reason that leaves the run usable, with a caveat."""
-    return st.Reason("SUSPECT", code, why)
-
-
 @st.validity_rule
 def throttled(run: st.Evidence) -> st.Reason | None:
     """Say when clocks were held down, or fell, for a tenth of a stage or longer."""
@@ -1253,7 +1248,7 @@ def throttled(run: st.Evidence) -> st.Reason | None:
             else:
                 continue
             remedy = "cool it better, limit its power, or set cooldown"
-            return suspect("throttled", f"{name.upper()} {said} of the time; {remedy}")
+            return st.Reason("SUSPECT", "throttled", f"{name.upper()} {said} of the time; {remedy}")
     return None
 
 
@@ -1265,7 +1260,9 @@ def swapping(run: st.Evidence) -> st.Reason | None:
     if grown < SWAPPED_BYTES:
         return None
     said = f"{grown / (1 << 20):.0f} MiB were swapped out under load"
-    return suspect("swapping", f"{said}; use a smaller model or context, or free memory")
+    return st.Reason(
+        "SUSPECT", "swapping", f"{said}; use a smaller model or context, or free memory"
+    )
 
 
 @st.validity_rule
@@ -1282,7 +1279,7 @@ def busy_machine(run: st.Evidence) -> st.Reason | None:
         named = [f"{name} ({seconds:.0f} s)" for name, seconds in used.most_common()]
         who = ", ".join(named) if named and what == "cores" else "they do not show from here"
         said = f"other processes used {share:.0%} of the {what.replace('gpu', 'GPU')}: {who}"
-        return suspect("busy_machine", f"{said}; stop them, and run it again")
+        return st.Reason("SUSPECT", "busy_machine", f"{said}; stop them, and run it again")
     return None
 
 
@@ -1293,7 +1290,7 @@ def on_battery(run: st.Evidence) -> st.Reason | None:
     if not load.get("on_battery") or load["host"] == "client":
         return None
     why = "the machine ran on its battery, which slows it down"
-    return suspect("on_battery", f"{why}; plug it in, and run it again")
+    return st.Reason("SUSPECT", "on_battery", f"{why}; plug it in, and run it again")
 
 
 @st.validity_rule
@@ -1302,4 +1299,4 @@ def shared_server(run: st.Evidence) -> st.Reason | None:
     if not run.load.hardware.get("shared_server"):
         return None
     why = "another run of this tool measured the same server at the same time"
-    return suspect("shared_server", f"{why}; --wait lets them follow each other")
+    return st.Reason("SUSPECT", "shared_server", f"{why}; --wait lets them follow each other")

@@ -95,7 +95,7 @@ class NVMLError(Exception):
     """What the library raises."""
 
 
-class NVMLError_LibraryNotFound(NVMLError):  # noqa: N801  the library's name
+class LibraryNotFoundError(NVMLError):
     """Raised where there is no NVIDIA driver."""
 
 
@@ -103,15 +103,15 @@ class FakeNvml:
     """NVIDIA's library with two GPUs, of which one supports little."""
 
     NVMLError = NVMLError
-    NVMLError_LibraryNotFound = NVMLError_LibraryNotFound
+    NVMLError_LibraryNotFound = LibraryNotFoundError
 
-    def __init__(self, *, reasons: int = 0, start_error: NVMLError | None = None) -> None:
+    def __init__(self, *, reasons: int = 0, start_error: Exception | None = None) -> None:
         self.reasons = reasons
         self.start_error = start_error
         self.energy_mj = 1_000_000
         self.processes: list[SimpleNamespace] = []
 
-    def nvmlInit(self) -> None:
+    def nvmlInit(self) -> None:  # noqa: N802  the library's name
         if self.start_error is not None:
             raise self.start_error
 

@@ -154,12 +154,15 @@ def test_a_long_answer_is_cut_and_a_huge_one_left_out() -> None:
 async def test_the_embedded_servers_own_description_is_taken_over() -> None:
     fixture = FIXTURES["llama.cpp"]
     with serving(fixture["answers"]) as server:
-        config = st.Config(server=f"{server.url}/v1", model="m", hardware={"sample_s": 0})
-        target = dataclasses.replace(
-            st.resolve_target(config, {}), embedded={"engine": "llama.cpp by xllamacpp 1.2"}
+        config = st.Config.model_validate(
+            {"server": f"{server.url}/v1", "model": "m", "hardware": {"sample_s": 0}}
         )
-        async with hardware.watch(config, target, 0, lambda row: None) as watch:
-            pass
+        embedded = {"engine": "llama.cpp by xllamacpp 1.2"}
+        target = dataclasses.replace(st.resolve_target(config, {}), embedded=embedded)
+        watch = hardware.Watch(config)
+        await watch.prepare(target, wait=False, say=print)
+        await watch.start()
+        await watch.stop()
     assert watch.server_info is not None
     assert watch.server_info["version"] == "xllamacpp 1.2"
     assert watch.server_info["slots"] == 4

@@ -125,7 +125,7 @@ async def test_all_names_of_this_machine_are_one_server(tmp_path: Path) -> None:
     assert two.shared
 
 
-async def test_a_killed_run_leaves_no_lock(tmp_path: Path) -> None:
+def test_a_killed_run_leaves_no_lock(tmp_path: Path) -> None:
     script = (
         "import asyncio, pathlib, sys, os, signal; from extensions import hardware;"
         "one = hardware.ServerLock([('127.0.0.1', 8000)], pathlib.Path(sys.argv[1]));"
@@ -135,7 +135,7 @@ async def test_a_killed_run_leaves_no_lock(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "locks")], cwd=root, check=False)
     assert (tmp_path / "locks" / "loopback-8000.lock").exists()
     mine = lock(tmp_path)
-    await take(mine)
+    asyncio.run(take(mine))
     mine.release()
     assert not mine.shared
 
@@ -157,7 +157,7 @@ async def test_a_folder_that_others_could_have_made_is_refused(tmp_path: Path, k
         (tmp_path / "locks").chmod(0o777)
     else:
         (tmp_path / "locks").write_text("")
-    with pytest.raises(OSError, match="is no folder|this user's alone"):
+    with pytest.raises(OSError, match=r"is no folder|this user's alone"):
         await take(lock(tmp_path))
 
 

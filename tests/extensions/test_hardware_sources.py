@@ -20,8 +20,8 @@ from extensions import sampler
 from tests.extensions.stand_ins import (
     DATA,
     FakeNvml,
+    LibraryNotFoundError,
     NVMLError,
-    NVMLError_LibraryNotFound,
     serving,
     tool,
 )
@@ -320,7 +320,7 @@ def test_others_on_the_gpu_are_counted_only_when_the_servers_own_part_shows() ->
 
 def test_a_missing_driver_is_no_gpu_and_a_broken_one_is_a_reason() -> None:
     with pytest.raises(sampler.AbsentError):
-        sampler.Nvidia(FakeNvml(start_error=NVMLError_LibraryNotFound()))
+        sampler.Nvidia(FakeNvml(start_error=LibraryNotFoundError()))
     with pytest.raises(sampler.UnavailableError, match="NVML: Driver Not Loaded") as raised:
         sampler.Nvidia(FakeNvml(start_error=NVMLError("Driver Not Loaded")))
     assert not isinstance(raised.value, sampler.AbsentError)
@@ -466,7 +466,7 @@ def test_a_plugs_answer_is_found_by_its_path(answer: Any, path: str, watts: floa
     with serving({"/status": answer}) as server:
         plug = sampler.Plug(sampler.Link.of(server.url + "/status"), path, None)
         if watts is None:
-            with pytest.raises(ValueError, match="has no a.b.c"):
+            with pytest.raises(ValueError, match=r"has no a\.b\.c"):
                 plug.read(0)
         else:
             assert plug.read(0) == {"wall_w": watts}
@@ -478,7 +478,7 @@ def test_a_plugs_answer_is_found_by_its_path(answer: Any, path: str, watts: floa
 def test_a_plugs_nonsense_is_refused(nonsense: Any) -> None:
     with serving({"/": {"w": nonsense}}) as server:
         plug = sampler.Plug(sampler.Link.of(server.url), "w", None)
-        with pytest.raises(ValueError, match="no watts|has no w"):
+        with pytest.raises(ValueError, match=r"no watts|has no w"):
             plug.read(0)
 
 

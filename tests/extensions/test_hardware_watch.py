@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
+import itertools
 import json
 import math
 import os
@@ -38,38 +40,65 @@ class Watched:
     async def until_rows(self, count: int, name: str | None = None) -> None:
         """Wait until so many rows (with this column) have come."""
         async with asyncio.timeout(30):
-            while sum(name is None or name in row["values"] for row in self.rows) < count:
+            while sum(name is None or name in row["values"] for row in self.rows) < count:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
     @property
+    def facts(self) -> dict[str, Any]:
+        return self.watch.facts({"stages": [], "window_ms": None})
+
+    @property
     def samples(self) -> dict[str, Any]:
-        settings = self.watch._config.hardware
-        found = hardware.columns(
-            self.rows, settings.sample_s, self.watch.missing, self.watch.others
-        )
-        assert found is not None
-        return found
+        assert self.watch.samples is not None
+        return self.watch.samples
 
     def energy(self) -> dict[str, Any]:
-        work = hardware.Work(self.begun_ms, self.ended_ms, 100, 10, 5)
-        settings = self.watch._config.hardware
-        found = hardware.energy(self.samples, [work], settings, self.watch.inventory.get("host"))
+        quality = {"graded": 10, "correct": 5}
+        window = [self.begun_ms, self.ended_ms]
+        part = {"window_ms": window, "token_sum": 100, "ok": 10, "quality": quality}
+        found = self.watch.energy([part])
         assert found is not None
-        return found
+        whole = found["whole"]
+        assert isinstance(whole, dict)
+        return whole
+
+
+@contextlib.asynccontextmanager
+async def opened(config: st.Config) -> AsyncIterator[Watched]:
+    """Watch as a run does: before the load, in it, and after it."""
+    rows: list[Row] = []
+    watch = hardware.Watch(config)
+    try:
+        await watch.prepare(st.resolve_target(config, os.environ), wait=False, say=print)
+        await watch.start()
+        start_ns = time.perf_counter_ns()
+        watch.begin(start_ns, rows.append)
+        watched = Watched(watch, rows, start_ns)
+        yield watched
+        watched.ended_ms = watched.now_ms
+    finally:
+        await watch.stop()
+    watch.finish(rows)
+
+
+def config_of(url: str, key: str | None = None, **settings: Any) -> st.Config:
+    hardware_keys = {"sample_s": 0.1, "idle_s": 0, **settings}
+    return st.Config.model_validate(
+        {"server": f"{url}/v1", "model": "m", "api_key_env": key, "hardware": hardware_keys}
+    )
 
 
 @contextlib.asynccontextmanager
 async def watching(url: str = "http://127.0.0.1:9", **settings: Any) -> AsyncIterator[Watched]:
-    config = st.Config(
-        server=f"{url}/v1", model="m", hardware={"sample_s": 0.1, "idle_s": 0, **settings}
-    )
-    target = st.resolve_target(config, os.environ)
-    rows: list[Row] = []
-    start_ns = time.perf_counter_ns()
-    async with hardware.watch(config, target, start_ns, rows.append) as watch:
-        watched = Watched(watch, rows, start_ns)
+    async with opened(config_of(url, **settings)) as watched:
         yield watched
-        watched.ended_ms = watched.now_ms
+
+
+@pytest.fixture
+def key(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the name of a variable that holds a key."""
+    monkeypatch.setenv("HW_TEST_KEY", "sk-canary-2718281828")
+    return "HW_TEST_KEY"
 
 
 def notices(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -178,7 +207,7 @@ async def test_a_page_of_50_megabytes_is_one_warning(monkeypatch: pytest.MonkeyP
     with serving({"/metrics": page}) as server:
         async with watching(metrics_url=server.url + "/metrics") as watched:
             async with asyncio.timeout(30):
-                while not warnings:
+                while not warnings:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
             (row,) = watched.rows[-1:]
             assert row["values"]["memory_used_bytes"] > 0
@@ -213,63 +242,52 @@ async def test_a_sampler_that_cannot_start_leaves_a_line_and_no_samples(
     async with watching() as watched:
         pass
     assert time.monotonic() - begun < 10
-    assert watched.watch.facts["unavailable"].startswith("the sampler's process: ")
+    assert watched.facts["unavailable"].startswith("the sampler's process: ")
     assert watched.rows == []
 
 
 async def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     async with watching() as watched:
         pass
     said = "hardware needs psutil: uv sync --inexact --group hardware"
-    assert watched.watch.facts["unavailable"] == said
+    assert watched.facts["unavailable"] == said
 
 
-async def test_the_servers_page_is_read_at_each_beat_with_its_key_only_at_its_own_address() -> None:
+async def test_the_servers_page_is_read_with_its_key_only_at_its_own_address(key: str) -> None:
     page = (DATA / "metrics_llamacpp.txt").read_bytes()
-    os.environ["HW_TEST_KEY"] = "sk-canary-2718281828"
-    try:
-        with serving({"/metrics": page}) as own, serving({"/metrics": page}) as other:
-            for server, base, key in ((own, own, True), (other, own, False)):
-                config = st.Config(
-                    server=f"{base.url}/v1",
-                    model="m",
-                    api_key_env="HW_TEST_KEY",
-                    hardware={"sample_s": 0.1, "metrics_url": f"{server.url}/metrics"},
-                )
-                rows: list[Row] = []
-                target = st.resolve_target(config, os.environ)
-                async with hardware.watch(config, target, 0, rows.append) as watch:
-                    watched = Watched(watch, rows, 0)
-                    await watched.until_rows(3, "running")
-                    assert watch._process is not None
-                    shown = " ".join(psutil.Process(watch._process.pid).cmdline())
-                    assert "canary" not in shown, "a key is on no command line"
-                asked = [head for path, head, _ in server.asked if path == "/metrics"]
-                assert all(("authorization" in head) is key for head in asked)
-                assert rows[-1]["values"]["waiting"] == 46
-    finally:
-        del os.environ["HW_TEST_KEY"]
+    with serving({"/metrics": page}) as own, serving({"/metrics": page}) as other:
+        for server, with_key in ((own, True), (other, False)):
+            config = config_of(own.url, key, metrics_url=f"{server.url}/metrics")
+            async with opened(config) as watched:
+                await watched.until_rows(3, "running")
+                assert watched.watch._process is not None
+                shown = " ".join(psutil.Process(watched.watch._process.pid).cmdline())
+                assert "canary" not in shown, "a key is on no command line"
+            asked = [head for path, head, _ in server.asked if path == "/metrics"]
+            assert asked
+            assert all(("authorization" in head) is with_key for head in asked)
+            assert watched.rows[-1]["values"]["waiting"] == 46
 
 
-async def test_an_echoed_key_is_not_in_the_samples() -> None:
-    os.environ["HW_TEST_KEY"] = "sk-canary-2718281828"
-    try:
-        page = b'odd{key="sk-canary-2718281828"} 1\n'
-        with serving({"/metrics": page}) as server:
-            config = st.Config(
-                server=f"{server.url}/v1",
-                model="m",
-                api_key_env="HW_TEST_KEY",
-                hardware={"sample_s": 0.1, "metrics_url": f"{server.url}/metrics"},
-            )
-            rows: list[Row] = []
-            target = st.resolve_target(config, os.environ)
-            async with hardware.watch(config, target, 0, rows.append) as watch:
-                await Watched(watch, rows, 0).until_rows(2, f'odd{{key="{st.REDACTED}"}}')
-    finally:
-        del os.environ["HW_TEST_KEY"]
-    assert "canary" not in json.dumps(rows)
+async def test_an_echoed_key_is_not_in_the_samples(key: str) -> None:
+    with serving({"/metrics": b'odd{key="sk-canary-2718281828"} 1\n'}) as server:
+        async with opened(
+            config_of(server.url, key, metrics_url=f"{server.url}/metrics")
+        ) as watched:
+            await watched.until_rows(2, f'odd{{key="{st.REDACTED}"}}')
+    assert "canary" not in json.dumps(watched.samples)
+
+
+async def test_a_plugs_token_comes_from_the_environment(key: str) -> None:
+    with serving({"/api/states/sensor.plug": {"state": "61.5"}}) as server:
+        url = server.url.replace("http://", f"http://Bearer:${{{key}}}@")
+        settings = {"power_url": f"{url}/api/states/sensor.plug", "power_path": "state"}
+        async with watching(**settings) as watched:
+            await watched.until_rows(2, "wall_w")
+        sent = {head.get("authorization") for _, head, _ in server.asked}
+    assert sent == {"Bearer sk-canary-2718281828"}
+    assert "canary" not in json.dumps([watched.samples, watched.facts])
 
 
 async def test_rows_stand_on_the_clock_of_the_run() -> None:
@@ -281,7 +299,7 @@ async def test_rows_stand_on_the_clock_of_the_run() -> None:
     assert times == sorted(times)
     inside = [at_ms for at_ms in times if begun_ms - 100 < at_ms < ended_ms]
     assert len(inside) >= 7
-    beats = [b - a for a, b in zip(inside, inside[1:], strict=False)]
+    beats = [b - a for a, b in itertools.pairwise(inside)]
     assert sorted(beats)[len(beats) // 2] == pytest.approx(100, rel=0.3)
 
 
@@ -297,9 +315,10 @@ async def test_the_sampler_ends_when_the_test_is_killed() -> None:
         "async def main():\n"
         "    config = st.Config(server='http://127.0.0.1:9/v1', model='m')\n"
         "    target = st.resolve_target(config, {})\n"
-        "    async with hardware.watch(config, target, 0, lambda row: None) as watch:\n"
-        "        print(watch._process.pid, flush=True)\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    watch = hardware.Watch(config)\n"
+        "    await watch.prepare(target, wait=False, say=print)\n"
+        "    print(watch._process.pid, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "asyncio.run(main())\n"
     )
     process = await asyncio.create_subprocess_exec(
@@ -325,8 +344,8 @@ async def test_switched_off_only_the_inventory_is_left() -> None:
     async with watching(sample_s=0, power_command="echo 5") as watched:
         assert watched.watch._process is None
     assert watched.rows == []
-    assert watched.watch.facts["cores_usable"] > 0
-    assert hardware.columns(watched.rows, 0) is None
+    assert watched.facts["cores_usable"] > 0
+    assert watched.watch.samples is None
 
 
 async def test_a_slow_source_is_never_waited_for_and_its_answer_comes_a_beat_later() -> None:
