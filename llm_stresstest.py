@@ -37,6 +37,7 @@ import gc
 import hashlib
 import html
 import importlib
+import importlib.util
 import io
 import itertools
 import json
@@ -52,6 +53,7 @@ import shlex
 import signal
 import ssl
 import statistics
+import subprocess
 import sys
 import threading
 import time
@@ -59,7 +61,7 @@ import urllib.parse
 import uuid
 import weakref
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -80,14 +82,21 @@ from typing import (
     Literal,
     NamedTuple,
     NoReturn,
-    Self,
     TextIO,
     TypeVar,
     cast,
     get_args,
 )
 
+PACKAGES = ("aiohttp", "msgspec", "openai", "pydantic", "rich")
+VENV_TRIED = "LLM_STRESSTEST_VENV_TRIED"
+
 try:
+    if sys.version_info < (3, 11):  # noqa: UP036  an old python3 shall say so, or find a newer one
+        raise ModuleNotFoundError(name="Python 3.11 or newer")
+    for package in PACKAGES:  # some are imported only where they are used
+        if importlib.util.find_spec(package) is None:
+            raise ModuleNotFoundError(name=package)
     import aiohttp
     import msgspec
     import pydantic
@@ -96,9 +105,24 @@ try:
 except ModuleNotFoundError as error:
     if __name__ != "__main__":
         raise
-    remedy = "uv run llm_stresstest.py …, or pip install aiohttp msgspec openai pydantic rich"
-    sys.stderr.write(f"llm_stresstest: needs the package {error.name}: {remedy}\n")
+    # So a cron line with /usr/bin/python3 needs no path into .venv. Once: it may lack them too.
+    beside, bin_name = Path(__file__).resolve().parent, "Scripts" if os.name == "nt" else "bin"
+    venv_python = beside / ".venv" / bin_name / "python"
+    if venv_python.exists() and VENV_TRIED not in os.environ:
+        # As it was started, options of Python included; below 3.10 Python does not tell them.
+        command = [str(venv_python), *getattr(sys, "orig_argv", ["", *sys.argv])[1:]]
+        os.environ[VENV_TRIED] = "yes"
+        if os.name == "nt":  # where exec would give the shell its prompt back
+            sys.exit(subprocess.call(command))  # noqa: S603
+        os.execv(venv_python, command)  # noqa: S606
+    uv = f"python3 -m venv .uv && .uv/{bin_name}/pip install -q uv && .uv/{bin_name}/uv sync"
+    pip = f"python3 -m venv .venv && .venv/{bin_name}/pip install {' '.join(PACKAGES)}"
+    remedy = uv if (beside / "pyproject.toml").is_file() else pip
+    if Path.cwd() != beside:
+        remedy = f"cd {shlex.quote(str(beside))} && {remedy}"
+    sys.stderr.write(f"llm_stresstest: needs {error.name}: {remedy}\n")
     sys.exit(2)
+os.environ.pop(VENV_TRIED, None)
 
 try:
     import fcntl
@@ -107,6 +131,7 @@ except ImportError:  # Windows
 
 if TYPE_CHECKING:
     from types import ModuleType
+    from typing import Self
 
     import openai
     import rich.console
@@ -125,6 +150,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "REDACTED",
     "SCHEMA_VERSION",
     "Client",
+    "Column",
     "Config",
     "ConfigError",
     "Evidence",
@@ -137,6 +163,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "LoadReport",
     "LoadStart",
     "Options",
+    "Parser",
     "PlannedRequest",
     "Question",
     "QuestionsError",
@@ -210,12 +237,12 @@ CONFIDENCE = 0.95
 CORRECT = 0.5  # the score from which an answer counts as correct
 EXAMPLES = """\
 examples:
-  llm_stresstest.py first_run                          what config.json and questions.json say
-  llm_stresstest.py PC_FIN_qwen13b --set concurrent=8  override a key of config.json
+  llm_stresstest.py first_run                          as config.json says
+  llm_stresstest.py PC_FIN_qwen13b --set concurrent=8  override one of its keys
   llm_stresstest.py sweep --set 'concurrent=[1,2,4,8]' one stage a level
   llm_stresstest.py nightly --overwrite --quiet        for cron
-  llm_stresstest.py first_run --resume                 go on with a run that was killed
-  llm_stresstest.py verify first_run                   recompute every number of a results file
+  llm_stresstest.py first_run --resume                 go on after it was killed
+  llm_stresstest.py verify first_run                   recompute every number
 
 exit codes:
   0    complete; VALID or SUSPECT, and every threshold met
@@ -233,7 +260,8 @@ exit codes:
 # StressTestError              what stops a run; one line: file, key, what is wrong, the remedy
 #  +-- ConfigError             2  arguments and config.json
 #  +-- QuestionsError          2  questions.json
-#  +-- ExtensionError          2  a tool or one of its packages is missing
+#  +-- ExtensionError          2  a tool is missing
+#       +-- MissingPackageError     or one of its packages
 #  +-- ServerUnreachableError  3  the server cannot be used
 #  +-- ResultsError            4  the results could not be written
 
@@ -254,6 +282,18 @@ class QuestionsError(StressTestError):
 
 class ExtensionError(StressTestError):
     """An extension, or a package that it needs, is missing."""
+
+
+class MissingPackageError(ExtensionError):
+    """A package of a tool's dependency group is missing."""
+
+    def __init__(self, tool: str, package: str | None, group: str | None) -> None:
+        self.tool, self.package, self.group = tool, package, group
+        local = HERE / ".uv" / ("Scripts" if os.name == "nt" else "bin") / "uv"
+        uv = os.environ.get("UV") or (str(local) if local.exists() else "uv")
+        where = "" if Path.cwd() == HERE else f" --project {shlex.quote(str(HERE))}"
+        remedy = f": {shlex.quote(uv)} sync --inexact --group {group}{where}" if group else ""
+        super().__init__(f"{tool} needs {package}{remedy}")
 
 
 class ServerUnreachableError(StressTestError):
@@ -956,7 +996,7 @@ class Result:
 
     @property
     def tpot_ms(self) -> float | None:
-        """Whether several tokens came in one piece, held back on the way; TPOT is then unknown."""
+        """Time per output token after the first; None below two, or when all came at once."""
         generating_ms = ms_between(self.first_ns, self.end_ns)
         if not generating_ms or self.token is None or self.token < 2:
             return None
@@ -964,7 +1004,7 @@ class Result:
 
     @property
     def came_at_once(self) -> bool:
-        """Whether several tokens came in one piece, held back by something; TPOT is unknown."""
+        """Whether several tokens came in one piece, held back on the way; TPOT is unknown."""
         return self.first_ns is not None and self.first_ns == self.end_ns and (self.token or 0) > 1
 
     @property
@@ -1654,8 +1694,7 @@ def _message_of(error: Any) -> str:
 #
 # The types declare only what is read. `Any` stands where servers differ, so that a value of an
 # unexpected type costs nothing as long as nobody needs it. What does not fit at all is read by
-# the same code, as `_Fields`. No event is part of a cycle: the collector need not know of it
-# (gc=False).
+# the same code, as `_Fields`. No event is in a cycle, so the collector need not know it (gc=False).
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -1774,7 +1813,7 @@ class Completions(Api):
             is_usage = event.choices is not None or (event.usage and not event.type)
             return NOTHING if is_usage else FOREIGN
         choice = event.choices[0]
-        if choice.index:
+        if choice.index and isinstance(choice.index, int):
             return NOTHING  # a second alternative, which nobody asked for
         if choice.finish_reason:
             parsed.finish = choice.finish_reason
@@ -1816,8 +1855,8 @@ class Chat(Completions):
             parsed.text.append(text)
             brought = ANSWER
         reasoning = message.reasoning_content or message.reasoning
-        if not reasoning and (details := message.reasoning_details):
-            reasoning = self.joined(details, "text", "summary")
+        if not reasoning and message.reasoning_details:
+            reasoning = self.joined(message.reasoning_details, "text", "summary")
         if reasoning and isinstance(reasoning, str):
             parsed.reasoning.append(reasoning)
             return brought or OTHER
@@ -1825,22 +1864,27 @@ class Chat(Completions):
 
     def read_parts(self, parts: list[Any], parsed: ParsedAnswer) -> int:
         """Read content that is a list of parts: text, or thinking that holds parts of its own."""
-        texts = [part for part in parts if part.get("type") != "thinking"]
-        if text := self.joined(texts, "text"):
-            parsed.text.append(text)
-        thoughts = [part.get("thinking") for part in parts if part.get("type") == "thinking"]
-        for thought in filter(None, thoughts):
-            parsed.reasoning.append(
-                thought if isinstance(thought, str) else self.joined(thought, "text")
-            )
+        text = thought = ""
+        for part in parts:
+            if part.get("type") == "thinking":
+                inner = part.get("thinking") or ""
+                thought += inner if isinstance(inner, str) else self.joined(inner, "text")
+            else:
+                text += part.get("text") or ""
+        if thought:
+            parsed.reasoning.append(thought)
         if text:
+            parsed.text.append(text)
             return ANSWER
-        return OTHER if any(thoughts) else NOTHING
+        return OTHER if thought else NOTHING
 
     @staticmethod
-    def joined(parts: list[Any], *names: str) -> str:
-        """Return the texts of parts, each from the first of these fields that holds one."""
-        return "".join(next(filter(None, map(part.get, names)), "") for part in parts)
+    def joined(parts: Any, *names: str) -> str:
+        """Return the texts that stand in these fields of parts; "" for what has none."""
+        if not isinstance(parts, list):
+            return ""
+        texts = (part.get(name) for part in parts if isinstance(part, dict) for name in names)
+        return "".join(text for text in texts if isinstance(text, str))
 
 
 class Responses(Api):
@@ -2209,28 +2253,31 @@ class _TooLargeError(Exception):
 
 
 class Desk:
-    """Lets answers be read one at a time, each on a turn of the loop of its own.
+    """Lets finished answers be read one at a turn of the loop; more when many wait.
 
     Answers that end together would else be read in one go, and the tokens of others timed late.
     """
 
-    MOST_WAITING = (
-        1000  # so that a client that cannot keep up does not fill its memory with answers
-    )
-
     def __init__(self) -> None:
-        self._lock = asyncio.Lock()
-        self._waiting = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def wait_for_turn(self) -> None:
-        """Wait until no other answer is read on this turn of the loop, or the run is stopped."""
-        if self._waiting >= self.MOST_WAITING:
-            return
-        self._waiting += 1
+        """Wait until it is this answer's turn, or the run is stopped."""
+        loop = asyncio.get_running_loop()
+        turn = loop.create_future()
+        self._waiting.append(turn)
+        if len(self._waiting) == 1:
+            loop.call_soon(self._call_next)
         with contextlib.suppress(asyncio.CancelledError):
-            async with self._lock:
-                await asyncio.sleep(0)
-        self._waiting -= 1
+            await turn
+
+    def _call_next(self) -> None:
+        for _ in range(1 + len(self._waiting) // 16):
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._call_next)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -5130,21 +5177,28 @@ def terminal_width(file: TextIO | None = None) -> int:
 
 
 def show(parts: Iterable[str | rich.text.Text | Table], file: TextIO | None = None) -> None:
-    """Print lines and tables, as wide as the terminal; the one place that does.
-
-    A reader that went away (`| head`), or a full disk that the output goes to, is no fault.
-    """
+    """Print lines and tables, as wide as the terminal; the one place that does."""
     file = file or sys.stdout
     if file is None or file.closed:
         return
-    console, width = _console(file), terminal_width(file)
+    import rich.console  # noqa: PLC0415
+
+    buffer, width = io.StringIO(), terminal_width(file)
+    terminal = True if file.isatty() else None
+    console = rich.console.Console(file=buffer, force_terminal=terminal, highlight=False)
+    for part in parts:
+        for line in part.lines(width) if isinstance(part, Table) else wrapped(part, width):
+            console.print(line, markup=False, soft_wrap=True)
+    write(buffer.getvalue(), file)
+
+
+def write(text: str, file: TextIO) -> None:
+    """Write a text to a standard stream, as its encoding can hold it.
+
+    A reader that went away (`| head`), or a full disk that the output goes to, is no fault.
+    """
     try:
-        with console.capture() as captured:  # which flushes the file
-            for part in parts:
-                lines = part.lines(width) if isinstance(part, Table) else wrapped(part, width)
-                for line in lines:
-                    console.print(line, markup=False, soft_wrap=True)
-        file.write(encodable(captured.get(), file))
+        file.write(encodable(text, file))
         file.flush()
     except OSError:
         with contextlib.suppress(OSError):  # or Python says at its exit that it cannot flush
@@ -5745,85 +5799,103 @@ def import_extension(name: str, group: str | None) -> ModuleType:
     try:
         return importlib.import_module(f"extensions.{name}")
     except ModuleNotFoundError as error:
-        raise _missing_package(name, error, group) from None
+        raise MissingPackageError(name, error.name, group) from None
 
 
-def _missing_package(name: str, error: ModuleNotFoundError, group: str | None) -> ExtensionError:
-    return ExtensionError(f"{name} needs {error.name}: uv sync --group {group}")
+def fetch_group(error: MissingPackageError) -> int | None:
+    """Fetch a missing group and start again, when `uv run` started this program; else return None.
+
+    Once for each group, which the environment remembers. The new process has this one's standard
+    streams and signals; on Windows, which has no exec, its exit code is returned.
+    """
+    uv, group = os.environ.get("UV"), error.group
+    tried = os.environ.get("LLM_STRESSTEST_GROUPS", "").split()
+    if uv is None or group is None or group in tried or __name__ != "__main__":
+        return None
+    notice(f"{error.tool} needs {error.package}: fetching the group {group}")
+    project = ["--project", str(HERE)]
+    sync = [uv, "sync", "--quiet", "--inexact", *project, "--only-group", group]
+    fetched = subprocess.run(sync, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603
+    if fetched.returncode:  # offline
+        logger.warning("%s", logfmt(uv=fetched.stderr.decode(errors="replace")))
+        return None
+    os.environ["LLM_STRESSTEST_GROUPS"] = " ".join((*tried, group))
+    command = [uv, "run", *project, "--group", group, "python", *sys.orig_argv[1:]]
+    if os.name != "nt":
+        os.execv(uv, command)  # noqa: S606
+    return subprocess.call(command)  # noqa: S603
 
 
-def build_parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose errors are one line, and which prints as `show` does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ConfigError with what is wrong, and a way out."""
+        raise ConfigError(f"{message}; {self.prog} --help shows what there is")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        write(message, file or sys.stderr)
+
+
+class RunParser(Parser):
+    """The parser of a run's command line, which knows the keys of config.json."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse an option that is a key of config.json, with the `--set` that was meant."""
+        arguments = list(sys.argv[1:] if args is None else args)
+        for place, argument in enumerate(arguments):
+            name, _, value = argument.partition("=")
+            key = name.removeprefix("--").replace("-", "_")
+            if not name.startswith("--") or name in self._option_string_actions:
+                continue
+            if key.partition(".")[0] in Config.model_fields:
+                value = value or next(iter(arguments[place + 1 :]), "VALUE")
+                meant = shlex.quote(f"{key}={value}")
+                raise ConfigError(f"{name}: is a key of config.json, no option: --set {meant}")
+            near = difflib.get_close_matches(name, self._option_string_actions, 1)
+            if near and not any(known.startswith(name) for known in self._option_string_actions):
+                raise ConfigError(f"{name}: no such option; did you mean {near[0]}?")
+        return super().parse_known_args(arguments, namespace)
+
+
+def build_parser() -> RunParser:
     """Return the parser of a run's command line."""
     tools = "\n".join(f"  {name:<10} {tool.help}" for name, tool in TOOLS.items())
-    parser = argparse.ArgumentParser(
+    parser = RunParser(
         prog="llm_stresstest.py",
-        description=(
-            "Ask an OpenAI-compatible server many questions at once; see how fast and how well it "
-            "answers."
-        ),
+        description="Ask an OpenAI-compatible server many questions at once;\n"
+        "see how fast and how well it answers.",
         epilog=f"tools (llm_stresstest.py TOOL --help):\n{tools}\n\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "output_filename", help="name of the run; its results go to results/NAME.json"
+    option = parser.add_argument
+    option("output_filename", help="name of the run; its results go to results/NAME.json")
+    where = "else config.json in the current directory, else beside the script"
+    option("-c", "--config", type=Path, metavar="FILE", help=where)
+    where = "questions.json; looked for likewise"
+    option("-q", "--questions", type=Path, metavar="FILE", help=where)
+    where = "where results go; else results/ beside the config"
+    option("--results-dir", type=Path, metavar="DIR", help=where)
+    where = "where logs go; else logs/ beside the config"
+    option("--log-dir", type=Path, metavar="DIR", help=where)
+    meaning = "override a key of config.json"
+    option("--set", action="append", default=[], metavar="KEY=VALUE", help=meaning)
+    flags = {
+        "--resume": "go on with a run that was stopped or killed",
+        "--wait": "wait while another run of yours measures the same server",
+        "--overwrite": "replace a results file of the same name",
+        "--dry-run": "check the files, show what would be run, ask nothing",
+        "--allow-code": "let the grader `code` run what the model wrote, confined",
+        "--quiet": "no progress and no summary; only errors, and why the exit code is 1",
+    }
+    for name, meaning in flags.items():
+        option(name, action="store_true", help=meaning)
+    levels = ("DEBUG", "INFO", "WARNING", "ERROR")
+    meaning = f"{', '.join(levels)}; default INFO"
+    option(
+        "--log-level", type=str.upper, choices=levels, default="INFO", metavar="LEVEL", help=meaning
     )
-    parser.add_argument(
-        "-c",
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help="else config.json in the current directory, else beside the script",
-    )
-    parser.add_argument(
-        "-q", "--questions", type=Path, metavar="FILE", help="questions.json; looked for likewise"
-    )
-    parser.add_argument(
-        "--results-dir",
-        type=Path,
-        metavar="DIR",
-        help="where results go; else results/ beside the config",
-    )
-    parser.add_argument(
-        "--log-dir", type=Path, metavar="DIR", help="where logs go; else logs/ beside the config"
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a key of config.json",
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with a run that was stopped or killed"
-    )
-    parser.add_argument(
-        "--wait",
-        action="store_true",
-        help="wait while another run of yours measures the same server",
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a results file of the same name"
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="check the files, show what would be run, ask nothing",
-    )
-    parser.add_argument(
-        "--allow-code",
-        action="store_true",
-        help="let the grader `code` run what the model wrote, confined",
-    )
-    parser.add_argument(
-        "--quiet", action="store_true", help="no progress and no summary, only errors"
-    )
-    parser.add_argument(
-        "--log-level",
-        default="INFO",
-        choices=("DEBUG", "INFO", "WARNING", "ERROR"),
-        help="default INFO",
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    option("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
 
 
@@ -5994,7 +6066,7 @@ async def serving(config: Config, target: Target) -> AsyncIterator[Target]:
         try:
             server = await stack.enter_async_context(embedded.serve(slots=max(config.levels)))
         except ModuleNotFoundError as error:
-            raise _missing_package("embedded", error, _EMBEDDED.group) from None
+            raise MissingPackageError("embedded", error.name, _EMBEDDED.group) from None
         except (OSError, RuntimeError) as error:
             raise ServerUnreachableError(f"embedded: {error}") from error
         described = {"embedded": server.description, "server_pid": server.pid}
@@ -6327,6 +6399,8 @@ def cli(argv: Sequence[str] | None = None) -> int:
             return stop.code if isinstance(stop.code, int) else 2
         except StressTestError as error:
             logger.error("%s", error, exc_info=error.__cause__)
+            if isinstance(error, MissingPackageError) and (code := fetch_group(error)) is not None:
+                return code
             return fail(str(error), error.exit_code)
         except StoppedError as error:
             name = signal.Signals(error.args[0]).name
@@ -6362,7 +6436,14 @@ def describe_fault(error: Exception) -> str:
 
 def run_tool(name: str, argv: Sequence[str]) -> int:
     """Run a tool and return its exit code."""
-    return cast(int, import_extension(TOOLS[name].module, TOOLS[name].group).main(argv))
+    tool = TOOLS[name]
+    extension = import_extension(tool.module, tool.group)
+    try:
+        return cast(int, extension.main(argv))
+    except ModuleNotFoundError as error:  # of a package that it imports where it is used
+        if tool.group is None or (error.name or "").startswith(("extensions", "llm_stresstest")):
+            raise
+        raise MissingPackageError(name, error.name, tool.group) from error
 
 
 if __name__ == "__main__":

@@ -563,8 +563,8 @@ class Watch:
 
     `prepare` before anything is sent, `start` once the server answers (it also watches the idle
     machine), `begin` with the load, `stop` after it; then `finish` with the rows of the journal,
-    `energy` for the aggregate, `facts` for `meta.hardware`. Nothing of it raises: what fails is None, with a
-    line in `missing` that says why.
+    `energy` for the aggregate, `facts` for `meta.hardware`. Nothing of it raises: what fails is
+    None, with a line in `missing` that says why.
     """
 
     def __init__(self, config: st.Config) -> None:
