@@ -71,6 +71,7 @@ from collections.abc import (
     Awaitable,
     Callable,
     Collection,
+    Coroutine,
     Iterable,
     Iterator,
     Mapping,
@@ -675,9 +676,29 @@ class Slo(Strict):
 
 
 class Hardware(Strict):
-    """What the machine costs."""
+    """How the machine is watched, and what it costs."""
 
+    sample_s: NotNegative | None = key(1, "a number of seconds from 0, or null; 0 and null: off")
+    idle_s: NotNegative = key(3, "a number of seconds from 0")
+    metrics_url: Name | None = key(None, "a URL, or null")
+    power_url: Name | None = key(None, "a URL, or null")
+    power_path: Name | None = key(None, 'a path such as "meters.0.power", or null')
+    power_command: Name | None = key(None, "a command that prints watts, or null")
+    price_per_kwh: NotNegative | None = key(None, "a number from 0")
     price_per_hour: NotNegative | None = key(None, "a number from 0")
+
+    def fault(self) -> str | None:
+        """Say what is wrong with it that no single key's type can show."""
+        if self.power_url and self.power_command:
+            return "power_command: power_url is set as well; keep one of them"
+        if self.power_path and not self.power_url:
+            return "power_path: says where in the answer of power_url the watts are; set that too"
+        try:
+            if self.power_command is not None and not shlex.split(self.power_command):
+                return "power_command: is empty; it must be a command that prints watts, or null"
+        except ValueError as error:
+            return f"power_command: {error}; it is split into words as a shell does"
+        return None
 
 
 class Judge(Strict):
@@ -728,7 +749,12 @@ class Config(Strict):
     )
     slo: Slo = key(Slo(), "an object of ttft_ms, tpot_ms, e2e_ms, quality")
     thresholds: dict[str, Comparison] = key({}, 'an object such as {"ttft_ms.p95": "<= 500"}')
-    hardware: Hardware = key(Hardware(), "an object of price_per_hour")
+    cooldown: NotNegative = key(0, "a number of seconds from 0")
+    hardware: Hardware = key(
+        Hardware(),
+        "an object of sample_s, idle_s, metrics_url, power_url, power_path, power_command, "
+        "price_per_kwh, price_per_hour",
+    )
     judge: Judge | None = key(None, "an object of server, model, api_key_env, or null")
     stability_floor: bool | None = key(None, "true, false, or null (at temperature 0)")
     cache_bust: bool = key(False, "true or false")
@@ -769,17 +795,21 @@ class Config(Strict):
         named = {"server": self.server, "proxy": self.proxy}
         if self.judge is not None:
             named["judge.server"] = self.judge.server
+        named["hardware.metrics_url"] = self.hardware.metrics_url
+        named["hardware.power_url"] = self.hardware.power_url
         return {name: url for name, url in named.items() if url not in (None, "embedded")}
 
     def fault(self) -> str | None:
         """Say what is wrong with it that no single key's type can show."""
         for name, url in self.urls.items():
-            if problem := self._url_fault(url):
+            if problem := self._url_fault(url, query=name.startswith("hardware.")):
                 field = type(self).model_fields.get(name)
                 allowed = A_SERVER.partition(",")[0] if field is None else field.description
                 return f"{name}: {problem}; it must be {allowed}"
         if reserved := {"model", "messages", "prompt", "input", "stream"} & self.extra_body.keys():
             return f"extra_body: {min(reserved)} is set by the test itself; take it out"
+        if wrong := self.hardware.fault():
+            return f"hardware.{wrong}"
         has_quality = (HERE / "extensions" / "quality.py").is_file()
         for name, value in (("slo.quality", self.slo.quality), ("judge", self.judge)):
             if value is not None and not has_quality:
@@ -787,13 +817,13 @@ class Config(Strict):
         return ThresholdCheck.fault(self)
 
     @staticmethod
-    def _url_fault(text: str) -> str | None:
+    def _url_fault(text: str, *, query: bool = False) -> str | None:
         """Say why a text is no URL that can be used here."""
         with contextlib.suppress(ValueError):
             url = yarl.URL(text)
             is_http = url.scheme in ("http", "https") and url.host and url.port
             if is_http and not _UNPRINTABLE.search(text) and " " not in text:
-                extra = url.query_string or url.fragment
+                extra = url.fragment or (url.query_string and not query)
                 return "a URL takes no query or fragment" if extra else None
         shown = json.dumps(printable(_without_password(text), 80), ensure_ascii=False)
         return f"{shown} is not allowed"
@@ -1369,6 +1399,7 @@ class Target:
     redact: Redactor
     tls: ssl.SSLContext | bool
     proxy: str | None
+    server_pid: int | None = None  # the embedded server's process
     embedded: Mapping[str, Any] | None = None  # what extensions/embedded.py says of its server
 
     def url(self, path: str) -> yarl.URL:
@@ -1428,6 +1459,8 @@ class _Credentials:
     def hide_user(self, link: str | None) -> None:
         """Keep a URL's password out of files; without one the user is taken for a key."""
         if link is not None:
+            for variable in re.findall(r"\$\{([^}]*)\}", link):
+                self.secret(variable)
             url = yarl.URL(link)
             parts = (url.raw_password, url.password)
             if not url.password:
@@ -3032,6 +3065,9 @@ class LoadReport:
     warmup: Counter[str] = dataclasses.field(default_factory=Counter)  # requests by status
     itl_us: dict[int, Counter[int]] = dataclasses.field(default_factory=dict)  # histogram, by stage
     itl_lost: bool = False
+    # What is known of the machine and of the server, as `meta` has it.
+    hardware: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    server_info: Mapping[str, Any] | None = None
     fault: BaseException | None = None  # what `record` raised
     interrupted: bool = False
 
@@ -3257,6 +3293,8 @@ class LoadGenerator:
             stage = Stage.warmup(config, self.questions, start)
             await self._run_stage(stage, self._discard)
         for number in range(len(config.levels)):
+            if number and config.cooldown:
+                await asyncio.sleep(config.cooldown)
             stage = Stage(config, self.questions, number, start)
             with self.lag.stage(number):
                 await self._run_stage(stage, self._keep)
@@ -4069,9 +4107,14 @@ class Aggregator:
         self.itl_lost = self.itl_lost or other.itl_lost
 
     @property
+    def window(self) -> tuple[int, int] | None:
+        """The first send and the last end, in ns."""
+        return (min(self.sent_ns), max(self.end_ns)) if self.sent_ns else None
+
+    @property
     def window_ns(self) -> int | None:
         """From the first send to the last end."""
-        return max(self.end_ns) - min(self.sent_ns) if self.sent_ns else None
+        return self.window[1] - self.window[0] if self.window else None
 
     def steady(self) -> Steady | None:
         """Return what was done while all slots were busy; None when they never were."""
@@ -4153,6 +4196,7 @@ class Aggregator:
             "energy": None,
             "stages": [],
             "steady": Steady.to_record(steady, window_ns),
+            "window_ms": self.window and [ns / NS_PER_MS for ns in self.window],
             "cancelled": cancelled,
             "failures": dict(self.failures.most_common()),
             **latencies,
@@ -4512,12 +4556,13 @@ def calculate_aggregates(
     results: Iterable[Result],
     config: Config,
     itl_us: Mapping[int, Mapping[int, int]] | None = None,
-    energy: Mapping[str, Any] | None = None,
+    energy: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any] | None] | None = None,
 ) -> dict[str, Any]:
     """Return the `aggregate` of a results file, from the results alone, in one pass.
 
     `itl_us` is a histogram of the gaps between chunks for each stage, where the results do not hold
-    them. `energy` is what the hardware's sampler found: {"whole": …, "stages": [… or None]}.
+    them. `energy` is given the stages' aggregates, or the only one, and returns what they cost:
+    {"whole": …, "stages": […]}, or None.
     """
     stages = {number: Aggregator(config, level) for number, level in enumerate(config.levels)}
     stability = Stability(config)
@@ -4537,14 +4582,17 @@ def calculate_aggregates(
     windows = [part.window_ns for part in parts if part.window_ns is not None]
     steady = [part.steady() for part in parts]
     aggregate = whole.to_record(sum(windows) if windows else None, Steady.of_all(steady))
-    aggregate["energy"] = energy and energy["whole"]
     if len(config.levels) > 1:
         for number, level in enumerate(config.levels):
             record = stages[number].to_record(stages[number].window_ns, steady[number])
             record["quality"]["stability"] = stability.to_record(number)
             record["quality"]["paired"] = stability.pairs(number)
-            record["energy"] = energy and energy["stages"][number]
             aggregate["stages"].append({"stage": number, "concurrent": level, **record})
+    cost = energy(aggregate["stages"] or [aggregate]) if energy is not None else None
+    if cost is not None:
+        aggregate["energy"] = cost["whole"]
+        for record, part in zip(aggregate["stages"], cost["stages"], strict=False):
+            record["energy"] = part
     if itl_us:
         aggregate["itl_histogram_us"] = {
             str(stage): sorted(counts.items()) for stage, counts in itl_us.items()
@@ -5863,13 +5911,14 @@ def run_meta(
             **rounded(load.client),
             "earlier_parts": rounded(list(load.start.clients)),
         },
-        "hardware": None,
+        "hardware": rounded(load.hardware),
         "questions_asked": header["questions"],
         "utc_offset": started.strftime("%z"),
         "warmup": dict(load.warmup),
         "resumed": load.start.resumed,
         "tls_verified": target.tls is not False if config.server.startswith("https") else None,
         "embedded": header.get("embedded"),
+        "server_info": load.server_info,
         "thresholds": [check._asdict() for check in check_thresholds(config, aggregate)],
     }
 
@@ -6577,6 +6626,7 @@ class Summary:
         blocks = [
             self._top(),
             figures,
+            self._machine(),
             table_lines,
             wrapped(styled((self._legend(table_lines), "dim")), self.width),
             [*self._failures(), *below, *self._notes()],
@@ -6663,6 +6713,44 @@ class Summary:
         if aggregate["quality"]["graded"] or aggregate["quality"]["ungraded"]:
             lines += self._keyed("quality", self._quality())
         return lines
+
+    def _machine(self) -> list[rich.text.Text]:
+        """Return what ran where, and what it cost: a line each, where that is known."""
+        machine, info = self.meta.get("hardware") or {}, self.meta.get("server_info") or {}
+        cores, memory = machine.get("cores_usable"), machine.get("memory_usable_bytes")
+        place = [machine.get("cpu"), cores and f"{cores:g} cores"]
+        place.append(memory and f"{format_number(memory / (1 << 30))} GiB")
+        place += [gpu["name"] for gpu in machine.get("gpus", ())]
+        server = [info.get("engine"), info.get("version"), info.get("quantization")]
+        server.append(info.get("slots") and f"{info['slots']:,} slots")
+        here = "" if machine.get("host") == "client and server" else "asked from "
+        pieces = [" ".join(filter(None, server[:2])), *server[2:]]
+        parts = [", ".join(filter(None, pieces)), here + ", ".join(filter(None, place))]
+        ran = " · ".join(part for part in parts if part not in ("", here))
+        lines = self._keyed("machine", printable(ran, 300)) if ran else []
+        cost = self._cost()
+        return lines + (self._keyed("energy", cost) if cost else [])
+
+    def _cost(self) -> str:
+        """Return what the first of the power sources that is known says."""
+        energy = self.aggregate.get("energy") or {}
+        names = {"wall": "wall", "gpu": "GPU", "cpu_package": "CPU package"}
+        name = next((name for name in names if energy.get(name, {}).get("wh") is not None), None)
+        if name is None:
+            return ""
+        source = energy[name]
+        pieces = [f"{names[name]} {format_number(source['mean_w'])}{NARROW_SPACE}W"]
+        if source["idle_w"] is not None:
+            pieces[0] += f" (idle {format_number(source['idle_w'])})"
+        if source["j_per_token"] is not None:
+            pieces.append(f"{format_number(source['j_per_token'])}{NARROW_SPACE}J a token")
+        for key, what in (("correct", "correct answers"), ("answers", "answers")):
+            if (wh := source[f"wh_per_1000_{key}"]) is not None:
+                price = source[f"price_per_1000_{key}"]
+                costs = "" if price is None else f" ({format_number(price)})"
+                unit = f"{NARROW_SPACE}Wh{costs} per 1,000 {what}"
+                return " · ".join([*pieces, format_number(wh) + unit])
+        return " · ".join(pieces)
 
     def _speed(self) -> str:
         aggregate = self.aggregate
@@ -7127,6 +7215,7 @@ def build_parser() -> RunParser:
     option("--set", action="append", default=[], metavar="KEY=VALUE", help=meaning)
     flags = {
         "--resume": "go on with a run that was stopped or killed",
+        "--wait": "wait while another run of yours measures the same server",
         "--overwrite": "replace a results file of the same name",
         "--dry-run": "check the files, show what would be run, ask nothing",
         "--allow-code": "let the grader `code` run what the model wrote, confined",
@@ -7156,6 +7245,7 @@ class Options:
     log_dir: Path | None = None
     set: Sequence[str] = ()  # KEY=VALUE each
     resume: bool = False
+    wait: bool = False
     overwrite: bool = False
     dry_run: bool = False
     allow_code: bool | str = False  # "weak": also where the system confines little
@@ -7325,7 +7415,8 @@ async def serving(config: Config, target: Target) -> AsyncIterator[Target]:
             raise MissingPackageError("embedded", error.name, _EMBEDDED.group) from None
         except (OSError, RuntimeError) as error:
             raise ServerUnreachableError(f"embedded: {error}") from error
-        yield dataclasses.replace(target, base=server.url, embedded=server.description)
+        described = {"embedded": server.description, "server_pid": server.pid}
+        yield dataclasses.replace(target, base=server.url, **described)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -7392,6 +7483,36 @@ class Grading:
                 journal.append("grade", grade)
 
 
+class Unwatched:
+    """Stands in for extensions/hardware.py where that, or one of its packages, is missing."""
+
+    server_info: Mapping[str, Any] | None = None
+    samples: Mapping[str, Any] | None = None
+    energy = None
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+
+    async def prepare(self, target: Target, *, wait: bool, say: Callable[[str], None]) -> None:
+        """Know of no other run."""
+
+    async def start(self) -> None:
+        """Ask nothing."""
+
+    def begin(self, start_ns: int, record: Callable[[dict[str, Any]], None]) -> None:
+        """Record nothing."""
+
+    async def stop(self) -> None:
+        """Have nothing to end."""
+
+    def finish(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Make nothing of an earlier part's samples."""
+
+    def facts(self, _aggregate: Mapping[str, Any]) -> dict[str, Any]:
+        """Say why nothing is known."""
+        return {"unavailable": self.why}
+
+
 class Run:
     """A stress test that a tool or the command line makes: an async context manager.
 
@@ -7415,6 +7536,10 @@ class Run:
         self.grading = Grading.of(
             self.files.questions, questions, config, allow_code=options.allow_code
         )
+        try:
+            self.machine: Any = import_extension("hardware", "hardware").Watch(config)
+        except ExtensionError as error:
+            self.machine = Unwatched(str(error))
         self._closing = contextlib.AsyncExitStack()  # server and session, before the results
         self._until_saved = contextlib.ExitStack()  # the journal's lock guards unsaved answers
 
@@ -7433,6 +7558,7 @@ class Run:
             opened = open_session(self.config, self.target)
             session = await self._closing.enter_async_context(opened)
             self.client = Client(session, self.config, self.target)
+            self._closing.push_async_callback(self.machine.stop)
             self._stack = stack.pop_all()
         return self
 
@@ -7446,16 +7572,24 @@ class Run:
             with contextlib.suppress(OSError, ValueError):
                 sys.stderr.write(printable(message, 1000) + "\n")
 
-    async def connect(self, test: Awaitable[None]) -> None:
-        """Wait for the connection test, and ask the judge one thing; say so when it takes long."""
-        message = f"connecting to {self.target.shown} …"
-        patience_s = 0.0 if sys.stderr.isatty() else self.PATIENCE_S
-        timer = asyncio.get_running_loop().call_later(patience_s, self.say, message)
-        try:
-            await self.stop_signal.unless_stopped(test)
-            await self.stop_signal.unless_stopped(self.grading.test_judge())
-        finally:
-            timer.cancel()
+    async def connect(self, test: Coroutine[Any, Any, None]) -> None:
+        """Wait for the connection test, ask the judge one thing, and look at the machine.
+
+        Say so when connecting takes long.
+        """
+        with contextlib.closing(test):  # a signal may come before it begins
+            wait, say = self.options.wait, self.say
+            ready = self.machine.prepare(self.target, wait=wait, say=say)
+            await self.stop_signal.unless_stopped(ready)
+            message = f"connecting to {self.target.shown} …"
+            patience_s = 0.0 if sys.stderr.isatty() else self.PATIENCE_S
+            timer = asyncio.get_running_loop().call_later(patience_s, say, message)
+            try:
+                await self.stop_signal.unless_stopped(test)
+                await self.stop_signal.unless_stopped(self.grading.test_judge())
+            finally:
+                timer.cancel()
+            await self.stop_signal.unless_stopped(self.machine.start())
 
     def open_journal(self) -> None:
         """Start the journal, or take up the one of the run that is gone on with."""
@@ -7494,10 +7628,13 @@ class Run:
 
     @contextlib.asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """Show how far the load is while the block runs; say what is kept when it cannot go on."""
+        """Show and watch the load while the block runs; say what is kept when it cannot go on."""
         with self.journal.kept_when_writing_fails():
+            record = functools.partial(self.journal.append, "samples")
+            self.machine.begin(self.start.start_ns, record)
             async with self.progress.shown(quiet=self.options.quiet):
                 yield
+            await self.machine.stop()
 
     def record(self, result: Result) -> None:
         """Write a result down the moment its request ends. Raises ResultsError."""
@@ -7514,7 +7651,14 @@ class Run:
             await self.grading.grade(self.journal, self.stop_signal, self.target.redact)
         load.interrupted = load.interrupted or self.stop_signal.signum is not None
         await self._closing.aclose()
-        return self.journal.read()
+        results = self.journal.read()
+        self.machine.finish(results.samples)
+        return results
+
+    def assess(self, load: LoadReport, aggregate: Mapping[str, Any]) -> None:
+        """Put down what is known of the machine and the server, and what the load did to them."""
+        load.hardware = self.machine.facts(aggregate)
+        load.server_info = self.machine.server_info
 
     def end(
         self, load: LoadReport, path: Path, meta: Mapping[str, Any], aggregate: Mapping[str, Any]
@@ -7554,6 +7698,8 @@ class Run:
             "load": load,
             "results": self.files.results,
         }
+        if config.hardware.power_command is not None:
+            rows["runs"] = f"{printable(config.hardware.power_command, 300)} (for its watts)"
         head = styled(("dry run: ", "bold"), "the files are good; nothing was asked")
         lines = [f"{name:<10} {value}" for name, value in rows.items()]
         return [head, *map(styled, [*lines, *self.grading.hints])]
@@ -7588,11 +7734,13 @@ async def main(options: Options) -> int:
                 config, questions, send, run.record, run.stop_signal, run.start
             )
         results = await run.finish(load)
-        aggregate = calculate_aggregates(results, config, None if load.itl_lost else load.itl_us)
+        gaps = None if load.itl_lost else load.itl_us
+        aggregate = calculate_aggregates(results, config, gaps, run.machine.energy)
+        run.assess(load, aggregate)
         meta = run_meta(config, run.target, load, aggregate, run.journal.header)
         with run.journal.kept_when_writing_fails():
-            replace = files.may_replace(meta["run_id"])
-            path = save_results(files.results, meta, results, aggregate, overwrite=replace)
+            rest = {"samples": run.machine.samples, "overwrite": files.may_replace(meta["run_id"])}
+            path = save_results(files.results, meta, results, aggregate, **rest)
         run.end(load, path, meta, aggregate)
         return run.exit_code(meta)
 
