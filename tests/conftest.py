@@ -245,7 +245,8 @@ class Project:
     folder: Path
 
     def configure(self, **config: Any) -> None:
-        values = {"model": MODEL, "concurrent": 2, "questions": 4, "timeout": 10, **config}
+        values = {"model": MODEL, "concurrent": 2, "questions": 4, "timeout": 10}
+        values |= {"hardware": {"sample_s": 0}, **config}  # a sampler a run would take long
         self.write("config.json", json.dumps(values))
 
     def write(self, name: str, content: str | bytes) -> Path:
