@@ -3387,18 +3387,22 @@ class LoadGenerator:
             for due_ns, planned in stage.planned_requests(begun_ns):
                 if (wait_ns := due_ns - clock()) > 0:
                     await asyncio.sleep(wait_ns / NS_PER_S)
-                release = await limit.take()
+                slot = await limit.take()
                 if stage.is_over(begun_ns) or self.report.fault is not None:
                     break
-                task = asyncio.create_task(self._converse(planned, record, release))
+                task = asyncio.create_task(self._converse(planned, record, slot))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
-                # A herd of requests that start together must not hold up the reading of tokens.
+                # A herd of requests that start together must not hold up the reading of tokens: one
+                # a turn of the loop. Where reading is all that this client can do, slots stay empty
+                # for a while, and the self-check says so.
                 await asyncio.sleep(0)
             if self.report.fault is None and tasks:
                 await asyncio.wait(tasks)
         finally:
             limit.close()
+            if stage.offsets_ns is None:
+                self.lag.note_empty_slots(limit.empty_share)
             for task in tasks:
                 task.cancel()
             if tasks:
@@ -3408,18 +3412,19 @@ class LoadGenerator:
         self,
         planned: PlannedRequest,
         record: Callable[[Result], None],
-        release: Callable[[], None],
+        slot: Slot,
     ) -> None:
         """Ask a question, or the turns of a conversation in their order; record each result."""
         messages: list[dict[str, str]] = []
         last, skipped = len(planned.question.texts) - 1, ""
+        slot.begin()
         try:
             for turn, text in enumerate(planned.question.texts):
                 messages.append({"role": "user", "content": text})
                 if skipped:
                     result = self._unsent(planned, messages, skipped)
                 else:
-                    done = release if turn == last else lambda: None
+                    done = slot.release if turn == last else lambda: None
                     result = await self._ask(planned, list(messages), done)
                 record(result)
                 if not result.ok and not skipped:
@@ -3430,7 +3435,7 @@ class LoadGenerator:
         except Exception as error:  # noqa: BLE001  what `record` raises ends the run, not just this task
             self.report.fault = self.report.fault or error
         finally:
-            release()
+            slot.release()
 
     async def _ask(
         self, planned: PlannedRequest, messages: list[dict[str, str]], release: Callable[[], None]
@@ -3455,17 +3460,22 @@ class LoadGenerator:
 
 
 class ConcurrencyLimit:
-    """The slots of a stage: a semaphore that can say how many are free.
+    """The slots of a stage: a semaphore that knows how long they stood empty.
 
     With a ramp they open one after the other, evenly over its time; the first one at once.
     """
 
     def __init__(self, level: int, ramp_s: float = 0) -> None:
-        self.free = 0
         self._level, self._ramp_s, self._opened = level, ramp_s, 0
         self._semaphore = asyncio.Semaphore(0)
         self._begun_ns = clock()
         self._timer: asyncio.TimerHandle | None = None
+        self._empty = 0  # open slots without a request
+        self._full_ns: int | None = None  # when all were first busy
+        # Since then: when that number changed, how long slots were empty in all, and both at the
+        # last start, behind which there was nothing more to ask.
+        self._changed_ns = self._empty_ns = 0
+        self._last_start_ns = self._empty_by_then_ns = 0
         self._open()
 
     def _open(self) -> None:
@@ -3475,34 +3485,66 @@ class ConcurrencyLimit:
             elapsed_s = (clock() - self._begun_ns) / NS_PER_S
             due = min(due, 1 + int(elapsed_s * self._level / self._ramp_s))
         for _ in range(due - self._opened):
-            self._add()
+            self._empty += 1
+            self._semaphore.release()
         self._opened = due
         if due < self._level:
             wait_s = self._ramp_s / self._level
             self._timer = asyncio.get_running_loop().call_later(wait_s, self._open)
 
-    def _add(self) -> None:
-        self.free += 1
+    async def take(self) -> Slot:
+        """Wait for a slot."""
+        await self._semaphore.acquire()
+        return Slot(self)
+
+    def begin(self) -> None:
+        """Note that a slot has a request."""
+        self._change(-1)
+        self._last_start_ns, self._empty_by_then_ns = self._changed_ns, self._empty_ns
+        if self._full_ns is None and not self._empty and self._opened == self._level:
+            self._full_ns = self._changed_ns
+
+    def give_back(self) -> None:
+        """Note that a slot is empty again."""
+        self._change(1)
         self._semaphore.release()
 
-    async def take(self) -> Callable[[], None]:
-        """Wait for a slot; return what gives it back, once however often it is called."""
-        await self._semaphore.acquire()
-        self.free -= 1
-        taken = True
+    def _change(self, change: int) -> None:
+        now_ns = clock()
+        if self._full_ns is not None:
+            self._empty_ns += self._empty * (now_ns - self._changed_ns)
+        self._empty += change
+        self._changed_ns = now_ns
 
-        def give_back() -> None:
-            nonlocal taken
-            if taken:
-                taken = False
-                self._add()
-
-        return give_back
+    @property
+    def empty_share(self) -> float | None:
+        """For how much of the time slots stood empty though there was more to ask."""
+        if self._full_ns is None or self._last_start_ns <= self._full_ns:
+            return None
+        return self._empty_by_then_ns / (self._level * (self._last_start_ns - self._full_ns))
 
     def close(self) -> None:
         """Open no more slots."""
         if self._timer is not None:
             self._timer.cancel()
+
+
+class Slot:
+    """A place of a ConcurrencyLimit that was taken."""
+
+    def __init__(self, limit: ConcurrencyLimit) -> None:
+        self._limit, self._busy = limit, False
+
+    def begin(self) -> None:
+        """Say that its request begins."""
+        self._busy = True
+        self._limit.begin()
+
+    def release(self) -> None:
+        """Give it back; only the first call counts."""
+        if self._busy:
+            self._busy = False
+            self._limit.give_back()
 
 
 # --- Self-check ---
@@ -3520,6 +3562,7 @@ class StageWatch:
         self.cpu_s: float | None = None
         self.cpu_wait_s: float | None = None
         self.elapsed_s = 0.0
+        self.slots_empty_share: float | None = None  # in a closed loop
         self.rivals: list[dict[str, Any]] = []
         self._others = self._cpu_of_others()
         self._waited_s = self._run_delay_s()
@@ -3619,6 +3662,11 @@ class LagMonitor:
             self.watches.append(self._now)
             self._now = None
 
+    def note_empty_slots(self, share: float | None) -> None:
+        """Take how long the stage's slots stood empty."""
+        if self._now is not None:
+            self._now.slots_empty_share = share
+
     def _beat(self) -> None:
         due_ns = self._start_ns
         while True:
@@ -3651,7 +3699,12 @@ class LagMonitor:
     def to_record(self) -> dict[str, Any]:
         """Return what `meta.client` says: of all stages together, and of each."""
         stages = [
-            {"stage": watch.number, **StageWatch.summary([watch]), "rivals": watch.rivals}
+            {
+                "stage": watch.number,
+                **StageWatch.summary([watch]),
+                "slots_empty_share": watch.slots_empty_share,
+                "rivals": watch.rivals,
+            }
             for watch in self.watches
         ]
         return {**StageWatch.summary(self.watches), "stages": stages}
@@ -4876,19 +4929,18 @@ class ClientCheck:
         self._judge(error["p95"], 5, 0.05 * floor_ms, "first tokens may be timed {} late (p95)")
         if error["n"] >= self.P99_FROM:
             late = "first tokens may be timed {} late (p99)"
-            self._judge(error["p99"], 10, 0.1 * floor_ms, late)
+            self._judge(error["p99"], 5, 0.1 * floor_ms, late)
         if not part["queue_ms"]["n"]:  # a closed loop: a slot idles so long before the next request
             e2e_ms = part["e2e_ms"]["p50"] or math.inf
             self._judge(lag, 5, 0.05 * e2e_ms, "requests start {} late (p95)")
+            empty = client.get("slots_empty_share")
+            self._judge_share(empty, 0.1, 0.25, "slots stood empty {} of the time")
         if part["merged_chunks"] is not None:
             merged = part["merged_chunks"] / part["timed_chunks"]
-            if merged >= 0.05:
-                self.severity = max(self.severity, 1 + (merged >= 0.25))
-                self.found.append(f"{merged:.0%} of the chunks were read together with later ones")
+            read = "{} of the chunks were read together with later ones"
+            self._judge_share(merged, 0.05, 0.25, read)
         self.cpu, self.waits = client["cpu_share"] or 0.0, client.get("cpu_wait_share") or 0.0
-        if self.cpu >= 0.98:
-            self.severity = max(self.severity, 1)
-        if self.starved:
+        if self.cpu >= 0.98 or self.starved:
             self.severity = max(self.severity, 1)
 
     def _judge(self, value: float | None, least_ms: float, limit_ms: float, what: str) -> None:
@@ -4897,6 +4949,12 @@ class ClientCheck:
         if value is not None and value > harmless_ms:
             self.severity = max(self.severity, 1 + (value > 4 * harmless_ms))
             self.found.append(what.format(format_ms(value)))
+
+    def _judge_share(self, value: float | None, suspect: float, invalid: float, what: str) -> None:
+        """Hold a share against what is harmless, and against what is not."""
+        if value is not None and value > suspect:
+            self.severity = max(self.severity, 1 + (value > invalid))
+            self.found.append(what.format(f"{value:.0%}"))
 
     @property
     def starved(self) -> bool:
