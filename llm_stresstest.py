@@ -1526,6 +1526,39 @@ async def test_connection(client: Client) -> None:
     await _ConnectionTest(client.config, client.target).run()
 
 
+async def find_prompt_cache(client: Client, questions: Sequence[Question]) -> dict[str, Any] | None:
+    """Ask the longest question twice, to see whether a cache makes the second answer come sooner.
+
+    Only where the run repeats prompts; else, and with `cache_bust`, it returns None. A mark makes
+    the first time cold for certain. One pair may differ by chance, so it takes three that agree;
+    the first that does not ends it. `found` is None when an answer failed.
+    """
+    config, api = client.config, client.api
+    repeats = config.passes > 1 or config.duration is not None
+    repeats = repeats or len({question.id for question in questions}) < len(questions)
+    if config.cache_bust or not repeats:
+        return None
+    longest = max(questions, key=lambda question: len(question.texts[0]))
+    asked = longest.model_copy(update={"max_tokens": api.fewest_tokens})
+    seen: dict[str, Any] = {"cold_ms": [], "warm_ms": [], "cached_tokens": None, "found": None}
+    for _ in range(3):
+        question, messages = client.marked(asked, [{"role": "user", "content": asked.texts[0]}])
+        for name in ("cold_ms", "warm_ms"):
+            result = await send_question(client, PlannedRequest(0, question), messages)
+            wait_ms = result.time_ms if result.ttft_ms is None else result.ttft_ms
+            if not result.ok or wait_ms is None:
+                return {**seen, "found": None}
+            seen[name].append(wait_ms)
+        cold_ms, warm_ms = seen["cold_ms"][-1], seen["warm_ms"][-1]
+        seen["cached_tokens"] = result.cached_tokens
+        if result.cached_tokens is not None and result.prompt_tokens:  # it says so itself
+            return {**seen, "found": result.cached_tokens / result.prompt_tokens >= 0.5}
+        seen["found"] = cold_ms - warm_ms > max(5, 0.25 * cold_ms)
+        if not seen["found"]:
+            break
+    return seen
+
+
 class _ConnectionTest:
     """Asks the server with the official client, and says in one line why it cannot be used."""
 
@@ -2839,13 +2872,18 @@ class Client:
     def request_body(self, question: Question, messages: list[dict[str, str]]) -> bytes:
         """Return a request's body; `cache_bust` puts a mark first that no prefix cache has seen."""
         if self.config.cache_bust:
-            mark, system = f"[{uuid.uuid4().hex}] ", question.system(self.config)
-            if system is not None:
-                question = question.model_copy(update={"system_prompt": mark + system})
-            else:
-                first, *others = messages
-                messages = [{**first, "content": mark + first["content"]}, *others]
+            question, messages = self.marked(question, messages)
         return pydantic_core.to_json(self.api.body(self.config, question, messages))
+
+    def marked(
+        self, question: Question, messages: list[dict[str, str]]
+    ) -> tuple[Question, list[dict[str, str]]]:
+        """Put a unique mark where the prompt begins."""
+        mark, system = f"[{uuid.uuid4().hex}] ", question.system(self.config)
+        if system is not None:
+            return question.model_copy(update={"system_prompt": mark + system}), messages
+        first, *others = messages
+        return question, [{**first, "content": mark + first["content"]}, *others]
 
     async def exchange(self, body: bytes) -> Exchange:
         """Send one request and keep what comes back; what goes wrong is kept as `error`."""
@@ -5164,11 +5202,12 @@ def _cached(run: Evidence) -> Reason | None:
         advice = "look into it" if run.config.cache_bust else "set cache_bust"
         came = f"{worst:.0%} of the prompt tokens{where} came from a cache"
         return Reason("SUSPECT", "prompt_cache", f"{came}, so TTFT is flattered; {advice}")
-    known = all(part["cached_tokens_sum"] is not None for part in run.parts if part["ok"])
-    if is_sweep and not known and not run.config.cache_bust and run.aggregate["ok"]:
+    pair = run.load.client.get("prompt_cache")
+    if pair and pair["found"] and pair["cached_tokens"] is None and run.aggregate["ok"]:
+        cold, warm = format_ms(pair["cold_ms"][-1]), format_ms(pair["warm_ms"][-1])
         message = (
-            "each stage asks the same prompts, and the server does not say what came from its "
-            "cache; set cache_bust"
+            f"prompts repeat, and the server answers those that it knows from a cache: {warm} to "
+            f"the first token instead of {cold}; set cache_bust"
         )
         return Reason("SUSPECT", "prompt_cache", message)
     return None
@@ -7664,6 +7703,7 @@ class Run:
             self.machine: Any = import_extension("hardware", "hardware").Watch(config)
         except ExtensionError as error:
             self.machine = Unwatched(str(error))
+        self.prompt_cache: dict[str, Any] | None = None  # see find_prompt_cache
         self._closing = contextlib.AsyncExitStack()  # server and session, before the results
         self._until_saved = contextlib.ExitStack()  # the journal's lock guards unsaved answers
 
@@ -7711,6 +7751,8 @@ class Run:
             try:
                 await self.stop_signal.unless_stopped(test)
                 await self.stop_signal.unless_stopped(self.grading.test_judge())
+                cache = find_prompt_cache(self.client, self.questions)
+                self.prompt_cache = await self.stop_signal.unless_stopped(cache)
             finally:
                 timer.cancel()
             await self.stop_signal.unless_stopped(self.machine.start())
@@ -7771,6 +7813,7 @@ class Run:
         with self.journal.kept_when_writing_fails():
             if not self.is_over:
                 load.client["timestamps"] = self.client.timestamps
+                load.client["prompt_cache"] = self.prompt_cache
                 self.journal.append("footer", load.to_footer())
             await self.grading.grade(self.journal, self.stop_signal, self.target.redact)
         load.interrupted = load.interrupted or self.stop_signal.signum is not None
