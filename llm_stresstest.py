@@ -6378,7 +6378,10 @@ class Headline:
 
     def client_saturated(self) -> str | None:
         """Say when this program was the bottleneck."""
-        if "client_saturated" not in self.codes:
+        starved = "client_starved" in self.codes
+        if starved and self.meta["validity"]["verdict"] != "INVALID":
+            starved = False  # its times still hold
+        if "client_saturated" not in self.codes and not starved:
             return None
         return "These times are this program's own, not the server's."
 
@@ -7076,6 +7079,11 @@ class Summary:
         measured = self._measured()
         shown = [metric for metric in measured if not self.stages or metric in self.IN_LEVELS]
         sentences = [self.METRICS[metric][1] for metric in shown]
+        errors = [part["client_error_ms"]["p95"] for part in self.parts]
+        if "ttft_ms" in shown and None not in errors:
+            off = format_ms(max(0.1, *errors))
+            ttft = f"TTFT: time to the first token, ±{NARROW_SPACE}{off} (client)."
+            sentences[shown.index("ttft_ms")] = ttft
         sentences.append("p50: half are faster.")
         if self.slo:
             limits = [

@@ -114,9 +114,8 @@ def is_completed(kill: Kill, witness: Witness) -> bool:
     finished = kill.project.run("run", "--resume", "--quiet")
     validity = kill.project.results()["meta"]["validity"]
     assert finished.code == (1 if validity["verdict"] == "INVALID" else 0), finished.err
-    saturated = "client_saturated" in {
-        reason["code"] for reason in validity["reasons"]
-    }  # it shares its process
+    codes = {reason["code"] for reason in validity["reasons"]}
+    saturated = codes & {"client_saturated", "client_starved"}  # it shares its process
     assert saturated or validity["verdict"] != "INVALID"
     asked = sorted(request.question for request in witness.server.requests[asked_before:])
     data = kill.project.results()
