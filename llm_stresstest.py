@@ -854,7 +854,7 @@ def load_config(
         example = '{"server": …, "model": …}'
         raise ConfigError(f"{path}: must hold a JSON object such as {example}, not {kind_of(data)}")
     kept = {name: item for name, item in (before or {}).items() if REDACTED not in json.dumps(item)}
-    if differs := [name for name in kept if name in data and data[name] != kept[name]]:
+    if differs := [name for name in kept if name in data and not agrees(data[name], kept[name])]:
         notice(
             f"{path.name} differs ({', '.join(differs)}); the run keeps the config it began with"
         )
@@ -876,6 +876,13 @@ def load_config(
             default = json.dumps(getattr(config, name))
             logger.warning("%s: %s is not set; using %s", path.name, name, default)
     return config
+
+
+def agrees(part: Any, whole: Any) -> bool:
+    """Whether all that a JSON value says stands in another one, which may say more."""
+    if isinstance(part, dict) and isinstance(whole, dict):
+        return all(name in whole and agrees(part[name], whole[name]) for name in part)
+    return bool(part == whole)
 
 
 def find_file(given: Path | None, name: str) -> Path:
