@@ -149,7 +149,8 @@ class ScriptedServer:
         return f"http://127.0.0.1:{self.port}/v1"
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
     def _run(self) -> None:
@@ -244,7 +245,8 @@ class Project:
     folder: Path
 
     def configure(self, **config: Any) -> None:
-        values = {"model": MODEL, "concurrent": 2, "questions": 4, "timeout": 10, **config}
+        values = {"model": MODEL, "concurrent": 2, "questions": 4, "timeout": 10}
+        values |= {"hardware": {"sample_s": 0}, **config}  # a sampler a run would take long
         self.write("config.json", json.dumps(values))
 
     def write(self, name: str, content: str | bytes) -> Path:
@@ -326,8 +328,11 @@ def project(tmp_path: Path, server: ScriptedServer) -> Project:
 
 
 async def ask_each(
-    url: str, questions: Sequence[str | dict[str, Any]] = ("Who?",), **config: Any
-) -> tuple[list[st.Result], st.Load]:
+    url: str,
+    questions: Sequence[str | dict[str, Any]] = ("Who?",),
+    share: tuple[int, int] = (0, 1),
+    **config: Any,
+) -> tuple[list[st.Result], st.LoadReport]:
     """Ask the questions as a run does, and return the results in their order."""
     made = st.Config.model_validate({"server": url, "model": MODEL, "timeout": 5, **config})
     target = st.resolve_target(made, os.environ)
@@ -346,9 +351,8 @@ async def ask_each(
         ) -> st.Result:
             return await st.send_question(client, ask, messages, release)
 
-        load = await st.process_questions(
-            made, asked, send, results.append, st.StopSignal(), st.Load(client.start_ns)
-        )
+        start = st.LoadStart(client.start_ns, share=share)
+        load = await st.process_questions(made, asked, send, results.append, st.StopSignal(), start)
     return sorted(results, key=lambda result: (result.index, result.turn)), load
 
 

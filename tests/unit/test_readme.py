@@ -46,11 +46,13 @@ def test_every_config_key_is_in_the_readme_with_its_default() -> None:
 
 
 def test_every_grader_validity_code_and_tool_is_in_the_readme() -> None:
+    st.import_extension("hardware", None)  # which has rules of its own
+    source = SOURCE + (ROOT / "extensions" / "hardware.py").read_text(encoding="utf-8")
     reasons = [
         node.args[1].value
-        for node in ast.walk(ast.parse(SOURCE))
+        for node in ast.walk(ast.parse(source.replace("from __future__ import annotations", "")))
         if isinstance(node, ast.Call)
-        and ast.unparse(node.func) == "Reason"
+        and ast.unparse(node.func) in ("Reason", "st.Reason")
         and isinstance(node.args[1], ast.Constant)
     ]
     codes = {str(code) for code in reasons}
@@ -81,6 +83,20 @@ def test_the_chapters_stand_in_the_order_of_the_design() -> None:
     assert chapters == [
         "Errors", "Secrets", "Config", "Questions", "Results", "Server", "Load", "Metrics", "Output", "Command line",
     ]  # fmt: skip
+
+
+def test_extensions_use_nothing_of_the_core_but_what_it_exports() -> None:
+    assert all(hasattr(st, name) for name in st.__all__)
+    for path in (ROOT / "extensions").glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        used = {
+            node.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "st"
+        }
+        assert used <= set(st.__all__), path.name
+        imported = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        assert "llm_stresstest" not in [node.module for node in imported], path.name
 
 
 def test_the_seven_functions_stand_in_pipeline_order_and_main_shows_them_all() -> None:
