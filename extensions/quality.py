@@ -172,7 +172,7 @@ def _import_packages(grader: Grader) -> None:
             importlib.import_module(name)
         except ModuleNotFoundError:
             package = name.partition(".")[0]
-            raise st.ExtensionError(f"quality needs {package}: uv sync --group quality") from None
+            raise st.MissingPackageError("quality", package, "quality") from None
 
 
 def _library(name: str) -> Any:
@@ -1573,9 +1573,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="llm_stresstest.py grade", description="Grade a results file anew."
-    )
+    parser = st.Parser(prog="llm_stresstest.py grade", description="Grade a results file anew.")
     parser.add_argument("name", help="a results file, or the name of a run")
     parser.add_argument(
         "-q", "--questions", type=Path, metavar="FILE", help="the catalogue with the graders"
