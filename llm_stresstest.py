@@ -32,11 +32,14 @@ import contextvars
 import dataclasses
 import datetime as dt
 import difflib
+import errno
 import functools
 import gc
+import glob
 import hashlib
 import html
 import importlib
+import importlib.util
 import io
 import itertools
 import json
@@ -48,14 +51,17 @@ import os
 import platform
 import random
 import re
+import selectors
 import shlex
 import signal
+import socket
 import ssl
 import statistics
+import struct
+import subprocess
 import sys
 import threading
 import time
-import urllib.parse
 import uuid
 import weakref
 import zlib
@@ -64,6 +70,8 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Collection,
+    Coroutine,
     Iterable,
     Iterator,
     Mapping,
@@ -79,14 +87,21 @@ from typing import (
     Literal,
     NamedTuple,
     NoReturn,
-    Self,
     TextIO,
     TypeVar,
     cast,
     get_args,
 )
 
+PACKAGES = ("aiohttp", "msgspec", "openai", "pydantic", "rich")
+VENV_TRIED = "LLM_STRESSTEST_VENV_TRIED"
+
 try:
+    if sys.version_info < (3, 11):  # noqa: UP036  an old python3 shall say so, or find a newer one
+        raise ModuleNotFoundError(name="Python 3.11 or newer")
+    for package in PACKAGES:  # some are imported only where they are used
+        if importlib.util.find_spec(package) is None:
+            raise ModuleNotFoundError(name=package)
     import aiohttp
     import msgspec
     import pydantic
@@ -95,9 +110,24 @@ try:
 except ModuleNotFoundError as error:
     if __name__ != "__main__":
         raise
-    remedy = "uv run llm_stresstest.py …, or pip install aiohttp msgspec openai pydantic rich"
-    sys.stderr.write(f"llm_stresstest: needs the package {error.name}: {remedy}\n")
+    # So a cron line with /usr/bin/python3 needs no path into .venv. Once: it may lack them too.
+    beside, bin_name = Path(__file__).resolve().parent, "Scripts" if os.name == "nt" else "bin"
+    venv_python = beside / ".venv" / bin_name / "python"
+    if venv_python.exists() and VENV_TRIED not in os.environ:
+        # As it was started, options of Python included; below 3.10 Python does not tell them.
+        command = [str(venv_python), *getattr(sys, "orig_argv", ["", *sys.argv])[1:]]
+        os.environ[VENV_TRIED] = "yes"
+        if os.name == "nt":  # where exec would give the shell its prompt back
+            sys.exit(subprocess.call(command))  # noqa: S603
+        os.execv(venv_python, command)  # noqa: S606
+    uv = f"python3 -m venv .uv && .uv/{bin_name}/pip install -q uv && .uv/{bin_name}/uv sync"
+    pip = f"python3 -m venv .venv && .venv/{bin_name}/pip install {' '.join(PACKAGES)}"
+    remedy = uv if (beside / "pyproject.toml").is_file() else pip
+    if Path.cwd() != beside:
+        remedy = f"cd {shlex.quote(str(beside))} && {remedy}"
+    sys.stderr.write(f"llm_stresstest: needs {error.name}: {remedy}\n")
     sys.exit(2)
+os.environ.pop(VENV_TRIED, None)
 
 try:
     import fcntl
@@ -106,6 +136,7 @@ except ImportError:  # Windows
 
 if TYPE_CHECKING:
     from types import ModuleType
+    from typing import Self
 
     import openai
     import rich.console
@@ -124,6 +155,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "REDACTED",
     "SCHEMA_VERSION",
     "Client",
+    "Column",
     "Config",
     "ConfigError",
     "Digest",
@@ -137,6 +169,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "LoadReport",
     "LoadStart",
     "Options",
+    "Parser",
     "PlannedRequest",
     "Question",
     "QuestionsError",
@@ -215,12 +248,12 @@ DRIFT_ALPHA = 0.005  # so often a steady run is told to drift
 CORRECT = 0.5  # the score from which an answer counts as correct
 EXAMPLES = """\
 examples:
-  llm_stresstest.py first_run                          what config.json and questions.json say
-  llm_stresstest.py PC_FIN_qwen13b --set concurrent=8  override a key of config.json
+  llm_stresstest.py first_run                          as config.json says
+  llm_stresstest.py PC_FIN_qwen13b --set concurrent=8  override one of its keys
   llm_stresstest.py sweep --set 'concurrent=[1,2,4,8]' one stage a level
   llm_stresstest.py nightly --overwrite --quiet        for cron
-  llm_stresstest.py first_run --resume                 go on with a run that was killed
-  llm_stresstest.py verify first_run                   recompute every number of a results file
+  llm_stresstest.py first_run --resume                 go on after it was killed
+  llm_stresstest.py verify first_run                   recompute every number
 
 exit codes:
   0    complete; VALID or SUSPECT, and every threshold met
@@ -238,7 +271,8 @@ exit codes:
 # StressTestError              what stops a run; one line: file, key, what is wrong, the remedy
 #  +-- ConfigError             2  arguments and config.json
 #  +-- QuestionsError          2  questions.json
-#  +-- ExtensionError          2  a tool or one of its packages is missing
+#  +-- ExtensionError          2  a tool is missing
+#       +-- MissingPackageError     or one of its packages
 #  +-- ServerUnreachableError  3  the server cannot be used
 #  +-- ResultsError            4  the results could not be written
 
@@ -261,6 +295,18 @@ class ExtensionError(StressTestError):
     """An extension, or a package that it needs, is missing."""
 
 
+class MissingPackageError(ExtensionError):
+    """A package of a tool's dependency group is missing."""
+
+    def __init__(self, tool: str, package: str | None, group: str | None) -> None:
+        self.tool, self.package, self.group = tool, package, group
+        local = HERE / ".uv" / ("Scripts" if os.name == "nt" else "bin") / "uv"
+        uv = os.environ.get("UV") or (str(local) if local.exists() else "uv")
+        where = "" if Path.cwd() == HERE else f" --project {shlex.quote(str(HERE))}"
+        remedy = f": {shlex.quote(uv)} sync --inexact --group {group}{where}" if group else ""
+        super().__init__(f"{tool} needs {package}{remedy}")
+
+
 class ServerUnreachableError(StressTestError):
     """The server cannot be used: refused, DNS, TLS, authorisation, no such model."""
 
@@ -279,26 +325,83 @@ class ResultsError(StressTestError):
 class Redactor:
     """Takes secrets out of texts, by value, in whatever form an echo gave them.
 
-    That is: as they are, escaped as JSON, Python, URLs and HTML do it, or cut at the text's end.
+    A run of 8 characters of a secret is enough, in any case: as it stands, escaped as JSON, Python,
+    URLs and HTML do it (also twice), as hexadecimal digits, and in base64 wherever it begins. What
+    everybody knows, such as a leading `sk-proj-`, does not count.
     """
 
-    SHORTEST = 6  # a shorter value is no secret, and would eat ordinary words
+    RUN = 8  # characters
+    SHORT = 16  # a value of words alone that is shorter is no secret
+    PUBLIC = re.compile(
+        r"(bearer |basic |sk-(proj-|svcacct-|admin-|ant-\w{1,8}-|or-v\d-)?|gsk_|hf_|nvapi-|xai-"
+        r"|pplx-|r8_|csk-|fw_|AIza|gh[pous]_|github_pat_|glpat-)",
+        re.IGNORECASE,
+    )
+    # Such as `ollama`, `EMPTY`, `sk-no-key-required`; with digits (`token-abc123`) a secret, but as
+    # a whole: answers may hold its words.
+    WORDS = re.compile(r"(?:(?:[a-z]{1,19}|[A-Z]{1,19}|[A-Z][a-z]{1,18})\d{0,4}(?:[-_ .:]|$))+")
+
+    class Form:
+        """A secret as some echo writes it, in lower case."""
+
+        def __init__(self, text: str, public: int, run: int) -> None:
+            self.text = text
+            self.public = public  # so many characters of it everybody knows
+            self.run = run  # so many of the others must stand together
+            # Pieces of it, with their places, so that each run holds a whole one.
+            size = max(run // 2, 1)
+            places = range(0, max(len(text) - size, 0) + 1, run - size + 1)
+            self.anchors = [(place, text[place : place + size]) for place in places]
+
+        def spans(self, text: str) -> list[tuple[int, int]]:
+            """Return where a long enough run of it stands in a text."""
+            spans = list[tuple[int, int]]()
+            for offset, anchor in self.anchors:
+                end, pieces, kept = 0, list[str](), 0
+                while (place := text.find(anchor, end)) >= 0:
+                    end = place + 1
+                    before = _common_end(self.text[:offset], text[max(place - offset, 0) : place])
+                    after = text[place : place + len(self.text) - offset]
+                    behind = _common_start(self.text[offset:], after)
+                    if offset + behind - max(offset - before, self.public) >= self.run:
+                        start, end = place - before, place + behind
+                        spans.append((start, end))
+                        # What is found is not looked for again, from another piece on.
+                        start = max(start, kept)
+                        pieces += [text[kept:start], "\0" * (end - start)]
+                        kept = end
+                if pieces:
+                    text = "".join([*pieces, text[kept:]])
+            return spans
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        kept = {secret for secret in secrets if len(secret) >= self.SHORTEST}
-        # The longest first: a secret may hold another one.
-        self._secrets = [
-            (secret, self._plain_start(secret), re.compile("".join(map(self._any_form, secret))))
-            for secret in sorted(kept, key=len, reverse=True)
-        ]
+        kept = {secret for secret in secrets if self.is_secret(secret)}
+        self._plain, self._unescaped, self._base64 = (list[Redactor.Form]() for _ in range(3))
+        for secret in kept:
+            form = self._plain_form(secret)
+            self._plain += [form, self._hexadecimal_form(secret, form)]
+            self._unescaped += [form, self._plain_form(Unescaped(secret).text)]
+            self._base64 += [self._base64_form(secret, form, shift) for shift in range(3)]
+        self._one_word = not any(re.search(r"\s", secret) for secret in kept)
+
+    @classmethod
+    def is_secret(cls, value: str) -> bool:
+        """Whether a value is kept out of texts: no short one, and no word that answers may use."""
+        if len(value) < cls.RUN:
+            return False
+        has_digit = any(character.isdigit() for character in value)
+        return has_digit or len(value) >= cls.SHORT or cls.WORDS.fullmatch(value) is None
 
     def __call__(self, text: str) -> str:
         """Return the text with each secret replaced."""
-        for secret, start, pattern in self._secrets:
-            if start in text:
-                text = pattern.sub(REDACTED, text)
-                text = self._without_cut_end(text, secret)
-        return text
+        if not self._plain or not self._may_hold_one(text):
+            return text
+        pieces, end = list[str](), 0
+        for start, stop in sorted(self._spans(text)):
+            if start > end or not pieces:
+                pieces += [text[end:start], REDACTED]
+            end = max(end, stop)
+        return "".join([*pieces, text[end:]])
 
     def tree(self, value: Any) -> Any:
         """Return a JSON value with each secret replaced in all its texts."""
@@ -310,29 +413,150 @@ class Redactor:
             return [self.tree(item) for item in value]
         return value
 
-    def _without_cut_end(self, text: str, secret: str) -> str:
-        """Replace the first half or more of a secret where it is the end of the text."""
-        tail = text[1 - len(secret) :]
-        place = tail.find(secret[: max(self.SHORTEST, len(secret) // 2)])
-        if place >= 0 and secret.startswith(tail[place:]):
-            return text[: len(text) - len(tail) + place] + REDACTED
-        return text
+    def _may_hold_one(self, text: str) -> bool:
+        """Look quickly whether there is anything to do: answers have few words that are so long."""
+        if self._one_word:
+            text = " ".join([word for word in text.split() if len(word) >= self.RUN])
+        lowered = self._lower(text)
+        if any(anchor in lowered for form in self._plain for _, anchor in form.anchors):
+            return True
+        lowered = lowered.replace("-", "+").replace("_", "/")
+        if any(anchor in lowered for form in self._base64 for _, anchor in form.anchors):
+            return True
+        return Unescaped.NEEDED.search(text) is not None
+
+    def _spans(self, text: str) -> list[tuple[int, int]]:
+        """Return where secrets stand in a text."""
+        lowered = self._lower(text)
+        spans = [span for form in self._plain for span in form.spans(lowered)]
+        lowered = lowered.replace("-", "+").replace("_", "/")
+        spans += [span for form in self._base64 for span in form.spans(lowered)]
+        layers = list[Unescaped]()
+        while len(layers) < 3 and Unescaped.NEEDED.search(text):
+            layers.append(Unescaped(text))
+            text = layers[-1].text
+            lowered = self._lower(text)
+            for start, stop in (span for form in self._unescaped for span in form.spans(lowered)):
+                for layer in reversed(layers):
+                    start, stop = layer.origin(start), layer.origin(stop)
+                spans.append((start, stop))
+        return spans
 
     @staticmethod
-    def _plain_start(secret: str) -> str:
-        """Return what stands before the first character that an echo might write in another way."""
-        return cast(re.Match[str], re.match(r"[\w.-]*", secret, re.ASCII)).group()
+    def _lower(text: str) -> str:
+        """Return a text of the same length in lower case, at least its ASCII letters."""
+        lowered = text.lower()
+        if len(lowered) != len(text):
+            return re.sub(r"[A-Z]+", lambda found: found.group().lower(), text)
+        return lowered
 
     @classmethod
-    def _any_form(cls, character: str) -> str:
-        """Return a pattern of what JSON, Python, URLs and HTML make of a character."""
-        if cls._plain_start(character):
-            return re.escape(character)
-        in_url, in_html = urllib.parse.quote(character, safe=""), re.escape(html.escape(character))
-        itself = r"\\{0,9}" + re.escape(character)
-        if character == "\\":
-            itself = r"\\{1,9}"
-        return rf"(?:{itself}|(?i:{in_url}|\\{{1,9}}u{ord(character):04x}|{in_html}))"
+    def _plain_form(cls, secret: str) -> Form:
+        public = cls.PUBLIC.match(secret)
+        known = 0 if public is None else public.end()
+        if len(secret) - known < cls.RUN or cls.WORDS.fullmatch(secret):
+            return cls.Form(cls._lower(secret), 0, len(secret))
+        return cls.Form(cls._lower(secret), known, cls.RUN)
+
+    @classmethod
+    def _hexadecimal_form(cls, secret: str, plain: Form) -> Form:
+        return cls.Form(secret.encode().hex(), 2 * plain.public, 2 * plain.run)
+
+    @classmethod
+    def _base64_form(cls, secret: str, plain: Form, shift: int) -> Form:
+        """Return the part of its base64 that stays the same behind `shift` other bytes."""
+        data = secret.encode()
+        code = base64.b64encode(b"\0" * shift + data).decode().lower()
+        start, stop = -(-8 * shift // 6), 8 * (shift + len(data)) // 6
+        public = max(-(-8 * (shift + plain.public) // 6) - start, 0)
+        # A run of n bytes determines at least so many characters.
+        run = (8 * plain.run - 4) // 6
+        return cls.Form(code[start:stop], public, run)
+
+
+def _common_start(one: str, other: str) -> int:
+    """Return how many characters two texts have in common from their start on."""
+    for place, (mine, theirs) in enumerate(zip(one, other, strict=False)):
+        if mine != theirs:
+            return place
+    return min(len(one), len(other))
+
+
+def _common_end(one: str, other: str) -> int:
+    return _common_start(one[::-1], other[::-1])
+
+
+class Unescaped:
+    """A text with escapes of JSON, Python, URLs and HTML undone, and where each part came from."""
+
+    NEEDED = re.compile(r"[\\%&]")
+    ESCAPE = re.compile(
+        r"\\+u([0-9a-fA-F]{4})|\\+x([0-9a-fA-F]{2})|%([0-9a-fA-F]{2})|&#[xX]0*([0-9a-fA-F]{1,6});"
+        r"|&#0*(\d{1,7});|&([a-zA-Z]{2,6});|\\+(.?)",
+        re.DOTALL,
+    )
+
+    def __init__(self, text: str) -> None:
+        pieces, end = list[str](), 0
+        self._starts, self._origins, size = [0], [0], 0
+        for found in self.ESCAPE.finditer(text):
+            character = self._character(found)
+            pieces += [text[end : found.start()], character]
+            size += found.start() - end
+            self._starts += [size, size + len(character)]
+            self._origins += [found.start(), found.end()]
+            size, end = size + len(character), found.end()
+        self.text = "".join([*pieces, text[end:]])
+
+    @staticmethod
+    def _character(found: re.Match[str]) -> str:
+        *hexadecimal, decimal, name, other = found.groups()
+        for digits in hexadecimal:
+            if digits is not None:
+                return chr(int(digits, 16)) if int(digits, 16) <= sys.maxunicode else ""
+        if decimal is not None:
+            return chr(int(decimal)) if int(decimal) <= sys.maxunicode else ""
+        if name is not None:
+            return html.unescape(found.group())
+        return other
+
+    def origin(self, place: int) -> int:
+        """Return where a place of the text was before."""
+        number = bisect.bisect_right(self._starts, place) - 1
+        return self._origins[number] + place - self._starts[number]
+
+
+# Names of headers and of the body's keys whose literal values are taken for credentials.
+_SECRET_HEADER = re.compile(
+    r"auth|cookie|credential|key|passw|pwd|secret|signature|token", re.IGNORECASE
+)
+_SECRET_KEY = re.compile(
+    r"auth|credential|passw|pwd|secret|signature"
+    r"|^(x[-_])?(api|access|bearer|hf|private|refresh|session)?[-_]?(key|token)$",
+    re.IGNORECASE,
+)
+_LIKE_A_KEY = re.compile(r"(sk-|gsk_|hf_|gh[pous]_|eyJ|AKIA).{12,}")
+
+
+def credentials_in(value: Any, names: re.Pattern[str], name: str = "") -> Iterator[str]:
+    """Yield the credentials that stand in a JSON value; `${NAME}` is none."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from credentials_in(item, names, str(key))
+    elif isinstance(value, list):
+        for item in value:
+            yield from credentials_in(item, names, name)
+    elif isinstance(value, str) and "${" not in value:
+        yield from [value] if names.search(name) or _LIKE_A_KEY.match(value) else []
+
+
+def without_texts(value: Any, texts: Collection[str]) -> Any:
+    """Return a JSON value with each of its texts that is one of these replaced."""
+    if isinstance(value, Mapping):
+        return {key: without_texts(item, texts) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_texts(item, texts) for item in value]
+    return REDACTED if isinstance(value, str) and value in texts else value
 
 
 def _without_password(url: str) -> str:
@@ -456,9 +680,29 @@ class Slo(Strict):
 
 
 class Hardware(Strict):
-    """What the machine costs."""
+    """How the machine is watched, and what it costs."""
 
+    sample_s: NotNegative | None = key(1, "a number of seconds from 0, or null; 0 and null: off")
+    idle_s: NotNegative = key(3, "a number of seconds from 0")
+    metrics_url: Name | None = key(None, "a URL, or null")
+    power_url: Name | None = key(None, "a URL, or null")
+    power_path: Name | None = key(None, 'a path such as "meters.0.power", or null')
+    power_command: Name | None = key(None, "a command that prints watts, or null")
+    price_per_kwh: NotNegative | None = key(None, "a number from 0")
     price_per_hour: NotNegative | None = key(None, "a number from 0")
+
+    def fault(self) -> str | None:
+        """Say what is wrong with it that no single key's type can show."""
+        if self.power_url and self.power_command:
+            return "power_command: power_url is set as well; keep one of them"
+        if self.power_path and not self.power_url:
+            return "power_path: says where in the answer of power_url the watts are; set that too"
+        try:
+            if self.power_command is not None and not shlex.split(self.power_command):
+                return "power_command: is empty; it must be a command that prints watts, or null"
+        except ValueError as error:
+            return f"power_command: {error}; it is split into words as a shell does"
+        return None
 
 
 class Judge(Strict):
@@ -509,7 +753,12 @@ class Config(Strict):
     )
     slo: Slo = key(Slo(), "an object of ttft_ms, tpot_ms, e2e_ms, quality")
     thresholds: dict[str, Comparison] = key({}, 'an object such as {"ttft_ms.p95": "<= 500"}')
-    hardware: Hardware = key(Hardware(), "an object of price_per_hour")
+    cooldown: NotNegative = key(0, "a number of seconds from 0")
+    hardware: Hardware = key(
+        Hardware(),
+        "an object of sample_s, idle_s, metrics_url, power_url, power_path, power_command, "
+        "price_per_kwh, price_per_hour",
+    )
     judge: Judge | None = key(None, "an object of server, model, api_key_env, or null")
     stability_floor: bool | None = key(None, "true, false, or null (at temperature 0)")
     cache_bust: bool = key(False, "true or false")
@@ -550,17 +799,21 @@ class Config(Strict):
         named = {"server": self.server, "proxy": self.proxy}
         if self.judge is not None:
             named["judge.server"] = self.judge.server
+        named["hardware.metrics_url"] = self.hardware.metrics_url
+        named["hardware.power_url"] = self.hardware.power_url
         return {name: url for name, url in named.items() if url not in (None, "embedded")}
 
     def fault(self) -> str | None:
         """Say what is wrong with it that no single key's type can show."""
         for name, url in self.urls.items():
-            if problem := self._url_fault(url):
+            if problem := self._url_fault(url, query=name.startswith("hardware.")):
                 field = type(self).model_fields.get(name)
                 allowed = A_SERVER.partition(",")[0] if field is None else field.description
                 return f"{name}: {problem}; it must be {allowed}"
         if reserved := {"model", "messages", "prompt", "input", "stream"} & self.extra_body.keys():
             return f"extra_body: {min(reserved)} is set by the test itself; take it out"
+        if wrong := self.hardware.fault():
+            return f"hardware.{wrong}"
         has_quality = (HERE / "extensions" / "quality.py").is_file()
         for name, value in (("slo.quality", self.slo.quality), ("judge", self.judge)):
             if value is not None and not has_quality:
@@ -568,20 +821,22 @@ class Config(Strict):
         return ThresholdCheck.fault(self)
 
     @staticmethod
-    def _url_fault(text: str) -> str | None:
+    def _url_fault(text: str, *, query: bool = False) -> str | None:
         """Say why a text is no URL that can be used here."""
         with contextlib.suppress(ValueError):
             url = yarl.URL(text)
             is_http = url.scheme in ("http", "https") and url.host and url.port
             if is_http and not _UNPRINTABLE.search(text) and " " not in text:
-                extra = url.query_string or url.fragment
+                extra = url.fragment or (url.query_string and not query)
                 return "a URL takes no query or fragment" if extra else None
         shown = json.dumps(printable(_without_password(text), 80), ensure_ascii=False)
         return f"{shown} is not allowed"
 
     def without_passwords(self) -> dict[str, Any]:
-        """Return it as JSON, with no URL's user part."""
+        """Return it as JSON, with no URL's user part and no credential that stands in it."""
         shown = self.model_dump()
+        for name, names in (("headers", _SECRET_HEADER), ("extra_body", _SECRET_KEY)):
+            shown[name] = without_texts(shown[name], set(credentials_in(shown[name], names)))
         for name in self.urls:
             outer, _, inner = name.rpartition(".")
             part = shown[outer] if outer else shown
@@ -645,7 +900,7 @@ def set_key(data: dict[str, Any], override: str) -> None:
         value = StrictJson.loads(text)
     except json.JSONDecodeError:
         value = text
-    except (ValueError, RecursionError) as cause:
+    except ValueError as cause:
         raise ConfigError(f"--set {printable(override)}: {cause}") from None
     outer, _, inner = name.partition(".")
     *path, last = name.split(".")
@@ -662,17 +917,37 @@ def set_key(data: dict[str, Any], override: str) -> None:
 
 
 class StrictJson:
-    """JSON without what the standard forbids and Python reads; no key stands twice in an object."""
+    """JSON without what the standard forbids and Python reads, and with no key twice.
+
+    It is not so deep that what this program makes of it could not be written and read again.
+    """
+
+    DEEPEST = 200  # levels; pydantic writes 255
 
     @classmethod
     def loads(cls, text: str) -> Any:
-        """Return the value. Raises ValueError (JSONDecodeError when not JSON), RecursionError."""
-        return json.loads(
-            text,
-            object_pairs_hook=cls._object,
-            parse_constant=cls._refuse_constant,
-            parse_float=cls._finite,
-        )
+        """Return the value. Raises ValueError (JSONDecodeError where it is no JSON)."""
+        try:
+            value = json.loads(
+                text,
+                object_pairs_hook=cls._object,
+                parse_constant=cls._refuse_constant,
+                parse_float=cls._finite,
+            )
+        except RecursionError:
+            raise ValueError("is nested too deeply") from None
+        layer = [value]
+        for _ in range(cls.DEEPEST):
+            layer = [item for part in layer for item in cls._items(part)]
+        if layer:
+            raise ValueError("is nested too deeply")
+        return value
+
+    @staticmethod
+    def _items(value: Any) -> Iterable[Any]:
+        if isinstance(value, dict):
+            return value.values()
+        return value if isinstance(value, list) else ()
 
     @staticmethod
     def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -716,8 +991,6 @@ def read_json(path: Path, error: type[StressTestError]) -> Any:
     except json.JSONDecodeError as cause:
         place = f"line {cause.lineno}, column {cause.colno}"
         raise error(f"{path}: {place}: is not JSON: {cause.msg}") from None
-    except RecursionError:
-        raise error(f"{path}: is nested too deeply") from None
     except UnicodeEncodeError:
         half = "half of a surrogate pair (\\ud800 to \\udfff)"
         raise error(f"{path}: holds {half}, which no server can read") from None
@@ -919,6 +1192,10 @@ class Result:
     token_source: str | None = None  # "usage" or "chunks"
     finish_reason: str | None = None
     reconnects: int = 0  # kept connections that turned out dead
+    client_error_ns: int | None = None  # the first token came at most so much earlier than it says
+    merged_chunks: int | None = None  # chunks whose time is not known: more had come by the read
+    server_prefill_ms: float | None = None  # the server's own timings, where it sends them
+    server_decode_ms: float | None = None
     grader: str | None = None  # how the answer is to be graded
     quality: float = 0.0
     graded: bool = False
@@ -992,6 +1269,18 @@ class Result:
         return ms_between(self.scheduled_ns, self.end_ns)
 
     @property
+    def client_error_ms(self) -> float | None:
+        """How much earlier the first token (without streaming, the answer) may have come."""
+        return ms_between(0, self.client_error_ns)
+
+    @property
+    def server_wait_ms(self) -> float | None:
+        """TTFT without the server's prefill: its queue, and the network."""
+        if self.ttft_ms is None or self.server_prefill_ms is None:
+            return None
+        return self.ttft_ms - self.server_prefill_ms
+
+    @property
     def answer_text(self) -> str:
         """The answer without a leading <think> block: what is graded."""
         return self.answer[_answer_start(self.answer) :]
@@ -1032,6 +1321,10 @@ class Result:
             "queue_ms": self.queue_ms,
             "reconnects": self.reconnects,
             "end_ms": ms_between(0, self.end_ns),
+            "client_error_ms": self.client_error_ms,
+            "merged_chunks": self.merged_chunks,
+            "server_prefill_ms": self.server_prefill_ms,
+            "server_decode_ms": self.server_decode_ms,
         }
 
     @classmethod
@@ -1049,7 +1342,7 @@ class Result:
             )
         error = record["error"]
         return cls(
-            **{name: record[name] for name in _PLAIN_FIELDS},
+            **{name: record[name] for name in _PLAIN_FIELDS if name in record},
             error=None if error is None else Failure(**error),
             scheduled_ns=ms_to_ns(record["scheduled_ms"]),
             sent_ns=sent,
@@ -1058,6 +1351,7 @@ class Result:
             first_ns=first,
             answer_ns=ms_to_ns(record["answer_ttft_ms"], sent),
             connect_ns=ms_to_ns(record["connect_ms"]),
+            client_error_ns=ms_to_ns(record.get("client_error_ms")),
         )
 
 
@@ -1109,6 +1403,7 @@ class Target:
     redact: Redactor
     tls: ssl.SSLContext | bool
     proxy: str | None
+    server_pid: int | None = None  # the embedded server's process
     embedded: Mapping[str, Any] | None = None  # what extensions/embedded.py says of its server
 
     def url(self, path: str) -> yarl.URL:
@@ -1137,6 +1432,11 @@ class _Credentials:
             raise ConfigError(
                 f"the environment variable {shown} is not set; export it with the key"
             )
+        if not Redactor.is_secret(value):
+            shown = printable(name, 80)
+            logger.warning(
+                "the key in %s is short or a common word: it is no secret, files may show it", shown
+            )
         self.secrets.append(value)
         return value
 
@@ -1144,11 +1444,10 @@ class _Credentials:
         """Take a header of the config, with `${NAME}` filled in from the environment."""
         filled = re.sub(r"\$\{([^}]*)\}", lambda found: self.secret(found.group(1)), text)
         self.headers[name] = self.checked(f"headers.{name}", filled)
-        if filled == text and re.search(r"(?i)auth|cookie|key|secret|token", name):
-            # No secret should stand in the config; one that does is kept out of files all the same.
-            words = re.split(r"[\s;,]+", text)
-            words = [word for word in words if word.lower() not in ("bearer", "basic", "token")]
-            self.secrets += [text, *words, *(word.partition("=")[2] for word in words)]
+        for literal in credentials_in({name: text}, _SECRET_HEADER):
+            # None should stand in the config; one that does is kept out of files all the same.
+            words = re.split(r"[\s;,]+", literal)
+            self.secrets += [*words, *(word.partition("=")[2] for word in words)]
 
     def add_key(self, variable: str) -> None:
         """Take the API key from its environment variable."""
@@ -1164,6 +1463,8 @@ class _Credentials:
     def hide_user(self, link: str | None) -> None:
         """Keep a URL's password out of files; without one the user is taken for a key."""
         if link is not None:
+            for variable in re.findall(r"\$\{([^}]*)\}", link):
+                self.secret(variable)
             url = yarl.URL(link)
             parts = (url.raw_password, url.password)
             if not url.password:
@@ -1198,6 +1499,7 @@ def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
         base, shown = str(url.with_user(None)), _without_password(config.server)
     for link in config.urls.values():
         credentials.hide_user(link)
+    credentials.secrets += credentials_in(config.extra_body, _SECRET_KEY)
     redact = Redactor(credentials.secrets)
     return Target(base, shown, credentials.headers, redact, _tls_context(config), config.proxy)
 
@@ -1494,6 +1796,7 @@ class ParsedAnswer:
         "failure",
         "finish",
         "foreign",
+        "merged",
         "reasoning",
         "text",
         "usage",
@@ -1504,6 +1807,7 @@ class ParsedAnswer:
         self.reasoning: list[str] = []
         self.chunk_ns: list[int] = []  # arrival of each chunk that brought something
         self.answer_ns: list[int] = []  # of each chunk that brought answer text
+        self.merged: list[int] = []  # places of the chunks that were not the last of their read
         self.finish: Any = None
         self.usage: Any = None
         self.error: Any = None  # an error object that the server sent
@@ -1514,8 +1818,12 @@ class ParsedAnswer:
     def read_stream(self, api: Api, events: Iterable[tuple[int, bytes]]) -> None:
         """Read a streamed answer: each event's data with the time of the read that completed it."""
         data, decode, read_event = b"", api.events.decode, api.read_event
+        brought, before_ns = NOTHING, 0
         try:
             for now_ns, data in events:
+                if now_ns == before_ns and brought in (ANSWER, OTHER):
+                    self.merged.append(len(self.chunk_ns) - 1)
+                before_ns = now_ns
                 try:
                     event = decode(data)
                 except _MISFIT:
@@ -1917,6 +2225,176 @@ class Responses(Api):
 APIS: Mapping[str, Api] = {"chat": Chat(), "completions": Completions(), "responses": Responses()}
 
 
+# --- Clocks ---
+#
+# Linux stamps each TCP segment when it arrives. So the time of a token does not depend on when this
+# process gets round to reading it, as long as that is before the next token comes: segments that
+# wait unread are merged, and carry the last one's time. How much earlier the first of them may have
+# come is bounded by the read before and by when the event loop last looked.
+
+
+class WatchedSelector(selectors.DefaultSelector):
+    """Knows since when what is read on this turn of the event loop can have been there."""
+
+    IDLE_NS = 100_000
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.woke_ns = self.since_ns = 0
+        self.was_idle = False
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait, and take the times."""
+        if timeout == 0:  # the loop has other work, so this is no wait
+            self.was_idle, self.since_ns = False, self.woke_ns
+            ready = super().select(timeout)
+            self.woke_ns = clock()
+            return ready
+        begun_ns = clock()
+        ready = super().select(timeout)
+        now_ns = clock()
+        # A wait shows that nothing was there when it began.
+        self.was_idle = now_ns - begun_ns > self.IDLE_NS
+        self.since_ns = begun_ns if self.was_idle else self.woke_ns
+        self.woke_ns = now_ns
+        return ready
+
+
+class WatchedLoop(asyncio.SelectorEventLoop):
+    """The event loop with a WatchedSelector; another loop measures too, but bounds less closely."""
+
+    def __init__(self) -> None:
+        self.watch = WatchedSelector()
+        super().__init__(self.watch)
+
+
+class ArrivalClock:
+    """Turns the kernel's stamps into times of `clock`; shared by a session's sockets.
+
+    A stamp is wall-clock time, which may be set or slewed: both clocks are read at each read, and a
+    stamp that lies outside [previous read, now] is not used.
+    """
+
+    QUICK_NS = 300_000  # an idle loop has read what arrives by then, if it gets a processor
+
+    def __init__(self) -> None:
+        self.kernel = self.absent = self.outside = 0  # reads, by what became of their stamp
+        self._unpack = struct.Struct("@ll").unpack  # a timespec: seconds, nanoseconds
+        loop = asyncio.get_running_loop()
+        self._watch = loop.watch if isinstance(loop, WatchedLoop) else None
+
+    def arrival(
+        self, ancillary: list[tuple[int, int, bytes]], previous_ns: int
+    ) -> tuple[int, int | None]:
+        """Return when what was just read had arrived, and how much earlier its beginning may have.
+
+        Without a usable stamp that is now, and None.
+        """
+        now_ns, wall_ns = clock(), time.time_ns()
+        if not ancillary:
+            self.absent += 1
+            return now_ns, None
+        seconds, ns = self._unpack(ancillary[0][2])
+        arrived_ns: int = now_ns - wall_ns + seconds * NS_PER_S + ns
+        if not previous_ns <= arrived_ns <= now_ns:
+            self.outside += 1
+            return now_ns, None
+        self.kernel += 1
+        watch = self._watch
+        if watch is None:
+            return arrived_ns, arrived_ns - previous_ns
+        if watch.was_idle and watch.woke_ns - arrived_ns < self.QUICK_NS:
+            return arrived_ns, 0  # read at once, so all of it came at once
+        return arrived_ns, arrived_ns - max(previous_ns, min(watch.since_ns, arrived_ns))
+
+    def to_record(self) -> dict[str, Any]:
+        """Return what `meta.client.timestamps` says."""
+        source = "kernel" if self.kernel else "loop"
+        reads = {"kernel": self.kernel, "absent": self.absent, "outside": self.outside}
+        return {"source": source, "reads": reads}
+
+
+class StampedSocket(socket.socket):
+    """A TCP socket that notes when what it reads had arrived, and when it first wrote."""
+
+    SO_TIMESTAMPNS = 35  # Linux; the socket module has no name for it
+    ANCILLARY_BYTES = 64
+    READ_BYTES = 1 << 16  # what asyncio asks for costs a memory map a read
+
+    def __init__(self, family: int, kind: int, protocol: int, clock_of_all: ArrivalClock) -> None:
+        super().__init__(family, kind, protocol)
+        self.clock = clock_of_all
+        self.last_read: tuple[int, int | None] = (0, None)  # see ArrivalClock.arrival
+        self.sent_ns: int | None = None  # the first write since this was set to None
+        with contextlib.suppress(OSError):
+            self.setsockopt(socket.SOL_SOCKET, self.SO_TIMESTAMPNS, 1)
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """Read, with the stamp."""
+        size = min(size, self.READ_BYTES)
+        data, ancillary, _, _ = self.recvmsg(size, self.ANCILLARY_BYTES, flags)
+        self.last_read = self.clock.arrival(ancillary, self.last_read[0])
+        return data
+
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
+        """Read into a buffer, with the stamp; so asyncio reads what TLS then decrypts."""
+        view = memoryview(buffer)[: nbytes or None]
+        count, ancillary, _, _ = self.recvmsg_into([view], self.ANCILLARY_BYTES, flags)
+        self.last_read = self.clock.arrival(ancillary, self.last_read[0])
+        return count
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """Write, and note when."""
+        self._note_sending()
+        return super().send(data, flags)
+
+    def sendmsg(self, *args: Any) -> int:
+        """Write several pieces, and note when."""
+        self._note_sending()
+        return super().sendmsg(*args)
+
+    def _note_sending(self) -> None:
+        if self.sent_ns is None:
+            self.sent_ns = clock()
+            self.last_read = (self.sent_ns, None)  # no answer can have arrived before
+
+
+class LoopTime:
+    """Stands in for a StampedSocket where there is none: the time is when the loop reads."""
+
+    sent_ns: int | None = None
+
+    @property
+    def last_read(self) -> tuple[int, int | None]:
+        """The time now; how long the bytes had waited is not known."""
+        return clock(), None
+
+
+class TimedConnector(aiohttp.TCPConnector):
+    """A pool of connections whose sockets take the kernel's times, on Linux and asyncio's loop."""
+
+    used = sys.platform == "linux"
+
+    def __init__(self, **options: Any) -> None:
+        self.arrivals = ArrivalClock()
+        self._by_fileno = weakref.WeakValueDictionary[int, StampedSocket]()
+        if self.used and isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
+            options["socket_factory"] = self._make_socket
+        super().__init__(**options)
+
+    def _make_socket(self, address: tuple[Any, ...]) -> StampedSocket:
+        family, kind, protocol = address[:3]
+        made = StampedSocket(family, kind, protocol, self.arrivals)
+        self._by_fileno[made.fileno()] = made
+        return made
+
+    def timing_of(self, transport: asyncio.Transport) -> StampedSocket | LoopTime:
+        """Return what takes the times of a connection."""
+        plain = transport.get_extra_info("socket")
+        stamped = None if plain is None else self._by_fileno.get(plain.fileno())
+        return stamped or LoopTime()
+
+
 # --- Transport ---
 #
 # Here alone the program leans on what aiohttp does not promise to keep. `check_aiohttp` says so
@@ -1929,19 +2407,24 @@ class Exchange:
     SLICE = (
         1 << 18
     )  # bytes of a body that are read at a time: a hostile one holds millions of events
+    MERGED_NS = NS_PER_MS  # a chunk is called merged when it may have come so much earlier
     TYPES: ClassVar = {
         True: ("text/event-stream",),
         False: ("application/json", "application/problem+json"),
     }  # the content types of a streamed answer, and of one in a piece
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, connector: aiohttp.BaseConnector | None = None) -> None:
         self.limit = limit
+        self.connector = connector
         self.begun_ns = clock()
         self.connected_ns: int | None = None
         self.sent_ns: int | None = None
         self.ended_ns: int | None = None
         self.reused = False
-        self.reads_ns: list[int] = []
+        self.reads_ns: list[int] = []  # when the bytes of each read had arrived
+        # How much earlier the first bytes of a read may have come, by its time, where that is not
+        # 0; None where it is not known.
+        self.early_ns: dict[int, int | None] = {}
         self.offsets: list[int] = []  # bytes of the body that had arrived by each read
         self.status: int | None = None
         self.content_type = ""
@@ -1954,18 +2437,19 @@ class Exchange:
         self.lost: BaseException | None = None  # what ended the connection
         self.error: BaseException | None = None
 
-    def received(self, now_ns: int, data: bytes) -> None:
+    def received(self, arrived_ns: int, early_ns: int | None, data: bytes) -> None:
         """Take the time of a read; called by the transport, with the parser already fed."""
-        self.reads_ns.append(now_ns)
+        self.reads_ns.append(arrived_ns)
+        if early_ns != 0:
+            self.early_ns[arrived_ns] = early_ns
         if b"[DONE]" in data:
             self.done_seen = True
-        content = self.content
-        if content is None:
-            return
-        self.offsets.append(content.total_bytes)
-        self.too_large = content.total_bytes > self.limit
-        if self.done_seen or self.too_large or content.is_eof():
             self.wake()
+        if self.content is not None:
+            self.offsets.append(self.content.total_bytes)
+            if self.offsets[-1] > self.limit:
+                self.too_large = True
+                self.wake()
 
     def attach(self, response: aiohttp.ClientResponse) -> None:
         """Take the head of the response; the bytes behind it came with the read just before."""
@@ -1975,9 +2459,12 @@ class Exchange:
         self.content_type = response.headers.get("Content-Type", "")
         self.retry_after = response.headers.get("Retry-After")
         self.content = response.content
-        self.reads_ns = self.reads_ns or [clock()]  # it had come before it was asked for
+        if not self.reads_ns:  # it had come before it was asked for
+            self.reads_ns = [clock()]
+            self.early_ns[self.reads_ns[0]] = None
         self.offsets = [0] * len(self.reads_ns)
         self.offsets[-1] = response.content.total_bytes
+        response.content.on_eof(self.wake)
 
     def detach(self) -> None:
         """Take the end's time and let go of the connection, if no other request has it already."""
@@ -2037,6 +2524,20 @@ class Exchange:
             return None
         return self.connected_ns - self.begun_ns
 
+    def fill_errors(self, result: Result, parsed: ParsedAnswer) -> None:
+        """Write down how far the times of chunks may be off that were read with later ones.
+
+        Both stay None where the kernel did not say when the bytes arrived.
+        """
+        times_ns = parsed.chunk_ns or parsed.answer_ns
+        if not times_ns or self.early_ns.get(times_ns[0], 0) is None:
+            return
+        early_ns = [self.early_ns.get(times_ns[place], 0) or 0 for place in parsed.merged]
+        result.merged_chunks = sum(early >= self.MERGED_NS for early in early_ns)
+        result.client_error_ns = 0
+        if parsed.merged and parsed.merged[0] == 0:
+            result.client_error_ns = early_ns[0] // 1000 * 1000
+
     def is_answer(self, stream: bool) -> bool:
         """Whether the head is that of an answer as it was asked for."""
         mime = self.content_type.partition(";")[0].strip().lower()
@@ -2072,8 +2573,13 @@ class TimingProtocol(asyncio.Protocol):
     server's time, and waking a task a token costs many times as much.
     """
 
-    def __init__(self, handler: aiohttp.client_proto.ResponseHandler) -> None:
+    def __init__(
+        self,
+        handler: aiohttp.client_proto.ResponseHandler,
+        timing: StampedSocket | LoopTime | None = None,
+    ) -> None:
         self.handler = handler
+        self.timing = timing or LoopTime()
         self.exchange: Exchange | None = None
         self.eof_received = handler.eof_received  # type: ignore[method-assign]
         self.pause_writing = handler.pause_writing  # type: ignore[method-assign]
@@ -2081,10 +2587,10 @@ class TimingProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass the bytes on, and their time. Bytes that nobody asked for end the connection."""
-        now_ns = clock()
+        arrived_ns, early_ns = self.timing.last_read
         if self.exchange is not None:
             self.handler.data_received(data)
-            self.exchange.received(now_ns, data)
+            self.exchange.received(arrived_ns, early_ns, data)
         elif self.handler.transport is not None:
             self.handler.transport.abort()
 
@@ -2108,7 +2614,10 @@ class MeasuredRequest(aiohttp.ClientRequest):
         exchange.reused = isinstance(protocol, TimingProtocol)
         if not isinstance(protocol, TimingProtocol):
             handler = cast(aiohttp.client_proto.ResponseHandler, conn.protocol)
-            protocol = TimingProtocol(handler)
+            timing: StampedSocket | LoopTime = LoopTime()
+            if isinstance(exchange.connector, TimedConnector):
+                timing = exchange.connector.timing_of(transport)
+            protocol = TimingProtocol(handler, timing)
             transport.set_protocol(protocol)
         protocol.exchange = exchange
         exchange.protocol = protocol
@@ -2116,9 +2625,14 @@ class MeasuredRequest(aiohttp.ClientRequest):
         return await super().send(conn)
 
     async def write_bytes(self, *args: Any, **kwargs: Any) -> None:
-        """Take the time, then write."""
-        _exchange_now.get().sent_ns = clock()
-        await super().write_bytes(*args, **kwargs)
+        """Take the time, then write; the socket knows it better."""
+        exchange = _exchange_now.get()
+        timing = cast(TimingProtocol, exchange.protocol).timing
+        exchange.sent_ns, timing.sent_ns = clock(), None
+        try:
+            await super().write_bytes(*args, **kwargs)
+        finally:
+            exchange.sent_ns = timing.sent_ns or exchange.sent_ns
 
 
 def check_aiohttp() -> None:
@@ -2156,7 +2670,7 @@ def open_session(config: Config, target: Target) -> aiohttp.ClientSession:
     Raises ExtensionError when aiohttp is not one that can be measured through.
     """
     check_aiohttp()
-    connector = aiohttp.TCPConnector(
+    connector = TimedConnector(
         limit=max(config.levels), ttl_dns_cache=300, keepalive_timeout=60, ssl=target.tls
     )
     return aiohttp.ClientSession(
@@ -2252,6 +2766,11 @@ class Client:
         """How this run's API is asked and read."""
         return APIS[self.config.api]
 
+    @property
+    def timestamps(self) -> dict[str, Any]:
+        """Which clock the times are of so far: what `meta.client.timestamps` says."""
+        return cast(TimedConnector, self.session.connector).arrivals.to_record()
+
     @functools.cached_property
     def url(self) -> yarl.URL:
         """The address that is asked."""
@@ -2270,7 +2789,7 @@ class Client:
 
     async def exchange(self, body: bytes) -> Exchange:
         """Send one request and keep what comes back; what goes wrong is kept as `error`."""
-        exchange = Exchange(self.config.max_answer_bytes)
+        exchange = Exchange(self.config.max_answer_bytes, self.session.connector)
         _exchange_now.set(exchange)
         try:
             async with asyncio.timeout(self.config.timeout):
@@ -2331,6 +2850,7 @@ class Client:
         result.sent_ns = _whole_us(exchange.sent_ns, self.start_ns)
         result.connect_ns = _whole_us(exchange.connect_ns, 0)
         parsed.fill(result, self.start_ns, redact)
+        exchange.fill_errors(result, parsed)
         failure = self.failure(exchange, parsed)
         if failure is not None:
             result.status = _STATUS_OF_KIND.get(failure.kind, "error")
@@ -2531,6 +3051,8 @@ class LoadStart:
     resumed: str | None = None  # what ended the earlier part: "stopped", "killed"
     itl_us: Mapping[int, Mapping[int, int]] = dataclasses.field(default_factory=dict)
     itl_lost: bool = False  # the earlier part took its histogram along
+    clients: Sequence[Mapping[str, Any]] = ()  # what the self-check found in earlier parts
+    over: Mapping[str, Any] | None = None  # the footer of a load that has ended: nothing is asked
     share: tuple[int, int] = (0, 1)  # (k, n): run the k-th of n parts that together are the load
 
 
@@ -2547,6 +3069,9 @@ class LoadReport:
     warmup: Counter[str] = dataclasses.field(default_factory=Counter)  # requests by status
     itl_us: dict[int, Counter[int]] = dataclasses.field(default_factory=dict)  # histogram, by stage
     itl_lost: bool = False
+    # What is known of the machine and of the server, as `meta` has it.
+    hardware: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    server_info: Mapping[str, Any] | None = None
     fault: BaseException | None = None  # what `record` raised
     interrupted: bool = False
 
@@ -2554,14 +3079,44 @@ class LoadReport:
         self.itl_lost = self.itl_lost or self.start.itl_lost
         for stage, counts in self.start.itl_us.items():
             self.itl_us[stage] = Counter(counts)
+        if (footer := self.start.over) is not None:
+            self.ended_ns = self.start.start_ns + round(footer["duration_ms"] * NS_PER_MS)
+            self.client, self.warmup = dict(footer["client"]), Counter(footer["warmup"])
+            self.clock_jump_s = footer["clock_jump_s"]
+
+    @property
+    def clients(self) -> list[Mapping[str, Any]]:
+        """What the self-check found, in each part of the run."""
+        return [*self.start.clients, self.client]
+
+    @property
+    def ended(self) -> dt.datetime:
+        """The wall clock at the end, as the monotonic clock says."""
+        if self.start.over is not None:
+            return dt.datetime.fromisoformat(self.start.over["ended"])
+        return self.begun + dt.timedelta(microseconds=(self.ended_ns - self.begun_ns) // 1000)
+
+    def to_footer(self) -> dict[str, Any]:
+        """Return what the journal says behind the results: all else that a results file needs."""
+        return {
+            "status": "interrupted" if self.interrupted else "complete",
+            "ended": self.ended.isoformat(timespec="milliseconds"),
+            "duration_ms": (self.ended_ns - self.start.start_ns) / NS_PER_MS,
+            "client": self.client,
+            "clock_jump_s": self.clock_jump_s,
+            "warmup": dict(self.warmup),
+            "itl_us": {str(stage): sorted(counts.items()) for stage, counts in self.itl_us.items()},
+        }
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any]) -> Self:
         """Return what a saved run's verdict was judged by, beside its config and aggregate."""
+        client = meta["client"]
         return cls(
-            LoadStart(resumed=meta["resumed"]),
-            client=meta["client"],
+            LoadStart(resumed=meta["resumed"], clients=tuple(client["earlier_parts"])),
+            client=client,
             clock_jump_s=meta["clock_jump_s"],
+            hardware=meta["hardware"] or {},
             interrupted=meta["status"] != "complete",
         )
 
@@ -2572,9 +3127,8 @@ class LoadReport:
         self.interrupted = self.interrupted or stopped
         elapsed_s = (self.ended_ns - self.begun_ns) / NS_PER_S
         wall_s = (dt.datetime.now().astimezone() - self.begun).total_seconds()
-        self.clock_jump_s = round(
-            wall_s - elapsed_s, 6
-        )  # the machine slept, or somebody set the clock
+        # The machine slept, or somebody set the clock.
+        self.clock_jump_s = round(wall_s - elapsed_s, 6)
 
 
 async def process_questions(
@@ -2591,8 +3145,10 @@ async def process_questions(
     other requests were cancelled.
     """
     report = LoadReport(start or LoadStart())
-    generator = LoadGenerator(config, questions, send, record, report)
+    if report.start.over is not None:
+        return report
     with gc_paused(), LagMonitor() as lag:
+        generator = LoadGenerator(config, questions, send, record, report, lag)
         work = asyncio.create_task(generator.run())
         stop = asyncio.create_task(stop_signal.event.wait())
         await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
@@ -2734,12 +3290,14 @@ class LoadGenerator:
         send: Send,
         record: Callable[[Result], None],
         report: LoadReport,
+        lag: LagMonitor,
     ) -> None:
         part, parts = report.start.share
         if not 0 <= part < parts <= min(config.levels):
             raise ValueError(f"share {part} of {parts}: there are {min(config.levels)} slots")
         self.config, self.questions = config, questions
-        self.send, self.record, self.report = send, record, report
+        self.send, self.record = send, record
+        self.report, self.lag = report, lag
 
     async def run(self) -> None:
         """Ask all; when cancelled, the requests in flight end as "cancelled"."""
@@ -2752,10 +3310,17 @@ class LoadGenerator:
             stage = Stage.warmup(config, self.questions, start)
             await self._run_stage(stage, self._discard)
         for number in range(len(config.levels)):
+            if number and config.cooldown:
+                await asyncio.sleep(config.cooldown)
             stage = Stage(config, self.questions, number, start)
-            await self._run_stage(stage, self._keep)
+            with self.lag.stage(number):
+                await self._run_stage(stage, self._keep)
 
     def _keep(self, result: Result) -> None:
+        read_ns = result.end_ns if result.first_ns is None else result.first_ns
+        if result.client_error_ns is None and result.ok and read_ns is not None:
+            delay_ns = self.lag.delay_ns(self.report.start.start_ns + read_ns)
+            result.client_error_ns = delay_ns // 1000 * 1000
         if not self.config.record_chunk_times:
             histogram = self.report.itl_us.setdefault(result.stage, Counter())
             if result.ok:  # a failure's gaps are no latency that a user had
@@ -2769,7 +3334,7 @@ class LoadGenerator:
     async def _run_stage(self, stage: Stage, record: Callable[[Result], None]) -> None:
         """Ask the stage's questions with at most `level` in flight."""
         limit, tasks = ConcurrencyLimit(stage.level, stage.ramp_s), set[asyncio.Task[None]]()
-        begun_ns, started = clock(), 0
+        begun_ns = clock()
         try:
             for due_ns, planned in stage.planned_requests(begun_ns):
                 if (wait_ns := due_ns - clock()) > 0:
@@ -2780,11 +3345,8 @@ class LoadGenerator:
                 task = asyncio.create_task(self._converse(planned, record, release))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
-                # A herd of requests that start together must not hold up the reading of tokens: a
-                # few starts a turn.
-                started += 1
-                if started % (1 + limit.free // 16) == 0:
-                    await asyncio.sleep(0)
+                # A herd of requests that start together must not hold up the reading of tokens.
+                await asyncio.sleep(0)
             if self.report.fault is None and tasks:
                 await asyncio.wait(tasks)
         finally:
@@ -2898,38 +3460,116 @@ class ConcurrencyLimit:
 # --- Self-check ---
 
 
+class StageWatch:
+    """What the client itself did in one stage: how its loop lagged, and who had the processor."""
+
+    RIVAL_SHARE = 0.1  # of a core; what uses less is not named
+    MOST_RIVALS = 3
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.lags_us: Counter[int] = Counter()
+        self.cpu_s: float | None = None
+        self.cpu_wait_s: float | None = None
+        self.elapsed_s = 0.0
+        self.rivals: list[dict[str, Any]] = []
+        self._others = self._cpu_of_others()
+        self._waited_s = self._run_delay_s()
+        self._cpu_s, self._begun_ns = time.process_time(), clock()
+
+    def end(self) -> None:
+        """Take stock."""
+        self.elapsed_s = (clock() - self._begun_ns) / NS_PER_S
+        self.cpu_s = time.process_time() - self._cpu_s
+        waited_s = self._run_delay_s()
+        if waited_s is not None and self._waited_s is not None:
+            self.cpu_wait_s = waited_s - self._waited_s
+        shares = []
+        for (pid, name), cpu_s in self._cpu_of_others().items():
+            used_s = cpu_s - self._others.get((pid, name), 0.0)
+            shares.append((used_s / max(self.elapsed_s, 0.001), pid, name))
+        for share, pid, name in sorted(shares, reverse=True)[: self.MOST_RIVALS]:
+            if share >= self.RIVAL_SHARE:
+                self.rivals.append({"name": name, "pid": pid, "cpu_share": share})
+
+    @staticmethod
+    def _run_delay_s() -> float | None:
+        """Return how long this thread was ready and had no processor; None but on Linux."""
+        try:
+            return int(Path("/proc/thread-self/schedstat").read_bytes().split()[1]) / NS_PER_S
+        except (OSError, ValueError, IndexError):
+            return None
+
+    @staticmethod
+    def _cpu_of_others() -> dict[tuple[int, str], float]:
+        """Return the CPU seconds of every other process that can be seen; none but on Linux."""
+        used = {}
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                pid = int(path.parent.name)
+                head, _, fields = path.read_bytes().rpartition(b")")
+                user, system = fields.split()[11:13]
+                name = head.partition(b"(")[2].decode("utf-8", "replace")
+                if pid != os.getpid():
+                    used[pid, name] = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        return used
+
+    @classmethod
+    def summary(cls, watches: Sequence[StageWatch]) -> dict[str, Any]:
+        """Return the figures of these stages together."""
+        lags_us: Counter[int] = Counter()
+        for watch in watches:
+            lags_us.update(watch.lags_us)
+        lags = Histogram({us / 1000: times for us, times in lags_us.items()})
+        shares: dict[str, float | None] = {}
+        for name in ("cpu", "cpu_wait"):
+            parts = [getattr(watch, f"{name}_s") for watch in watches]
+            elapsed_s = max(sum(watch.elapsed_s for watch in watches), 0.001)
+            measured = parts and None not in parts
+            shares[f"{name}_share"] = sum(parts) / elapsed_s if measured else None
+        named = {name: percentile(lags, share) for name, share in PERCENTILES.items()}
+        return {"loop_lag_ms": {**named, "max": lags[-1] if lags else None}, **shares}
+
+
 class LagMonitor:
     """Measures how long a callback that is ready waits for the event loop: the client's own delay.
 
     A thread takes the ticks of an even beat and hands each to the loop as a callback. The lag
     counts from the tick: it holds the wait for a processor, for the interpreter lock and for the
-    loop's other work, and no timer's resolution.
+    loop's other work, and no timer's resolution. Only stages count, not the time around them.
     """
 
     BEAT_NS = 20 * NS_PER_MS
+    MOST_HOLDS = 100_000
 
     def __init__(self) -> None:
-        self.lags_us: Counter[int] = Counter()
-        self.cpu_share: float | None = None
-        self.cpu_wait_share: float | None = None
+        self.watches: list[StageWatch] = []
+        self._now: StageWatch | None = None
+        # When the loop was held up: until when, and since when at the latest.
+        self._holds: deque[tuple[int, int]] = deque(maxlen=self.MOST_HOLDS)
         self._loop = asyncio.get_running_loop()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lag", daemon=True)
-        self._cpu_start, self._start_ns = time.process_time(), clock()
-        self._waited_start_ns = self._run_delay_ns()
+        self._start_ns = clock()
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        elapsed_ns = max(clock() - self._start_ns, 1)
-        self.cpu_share = (time.process_time() - self._cpu_start) * NS_PER_S / elapsed_ns
-        waited_ns = self._run_delay_ns()
-        if waited_ns is not None and self._waited_start_ns is not None:
-            self.cpu_wait_share = (waited_ns - self._waited_start_ns) / elapsed_ns
         self._end.set()
         self._thread.join()
+
+    @contextlib.contextmanager
+    def stage(self, number: int) -> Iterator[None]:
+        """Watch a stage while the block runs."""
+        self._now = StageWatch(number)
+        try:
+            yield
+        finally:
+            self._now.end()
+            self.watches.append(self._now)
+            self._now = None
 
     def _beat(self) -> None:
         due_ns = self._start_ns
@@ -2943,25 +3583,30 @@ class LagMonitor:
                 return
 
     def _arrived(self, due_ns: int) -> None:
-        self.lags_us[_bucket((clock() - due_ns) // 1000)] += 1
+        now_ns = clock()
+        if self._now is not None:
+            self._now.lags_us[_bucket((now_ns - due_ns) // 1000)] += 1
+        last_ns, since_ns = self._holds[-1] if self._holds else (0, 0)
+        if due_ns < last_ns:  # the loop works off the beats of one delay
+            self._holds[-1] = (now_ns, since_ns)
+        else:
+            self._holds.append((now_ns, due_ns))
 
-    @staticmethod
-    def _run_delay_ns() -> int | None:
-        """Return how long this thread was ready and had no processor; None but on Linux."""
-        try:
-            return int(Path("/proc/thread-self/schedstat").read_bytes().split()[1])
-        except (OSError, ValueError, IndexError):
-            return None
+    def delay_ns(self, read_ns: int) -> int:
+        """Return how long what was read then may have waited for the loop."""
+        place = bisect.bisect_right(self._holds, (read_ns, sys.maxsize)) - 1
+        if place < 0 or read_ns - self._holds[place][0] > self.BEAT_NS:
+            return 0
+        until_ns, since_ns = self._holds[place]
+        return until_ns - since_ns
 
     def to_record(self) -> dict[str, Any]:
-        """Return what `meta.client` says of the loop."""
-        lags = Histogram({us / 1000: times for us, times in self.lags_us.items()})
-        named = {name: percentile(lags, share) for name, share in PERCENTILES.items()}
-        return {
-            "loop_lag_ms": {**named, "max": lags[-1] if lags else None},
-            "cpu_share": self.cpu_share,
-            "cpu_wait_share": self.cpu_wait_share,
-        }
+        """Return what `meta.client` says: of all stages together, and of each."""
+        stages = [
+            {"stage": watch.number, **StageWatch.summary([watch]), "rivals": watch.rivals}
+            for watch in self.watches
+        ]
+        return {**StageWatch.summary(self.watches), "stages": stages}
 
 
 def _bucket(us: int) -> int:
@@ -3330,6 +3975,10 @@ class Aggregator:
         "held_ms",
         "scheduled_ttft_ms",
         "scheduled_e2e_ms",
+        "client_error_ms",
+        "server_prefill_ms",
+        "server_decode_ms",
+        "server_wait_ms",
     )
 
     def __init__(self, config: Config, level: int | None = None) -> None:
@@ -3343,6 +3992,7 @@ class Aggregator:
         self.columns: dict[str, array.array[float]] = {}  # NaN where not measured
         # Of ok requests, where measured.
         self.tokens = array.array("q")
+        self.prefill_ms = array.array("d")
         self.itl_us: Counter[int] = Counter()
         self.itl_lost = False  # some result has no record of its chunks
         self.itl_clusters: Counter[str] = Counter()  # of the gaps an answer: their squares' sum
@@ -3404,6 +4054,12 @@ class Aggregator:
                 self.sums[name] += count
                 self.sums[f"{name}_known"] += 1
         self.sums["came_at_once"] += result.came_at_once
+        if result.merged_chunks is not None:
+            self.sums["merged_chunks"] += result.merged_chunks
+            self.sums["timed_chunks"] += result.chunks
+        if result.server_prefill_ms and result.prompt_tokens is not None:
+            self.sums["prefilled"] += result.prompt_tokens - (result.cached_tokens or 0)
+            self.prefill_ms.append(result.server_prefill_ms)
         self._judge(result)
         if not result.answer_text.strip() and (result.reasoning or result.answer):
             self.sums["reasoning_only"] += 1
@@ -3468,9 +4124,14 @@ class Aggregator:
         self.itl_lost = self.itl_lost or other.itl_lost
 
     @property
+    def window(self) -> tuple[int, int] | None:
+        """The first send and the last end, in ns."""
+        return (min(self.sent_ns), max(self.end_ns)) if self.sent_ns else None
+
+    @property
     def window_ns(self) -> int | None:
         """From the first send to the last end."""
-        return max(self.end_ns) - min(self.sent_ns) if self.sent_ns else None
+        return self.window[1] - self.window[0] if self.window else None
 
     def steady(self) -> Steady | None:
         """Return what was done while all slots were busy; None when they never were."""
@@ -3553,6 +4214,7 @@ class Aggregator:
             "energy": None,
             "stages": [],
             "steady": Steady.to_record(steady, window_ns),
+            "window_ms": self.window and [ns / NS_PER_MS for ns in self.window],
             "cancelled": cancelled,
             "failures": dict(self.failures.most_common()),
             **latencies,
@@ -3661,6 +4323,13 @@ class Aggregator:
             "reasoning_only": self.sums["reasoning_only"],
             "came_at_once": self.sums["came_at_once"],
             "reconnects": self.sums["reconnects"],
+            "merged_chunks": self.sums["merged_chunks"] if self.sums["timed_chunks"] else None,
+            "timed_chunks": self.sums["timed_chunks"],
+            "prefill_tokens_per_s": (
+                self.sums["prefilled"] / math.fsum(self.prefill_ms) * 1000
+                if self.prefill_ms
+                else None
+            ),
         }
 
 
@@ -3905,12 +4574,13 @@ def calculate_aggregates(
     results: Iterable[Result],
     config: Config,
     itl_us: Mapping[int, Mapping[int, int]] | None = None,
-    energy: Mapping[str, Any] | None = None,
+    energy: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any] | None] | None = None,
 ) -> dict[str, Any]:
     """Return the `aggregate` of a results file, from the results alone, in one pass.
 
     `itl_us` is a histogram of the gaps between chunks for each stage, where the results do not hold
-    them. `energy` is what the hardware's sampler found: {"whole": …, "stages": [… or None]}.
+    them. `energy` is given the stages' aggregates, or the only one, and returns what they cost:
+    {"whole": …, "stages": […]}, or None.
     """
     stages = {number: Aggregator(config, level) for number, level in enumerate(config.levels)}
     stability = Stability(config)
@@ -3930,14 +4600,17 @@ def calculate_aggregates(
     windows = [part.window_ns for part in parts if part.window_ns is not None]
     steady = [part.steady() for part in parts]
     aggregate = whole.to_record(sum(windows) if windows else None, Steady.of_all(steady))
-    aggregate["energy"] = energy and energy["whole"]
     if len(config.levels) > 1:
         for number, level in enumerate(config.levels):
             record = stages[number].to_record(stages[number].window_ns, steady[number])
             record["quality"]["stability"] = stability.to_record(number)
             record["quality"]["paired"] = stability.pairs(number)
-            record["energy"] = energy and energy["stages"][number]
             aggregate["stages"].append({"stage": number, "concurrent": level, **record})
+    cost = energy(aggregate["stages"] or [aggregate]) if energy is not None else None
+    if cost is not None:
+        aggregate["energy"] = cost["whole"]
+        for record, part in zip(aggregate["stages"], cost["stages"], strict=False):
+            record["energy"] = part
     if itl_us:
         aggregate["itl_histogram_us"] = {
             str(stage): sorted(counts.items()) for stage, counts in itl_us.items()
@@ -4112,7 +4785,9 @@ def _resumed(run: Evidence) -> Reason | None:
     if run.load.start.resumed is None:
         return None
     earlier = f"an earlier part of it was {run.load.start.resumed}"
-    message = f"{earlier}; how busy this client was then is not in the verdict"
+    message = f"{earlier}; between the parts nothing was asked"
+    if run.load.start.resumed == "killed":
+        message = f"{earlier}; how busy this client was then is not in the verdict"
     return Reason("SUSPECT", "resumed", message)
 
 
@@ -4137,28 +4812,101 @@ def _failures(run: Evidence) -> Reason | None:
     return Reason("INVALID" if rate >= 0.5 else "SUSPECT", "failures", message)
 
 
+class ClientCheck:
+    """How far a stage's numbers may be this client's own: its delay in them, and who caused it."""
+
+    P99_FROM = 100  # first tokens; below, a p99 is a single one
+
+    def __init__(self, part: Mapping[str, Any], client: Mapping[str, Any]) -> None:
+        self.client, self.where = client, ""
+        if "concurrent" in part:
+            self.where = f" at {part['concurrent']} at once"
+        medians = [value for value in (part["ttft_ms"]["p50"], part["e2e_ms"]["p50"]) if value]
+        error, lag = part["client_error_ms"], client["loop_lag_ms"]["p95"] or 0.0
+        self.severity, self.found = 0, list[str]()
+        floor_ms = min(medians, default=math.inf)
+        self._judge(error["p95"], 5, 0.05 * floor_ms, "first tokens may be timed {} late (p95)")
+        if error["n"] >= self.P99_FROM:
+            late = "first tokens may be timed {} late (p99)"
+            self._judge(error["p99"], 10, 0.1 * floor_ms, late)
+        if not part["queue_ms"]["n"]:  # a closed loop: a slot idles so long before the next request
+            e2e_ms = part["e2e_ms"]["p50"] or math.inf
+            self._judge(lag, 5, 0.05 * e2e_ms, "requests start {} late (p95)")
+        if part["merged_chunks"] is not None:
+            merged = part["merged_chunks"] / part["timed_chunks"]
+            if merged >= 0.05:
+                self.severity = max(self.severity, 1 + (merged >= 0.25))
+                self.found.append(f"{merged:.0%} of the chunks were read together with later ones")
+        self.cpu, self.waits = client["cpu_share"] or 0.0, client.get("cpu_wait_share") or 0.0
+        if self.cpu >= 0.98:
+            self.severity = max(self.severity, 1)
+        if self.starved:
+            self.severity = max(self.severity, 1)
+
+    def _judge(self, value: float | None, least_ms: float, limit_ms: float, what: str) -> None:
+        """Hold a delay against what is harmless; four times that makes the numbers useless."""
+        harmless_ms = max(least_ms, limit_ms)
+        if value is not None and value > harmless_ms:
+            self.severity = max(self.severity, 1 + (value > 4 * harmless_ms))
+            self.found.append(what.format(format_ms(value)))
+
+    @property
+    def starved(self) -> bool:
+        """Whether it got no processor for much of the time in which it had work."""
+        return self.waits >= 0.1 and self.waits >= 0.4 * (self.waits + self.cpu)
+
+    @property
+    def consequence(self) -> str:
+        """Say what it does to the numbers."""
+        return "; ".join(self.found) or "its times still hold"
+
+    @property
+    def rivals(self) -> str:
+        """Name who ran beside this client."""
+        named = [
+            f"{printable(rival['name'], 40)} (pid {rival['pid']}, {rival['cpu_share']:.0%})"
+            for rival in self.client.get("rivals") or ()
+        ]
+        return ", ".join(named) or "another process"
+
+    @classmethod
+    def worst_of(cls, run: Evidence) -> ClientCheck | None:
+        """Return the check of the stage that suffered most; None when none did."""
+        if (run.aggregate["duration_ms"] or 0) < JUDGED_FROM_MS:
+            return None
+        checks = list[ClientCheck]()
+        for client in run.load.clients:  # one of each part of the run
+            stages = {stage["stage"]: stage for stage in client.get("stages", ())}
+            for part in run.parts:
+                number = part.get("stage", 0)
+                if not stages or number in stages:
+                    checks.append(cls(part, stages.get(number, client)))
+        worst = max(checks, key=lambda check: (check.severity, check.waits), default=None)
+        return worst if worst is not None and worst.severity else None
+
+
 @validity_rule
 def _client_saturated(run: Evidence) -> Reason | None:
-    client, aggregate = run.load.client, run.aggregate
-    if (aggregate["duration_ms"] or 0) < JUDGED_FROM_MS:
+    check = ClientCheck.worst_of(run)
+    if check is None or check.starved:
         return None
-    lag_ms, cpu = client["loop_lag_ms"]["p95"] or 0.0, client["cpu_share"]
-    medians = [
-        value for value in (aggregate["ttft_ms"]["p50"], aggregate["e2e_ms"]["p50"]) if value
-    ]
-    harmless_ms = 0.05 * min(medians, default=math.inf)
-    # Of the time in which it had work, how much did it get no processor?
-    waits = client.get("cpu_wait_share") or 0.0
-    starved = waits >= 0.1 and waits >= 0.4 * (waits + cpu)
-    if cpu < 0.9 and lag_ms <= max(5.0, harmless_ms) and not starved:
-        return None
-    bad = lag_ms > max(20.0, 4 * harmless_ms) or cpu >= 0.98 or starved
     message = (
-        f"this client was the bottleneck: its event loop lagged {lag_ms:.1f} ms (p95), its process "
-        f"used {cpu:.0%} of a core and waited for one {waits:.0%} of the time; lower the load, or "
-        "give it a core of its own"
+        f"this client was the bottleneck{check.where}: {check.consequence}; its process used "
+        f"{check.cpu:.0%} of a core; lower the load, or give it a faster core"
     )
-    return Reason("INVALID" if bad else "SUSPECT", "client_saturated", message)
+    return Reason(VERDICTS[check.severity], "client_saturated", message)
+
+
+@validity_rule
+def _client_starved(run: Evidence) -> Reason | None:
+    check = ClientCheck.worst_of(run)
+    if check is None or not check.starved:
+        return None
+    message = (
+        f"this client waited for a processor {check.waits:.0%} of the time{check.where}: "
+        f"{check.consequence}; beside it ran {check.rivals}; give it a core of its own"
+    )
+    return Reason(VERDICTS[check.severity], "client_starved", message)
 
 
 @validity_rule
@@ -4380,15 +5128,28 @@ def check_name(name: str) -> str:
         problem = "is longer than 200 bytes"
     elif bare != bare.strip() or bare.endswith(".") or bare.startswith((".", "-")):
         problem = "must not begin with a dot, a dash or a space, nor end with a dot or a space"
-    elif re.search(r'[<>:"|?*]', bare) or re.fullmatch(
-        r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", bare
-    ):
+    elif re.search(r'[<>:"|?*]', bare) or _DEVICE.fullmatch(bare):
         problem = "is reserved on some systems"
     if problem is not None:
         raise ConfigError(
             f"output name {json.dumps(printable(name, 60), ensure_ascii=False)}: {problem}"
         )
     return bare
+
+
+# Names that mean a device on Windows, whatever follows a dot in them.
+_DEVICE = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|clock\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE
+)
+
+
+def sync_file(fd: int) -> None:
+    """Bring a file to the disk, where its file system can do that. Raises OSError."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
 
 
 class FileLock:
@@ -4434,7 +5195,8 @@ class FileLock:
     def close(self) -> None:
         """Give the lock back."""
         if self.fd >= 0:
-            os.close(self.fd)
+            with contextlib.suppress(OSError):  # a late fault of the disk; what counts was synced
+                os.close(self.fd)
             self.fd = -1
 
     def __enter__(self) -> Self:
@@ -4469,6 +5231,20 @@ class JournalLine(msgspec.Struct):
         except (ValueError, RecursionError):
             return None
 
+    @classmethod
+    def is_readable(cls, kind: str, content: Mapping[str, Any]) -> bool:
+        """Whether a line with this content can be read back."""
+        try:
+            line = cls.from_bytes(cls.to_bytes(0, kind, content))
+            return line is not None and len(line.read()) == len(content)
+        except (ValueError, RecursionError):
+            return False
+
+    @staticmethod
+    def digest(before: int, line: bytes) -> int:
+        """Return a digest of the lines up to this one: a CRC-32 of their CRC-32s."""
+        return zlib.crc32(line[8:16], before)
+
     def read(self) -> dict[str, Any]:
         """Return the content. Raises ValueError."""
         return msgspec.json.decode(self.content, type=dict[str, Any])
@@ -4487,7 +5263,10 @@ class Journal:
         self.path = lock.path
         self.header: dict[str, Any] = {}
         self._lock = lock
-        self._seq, self._answers, self._dirty = 0, 0, False
+        self._source = io.FileIO(lock.fd, closefd=False)  # reads also what is removed meanwhile
+        self._seq = self._lines = self._answers = self._digest = 0  # of what was written
+        self._prefix = b""  # ends a line that was half written and could not be cut off
+        self._dirty = False
         self._end = threading.Event()
         self._fault: OSError | None = None
         self._syncer = threading.Thread(target=self._sync, name="fsync", daemon=True)
@@ -4525,20 +5304,38 @@ class Journal:
             if reader.header is None:
                 lost = "is not a journal, or was lost from its first line on"
                 raise ConfigError(f"{path}: {lost}; choose another name")
-            os.ftruncate(lock.fd, reader.whole_bytes)
             journal = cls(lock)
-            journal.header = reader.header
-            journal._seq, journal._answers = reader.next_seq, len(reader)
+            journal._go_on(reader)
             unless_good.pop_all()
         return journal, reader
 
-    def begin(self, header: Mapping[str, Any]) -> None:
-        """Write the first line; without it the journal is removed again. Raises ResultsError."""
+    def _go_on(self, reader: JournalReader) -> None:
+        """Continue what the reader has read."""
+        self.header = dict(reader.header or {})
+        self._seq, self._lines = reader.next_seq, reader.lines
+        self._answers, self._digest = reader.ended, reader.digest
+        if reader.unfinished_bytes:
+            self._cut(reader.unfinished_bytes)
+
+    def _cut(self, size: int) -> None:
+        """Take a half line off the end; where that is refused, the next line begins behind it."""
         try:
+            os.ftruncate(self._lock.fd, os.fstat(self._lock.fd).st_size - size)
+        except OSError:
+            self._prefix = b"\n"
+
+    def begin(self, header: Mapping[str, Any]) -> None:
+        """Write the first line; without it the journal is removed again.
+
+        Raises ResultsError, and ConfigError for a header that could not be read back.
+        """
+        try:
+            if not JournalLine.is_readable("header", header):
+                raise ConfigError("the configuration is nested too deeply, or holds a huge number")
             self.append("header", header)
-        except ResultsError:
+        except StressTestError:
             self.remove()
-            self._lock.close()
+            self._close()
             raise
         self.header = dict(header)
 
@@ -4551,11 +5348,45 @@ class Journal:
         self._syncer.join()
         with contextlib.suppress(OSError):
             os.fsync(self._lock.fd)
+        self._close()
+
+    def _close(self) -> None:
+        self._source.close()
         self._lock.close()
 
     def remove(self) -> None:
         """Remove the file, whose answers are in a results file now."""
-        self._lock.remove()
+        try:
+            self._lock.remove()
+        except OSError as error:
+            why = f"cannot be removed: {error.strerror}"
+            notice(f"{self.path}: {why}; remove it, its answers are in the results file")
+
+    def read(self) -> JournalReader:
+        """Read what was written, and hold it against what should be there.
+
+        Raises ResultsError when it was damaged; the answers that are left stay.
+        """
+        reader = JournalReader(self.path, self._source, self.header)
+        if (reader.lines, reader.digest) == (self._lines, self._digest):
+            return reader
+        where = self.path
+        if reader.headless:
+            where = self._rescue(reader)
+        left = f"{reader.ended} of {self._answers} answers can still be read"
+        then = f"they are kept in {where}: go on with {where.stem} --resume"
+        raise ResultsError(f"{self.path}: was changed while the run wrote it; {left}; {then}")
+
+    def _rescue(self, reader: JournalReader) -> Path:
+        """Write what can still be read to a journal of its own, for the first line is lost."""
+        names = possible_names(self.path, dt.datetime.now().astimezone())
+        next(names)
+        while True:
+            with contextlib.suppress(FileExistsError), Journal.create(next(names)) as rescued:
+                rescued.begin(self.header)
+                for record in reader.records():
+                    rescued.append("result", record)
+                return rescued.path
 
     @contextlib.contextmanager
     def kept_when_writing_fails(self) -> Iterator[None]:
@@ -4571,16 +5402,18 @@ class Journal:
         """Write one line whole, or raise ResultsError and leave the journal as it was."""
         if self._fault is not None:
             raise self._failed(self._fault)
-        line = JournalLine.to_bytes(self._seq, kind, content)
+        line = self._prefix + JournalLine.to_bytes(self._seq, kind, content)
         written = 0
         try:
             while written < len(line):
                 written += os.write(self._lock.fd, line[written:] if written else line)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._lock.fd, os.fstat(self._lock.fd).st_size - written)
+            if written:
+                self._cut(written)
+            self._fault = error  # the run ends; that it says how much is kept holds from now on
             raise self._failed(error) from None
-        self._seq += 1
+        self._digest = JournalLine.digest(self._digest, line[len(self._prefix) :])
+        self._seq, self._lines, self._prefix = self._seq + 1, self._lines + 1, b""
         self._answers += kind == "result" and content["status"] != "cancelled"
         self._dirty = True
 
@@ -4596,7 +5429,7 @@ class Journal:
             if self._dirty:
                 self._dirty = False
                 try:
-                    os.fsync(self._lock.fd)
+                    sync_file(self._lock.fd)
                 except OSError as error:
                     self._fault = error
 
@@ -4616,22 +5449,30 @@ class JournalReader:
         index: int
         turn: int
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self,
+        path: Path,
+        file: io.FileIO | None = None,
+        header: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Open the journal, or read the file; a journal's own header makes up for a lost one."""
         self.path = path
-        self.header: dict[str, Any] | None = None
-        self.footer: dict[str, Any] | None = None
+        self.header = None if header is None else dict(header)
+        self.headless = True  # as long as no first line was found
+        self.footer: dict[str, Any] | None = None  # of the run's last part, when it has ended
+        self.footers: list[dict[str, Any]] = []  # of all parts
         self.samples: list[dict[str, Any]] = []
         self.missing: list[range] = []  # sequence numbers that must have been there
         self.lines = self.next_seq = 0
         self.whole_bytes = 0  # up to the end of the last whole line, good or not
+        self.unfinished_bytes = 0  # behind the last whole line
+        self.digest = 0  # of the good lines
         self._damaged_bytes = 0  # of whole lines
-        self._unfinished_bytes = 0  # behind the last whole line
         self._offsets, self._lengths = array.array("q"), array.array("q")  # of each good line
         self._results, self._keys = array.array("q"), array.array("q")  # a result's line, its place
         self._grades: dict[int, int] = {}  # place -> line of its last grade
         self._order: Sequence[int] | None = None
-        self._file = self._open()
-        weakref.finalize(self, self._file.close)
+        self._file = file or self._open()
         self.refresh()
 
     def _open(self) -> io.FileIO:
@@ -4639,9 +5480,11 @@ class JournalReader:
         try:
             if self.path.exists() and not self.path.is_file():
                 raise OSError(0, "is not a regular file")
-            return self.path.open("rb", buffering=0)
+            file = self.path.open("rb", buffering=0)
         except OSError as error:
             raise ResultsError(f"{self.path}: cannot be read: {error.strerror}") from None
+        weakref.finalize(self, file.close)
+        return file
 
     def refresh(self) -> int:
         """Read what was appended since the last time, and return how many good lines that were."""
@@ -4668,14 +5511,16 @@ class JournalReader:
                 rest.clear()
             rest += unfinished
             self._file.seek(position)
-        self._unfinished_bytes = len(rest)
+        self.unfinished_bytes = len(rest)
 
     def _take(self, line: bytes) -> bool:
         """Note what stands in a line; False when it is damaged or has no business there."""
         entry = JournalLine.from_bytes(line)
         if entry is None or entry.seq < self.next_seq:
             return False
-        if (entry.kind == "header") != (self.next_seq == 0) or (self.header is None and entry.seq):
+        if entry.kind == "header" and entry.seq == 0:
+            self.headless = False
+        elif entry.kind == "header" or self.header is None:
             return False
         try:
             self._note(entry)
@@ -4685,6 +5530,7 @@ class JournalReader:
             self.missing.append(range(self.next_seq, entry.seq))
         self._offsets.append(self.whole_bytes)
         self._lengths.append(len(line))
+        self.digest = JournalLine.digest(self.digest, line)
         self.lines, self.next_seq = self.lines + 1, entry.seq + 1
         return True
 
@@ -4704,13 +5550,29 @@ class JournalReader:
             self.header = entry.read()
         elif entry.kind == "footer":
             self.footer = entry.read()
+            self.footers.append(self.footer)
         elif entry.kind == "samples":
             self.samples.append(entry.read())
 
     @property
     def lost_bytes(self) -> int:
         """How many bytes are in no good line; while a run is on, the last ones may become one."""
-        return self._damaged_bytes + self._unfinished_bytes
+        return self._damaged_bytes + self.unfinished_bytes
+
+    @property
+    def damage(self) -> str | None:
+        """Say what is lost; None when all is there."""
+        if not self.lost_bytes and not self.missing:
+            return None
+        lost = sum(map(len, self.missing))
+        missing = f", {lost} earlier lines are missing" if lost else ""
+        return f"{self.lost_bytes} bytes are damaged and left out{missing}"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its load has ended: what is left to do is to grade and to save."""
+        footer = self.footer or {}
+        return footer.get("status") == "complete" and "ended" in footer and not self.missing
 
     @property
     def ended(self) -> int:
@@ -4813,7 +5675,7 @@ def give_name(path: Path, name: Path) -> bool:
 
 
 class Digest:
-    """The SHA-256 of a results file's meta and records, by their values and not by their layout.
+    """The SHA-256 of a file's meta, records and samples, by their values and not by their layout.
 
     It stands in the meta itself, which counts without it. A record that was changed, added or taken
     out then shows, though everything computed from the records may agree.
@@ -4866,9 +5728,9 @@ class ResultsFile:
 
     def _clear_up(self) -> None:
         """Remove what killed runs have left, but nothing that is being written."""
-        for left in self._path.parent.iterdir():
-            if left.name.startswith(f".{self._path.name}.") and left.suffix == ".tmp":
-                with contextlib.suppress(OSError), FileLock(left) as lock:
+        with contextlib.suppress(OSError):
+            for left in self._path.parent.glob(f".{glob.escape(self._path.name)}.*.tmp"):
+                with FileLock(left) as lock:
                     lock.remove()
 
     def write(
@@ -4889,13 +5751,13 @@ class ResultsFile:
             separator = b",\n"
         self._add(self.AGGREGATE + self._indented(aggregate))
         if samples is not None:
-            self._add(b',\n"samples": ' + pydantic_core.to_json(samples, inf_nan_mode="null"))
+            self._add(b',\n"samples": ' + digest.add(samples))
         self._add(b"\n}\n")
         self._file.flush()
         with self._temporary.open("r+b") as file:  # the other one only appends
             file.seek(head.rindex(blank.encode()))
             file.write(digest.hexdigest().encode())
-        os.fsync(self._lock.fd)
+        sync_file(self._lock.fd)
         written = os.fstat(self._lock.fd).st_size
         if written != self._size:
             raise OSError(0, f"only {written} of {self._size} bytes were written")
@@ -4935,20 +5797,27 @@ def save_results(
         with ResultsFile(path) as file:
             file.write(meta, results, aggregate, samples)
             path = file.put_in_place(overwrite=overwrite)
-        _sync_folder(path.parent)
     except OSError as error:
         raise ResultsError(f"{path}: cannot be written: {error.strerror or error}") from None
+    _sync_folder(path)
     return path
 
 
-def _sync_folder(folder: Path) -> None:
-    """Bring a file's name to the disk."""
-    if os.name == "posix":
-        fd = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+def _sync_folder(path: Path) -> None:
+    """Bring a new file's name to the disk. Raises ResultsError."""
+    if os.name != "posix":
+        return
+    try:
+        fd = os.open(path.parent, os.O_RDONLY)
+    except OSError:  # a folder that may be written to and not be read
+        return
+    try:
+        sync_file(fd)
+    except OSError as error:
+        why = f"its folder could not be brought to the disk: {error.strerror}"
+        raise ResultsError(f"{path}: is written, but {why}") from None
+    finally:
+        os.close(fd)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -5067,10 +5936,9 @@ def run_meta(
     """
     started = dt.datetime.fromisoformat(header["started"])
     total_ms = (load.ended_ns - load.start.start_ns) / NS_PER_MS
-    ended = load.begun + dt.timedelta(microseconds=(load.ended_ns - load.begun_ns) // 1000)
     return {
         **_dates("start", started),
-        **_dates("end", ended),
+        **_dates("end", load.ended),
         "server": header["server"],
         "model": config.model,
         "concurrent": config.concurrent,
@@ -5083,15 +5951,20 @@ def run_meta(
         "run_id": header["run_id"],
         "config": header["config"],
         "questions_sha256": header["questions_sha256"],
-        "client": {**header["client"], **load.client},
-        "hardware": None,
+        "client": {
+            **header["client"],
+            **load.client,
+            "earlier_parts": list(load.start.clients),
+        },
+        "hardware": load.hardware,
         "questions_asked": header["questions"],
         "utc_offset": started.strftime("%z"),
         "warmup": dict(load.warmup),
         "resumed": load.start.resumed,
         "clock_jump_s": load.clock_jump_s,
         "tls_verified": target.tls is not False if config.server.startswith("https") else None,
-        "embedded": target.embedded,
+        "embedded": header.get("embedded"),
+        "server_info": load.server_info,
         "thresholds": [check._asdict() for check in check_thresholds(config, aggregate)],
     }
 
@@ -5110,6 +5983,7 @@ def journal_header(config: Config, target: Target, questions: Sequence[Question]
         "run_id": str(uuid.uuid4()),
         "started": dt.datetime.now().astimezone().isoformat(timespec="milliseconds"),
         "server": target.redact(target.shown),
+        "embedded": target.embedded,
         "questions": len(questions),
         "config": target.redact.tree(config.without_passwords()),
         "questions_sha256": questions_hash(questions),
@@ -5417,7 +6291,7 @@ class Headline:
     @property
     def knee(self) -> int | None:
         """The highest level at which the total still grew by a tenth; None unless it is a sweep."""
-        totals = [(stage["concurrent"], stage["tokens_per_s"]) for stage in self.stages]
+        totals = [(stage["concurrent"], total_speed(stage)) for stage in self.stages]
         known = [(level, total) for level, total in totals if total]
         if len(known) < 2:
             return None
@@ -5432,15 +6306,16 @@ class Headline:
         if self.knee is None or self.knee == self.stages[-1]["concurrent"]:
             return None
         knee = next(stage for stage in self.stages if stage["concurrent"] == self.knee)
-        top = [stage for stage in self.stages if stage["tokens_per_s"]][-1]
-        total = f"the total {self._change(knee['tokens_per_s'], top['tokens_per_s'])}"
+        top = [stage for stage in self.stages if total_speed(stage)][-1]
+        total_before, total_after = (cast(float, total_speed(part)) for part in (knee, top))
+        total = f"the total {self._change(total_before, total_after)}"
         before, after = one_user_speed(knee), one_user_speed(top)
         if before is None or after is None or after >= 0.995 * before:
             return f"Beyond {self.knee} at once, {total}."
         speed = f"each user's speed {self._change(before, after)}"
         if 0.45 <= after / before <= 0.55:
             speed = "each user's speed halves"
-        only = "only " if top["tokens_per_s"] > knee["tokens_per_s"] else ""
+        only = "only " if total_after > total_before else ""
         return f"Beyond {self.knee} at once, users {only}slow each other down: {total}, {speed}."
 
     def _change(self, before: float, after: float) -> str:
@@ -5454,7 +6329,7 @@ class Headline:
         """Say how far a sweep got whose highest level still pays."""
         if self.knee is None:
             return None
-        total = format_number(self.stages[-1]["tokens_per_s"])
+        total = format_number(total_speed(self.stages[-1]))
         return (
             f"Up to {self.knee} at once the total keeps growing, to {self.about}{total} tokens/s."
         )
@@ -5685,21 +6560,28 @@ def terminal_width(file: TextIO | None = None) -> int:
 
 
 def show(parts: Iterable[str | rich.text.Text | Table], file: TextIO | None = None) -> None:
-    """Print lines and tables, as wide as the terminal; the one place that does.
-
-    A reader that went away (`| head`), or a full disk that the output goes to, is no fault.
-    """
+    """Print lines and tables, as wide as the terminal; the one place that does."""
     file = file or sys.stdout
     if file is None or file.closed:
         return
-    console, width = _console(file), terminal_width(file)
+    import rich.console  # noqa: PLC0415
+
+    buffer, width = io.StringIO(), terminal_width(file)
+    terminal = True if file.isatty() else None
+    console = rich.console.Console(file=buffer, force_terminal=terminal, highlight=False)
+    for part in parts:
+        for line in part.lines(width) if isinstance(part, Table) else wrapped(part, width):
+            console.print(line, markup=False, soft_wrap=True)
+    write(buffer.getvalue(), file)
+
+
+def write(text: str, file: TextIO) -> None:
+    """Write a text to a standard stream, as its encoding can hold it.
+
+    A reader that went away (`| head`), or a full disk that the output goes to, is no fault.
+    """
     try:
-        with console.capture() as captured:  # which flushes the file
-            for part in parts:
-                lines = part.lines(width) if isinstance(part, Table) else wrapped(part, width)
-                for line in lines:
-                    console.print(line, markup=False, soft_wrap=True)
-        file.write(encodable(captured.get(), file))
+        file.write(encodable(text, file))
         file.flush()
     except OSError:
         with contextlib.suppress(OSError):  # or Python says at its exit that it cannot flush
@@ -5791,6 +6673,7 @@ class Summary:
         blocks = [
             self._top(),
             figures,
+            self._machine(),
             table_lines,
             wrapped(styled((self._legend(table_lines), "dim")), self.width),
             [*self._failures(), *below, *self._notes()],
@@ -5877,6 +6760,44 @@ class Summary:
         if aggregate["quality"]["graded"] or aggregate["quality"]["ungraded"]:
             lines += self._keyed("quality", self._quality())
         return lines
+
+    def _machine(self) -> list[rich.text.Text]:
+        """Return what ran where, and what it cost: a line each, where that is known."""
+        machine, info = self.meta.get("hardware") or {}, self.meta.get("server_info") or {}
+        cores, memory = machine.get("cores_usable"), machine.get("memory_usable_bytes")
+        place = [machine.get("cpu"), cores and f"{cores:g} cores"]
+        place.append(memory and f"{format_number(memory / (1 << 30))} GiB")
+        place += [gpu["name"] for gpu in machine.get("gpus", ())]
+        server = [info.get("engine"), info.get("version"), info.get("quantization")]
+        server.append(info.get("slots") and f"{info['slots']:,} slots")
+        here = "" if machine.get("host") == "client and server" else "asked from "
+        pieces = [" ".join(filter(None, server[:2])), *server[2:]]
+        parts = [", ".join(filter(None, pieces)), here + ", ".join(filter(None, place))]
+        ran = " · ".join(part for part in parts if part not in ("", here))
+        lines = self._keyed("machine", printable(ran, 300)) if ran else []
+        cost = self._cost()
+        return lines + (self._keyed("energy", cost) if cost else [])
+
+    def _cost(self) -> str:
+        """Return what the first of the power sources that is known says."""
+        energy = self.aggregate.get("energy") or {}
+        names = {"wall": "wall", "gpu": "GPU", "cpu_package": "CPU package"}
+        name = next((name for name in names if energy.get(name, {}).get("wh") is not None), None)
+        if name is None:
+            return ""
+        source = energy[name]
+        pieces = [f"{names[name]} {format_number(source['mean_w'])}{NARROW_SPACE}W"]
+        if source["idle_w"] is not None:
+            pieces[0] += f" (idle {format_number(source['idle_w'])})"
+        if source["j_per_token"] is not None:
+            pieces.append(f"{format_number(source['j_per_token'])}{NARROW_SPACE}J a token")
+        for key, what in (("correct", "correct answers"), ("answers", "answers")):
+            if (wh := source[f"wh_per_1000_{key}"]) is not None:
+                price = source[f"price_per_1000_{key}"]
+                costs = "" if price is None else f" ({format_number(price)})"
+                unit = f"{NARROW_SPACE}Wh{costs} per 1,000 {what}"
+                return " · ".join([*pieces, format_number(wh) + unit])
+        return " · ".join(pieces)
 
     def _speed(self) -> str:
         aggregate = self.aggregate
@@ -5978,10 +6899,15 @@ class Summary:
         return format_share(under_load["correct_share"]), interval.removesuffix(f"{NARROW_SPACE}%")
 
     @staticmethod
-    def _unlike(stage: Mapping[str, Any]) -> str:
-        """Return how many answers differ from those to the same questions at the lowest level."""
+    def _unlike(stage: Mapping[str, Any]) -> Cell:
+        """Return how many answers differ from those at the lowest level, beyond what do anyway."""
         stability = stage["quality"]["stability"]
-        return NOT_MEASURED if stability is None else format_share(stability["avg"])
+        if stability is None or not stability["n"]:
+            return NOT_MEASURED
+        if stability["beyond"] is None:
+            return format_share(stability["avg"])
+        interval = format_share(*stability["beyond_ci95"])
+        return format_share(stability["beyond"]), interval.removesuffix(f"{NARROW_SPACE}%")
 
     @staticmethod
     def _time(metric: str, name: str) -> Callable[[Mapping[str, Any]], str]:
@@ -6258,80 +7184,105 @@ def import_extension(name: str, group: str | None) -> ModuleType:
     try:
         return importlib.import_module(f"extensions.{name}")
     except ModuleNotFoundError as error:
-        raise _missing_package(name, error, group) from None
+        raise MissingPackageError(name, error.name, group) from None
 
 
-def _missing_package(name: str, error: ModuleNotFoundError, group: str | None) -> ExtensionError:
-    return ExtensionError(f"{name} needs {error.name}: uv sync --group {group}")
+def fetch_group(error: MissingPackageError) -> int | None:
+    """Fetch a missing group and start again, when `uv run` started this program; else return None.
+
+    Once for each group, which the environment remembers. The new process has this one's standard
+    streams and signals; on Windows, which has no exec, its exit code is returned.
+    """
+    uv, group = os.environ.get("UV"), error.group
+    tried = os.environ.get("LLM_STRESSTEST_GROUPS", "").split()
+    if uv is None or group is None or group in tried or __name__ != "__main__":
+        return None
+    notice(f"{error.tool} needs {error.package}: fetching the group {group}")
+    project = ["--project", str(HERE)]
+    sync = [uv, "sync", "--quiet", "--inexact", *project, "--only-group", group]
+    fetched = subprocess.run(sync, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603
+    if fetched.returncode:  # offline
+        logger.warning("%s", logfmt(uv=fetched.stderr.decode(errors="replace")))
+        return None
+    os.environ["LLM_STRESSTEST_GROUPS"] = " ".join((*tried, group))
+    command = [uv, "run", *project, "--group", group, "python", *sys.orig_argv[1:]]
+    if os.name != "nt":
+        os.execv(uv, command)  # noqa: S606
+    return subprocess.call(command)  # noqa: S603
 
 
-def build_parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose errors are one line, and which prints as `show` does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ConfigError with what is wrong, and a way out."""
+        raise ConfigError(f"{message}; {self.prog} --help shows what there is")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        write(message, file or sys.stderr)
+
+
+class RunParser(Parser):
+    """The parser of a run's command line, which knows the keys of config.json."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse an option that is a key of config.json, with the `--set` that was meant."""
+        arguments = list(sys.argv[1:] if args is None else args)
+        for place, argument in enumerate(arguments):
+            name, _, value = argument.partition("=")
+            key = name.removeprefix("--").replace("-", "_")
+            if not name.startswith("--") or name in self._option_string_actions:
+                continue
+            if key.partition(".")[0] in Config.model_fields:
+                value = value or next(iter(arguments[place + 1 :]), "VALUE")
+                meant = shlex.quote(f"{key}={value}")
+                raise ConfigError(f"{name}: is a key of config.json, no option: --set {meant}")
+            near = difflib.get_close_matches(name, self._option_string_actions, 1)
+            if near and not any(known.startswith(name) for known in self._option_string_actions):
+                raise ConfigError(f"{name}: no such option; did you mean {near[0]}?")
+        return super().parse_known_args(arguments, namespace)
+
+
+def build_parser() -> RunParser:
     """Return the parser of a run's command line."""
     tools = "\n".join(f"  {name:<10} {tool.help}" for name, tool in TOOLS.items())
-    parser = argparse.ArgumentParser(
+    parser = RunParser(
         prog="llm_stresstest.py",
-        description=(
-            "Ask an OpenAI-compatible server many questions at once; see how fast and how well it "
-            "answers."
-        ),
+        description="Ask an OpenAI-compatible server many questions at once;\n"
+        "see how fast and how well it answers.",
         epilog=f"tools (llm_stresstest.py TOOL --help):\n{tools}\n\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "output_filename", help="name of the run; its results go to results/NAME.json"
+    option = parser.add_argument
+    option("output_filename", help="name of the run; its results go to results/NAME.json")
+    where = "else config.json in the current directory, else beside the script"
+    option("-c", "--config", type=Path, metavar="FILE", help=where)
+    where = "questions.json; looked for likewise"
+    option("-q", "--questions", type=Path, metavar="FILE", help=where)
+    where = "where results go; else results/ beside the config"
+    option("--results-dir", type=Path, metavar="DIR", help=where)
+    where = "where logs go; else logs/ beside the config"
+    option("--log-dir", type=Path, metavar="DIR", help=where)
+    meaning = "override a key of config.json"
+    option("--set", action="append", default=[], metavar="KEY=VALUE", help=meaning)
+    flags = {
+        "--resume": "go on with a run that was stopped or killed",
+        "--wait": "wait while another run of yours measures the same server",
+        "--overwrite": "replace a results file of the same name",
+        "--dry-run": "check the files, show what would be run, ask nothing",
+        "--allow-code": "let the grader `code` run what the model wrote, confined",
+        "--quiet": "no progress and no summary; only errors, and why the exit code is 1",
+    }
+    for name, meaning in flags.items():
+        option(name, action="store_true", help=meaning)
+    levels = ("DEBUG", "INFO", "WARNING", "ERROR")
+    meaning = f"{', '.join(levels)}; default INFO"
+    option(
+        "--log-level", type=str.upper, choices=levels, default="INFO", metavar="LEVEL", help=meaning
     )
-    parser.add_argument(
-        "-c",
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help="else config.json in the current directory, else beside the script",
-    )
-    parser.add_argument(
-        "-q", "--questions", type=Path, metavar="FILE", help="questions.json; looked for likewise"
-    )
-    parser.add_argument(
-        "--results-dir",
-        type=Path,
-        metavar="DIR",
-        help="where results go; else results/ beside the config",
-    )
-    parser.add_argument(
-        "--log-dir", type=Path, metavar="DIR", help="where logs go; else logs/ beside the config"
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a key of config.json",
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with a run that was stopped or killed"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a results file of the same name"
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="check the files, show what would be run, ask nothing",
-    )
-    parser.add_argument(
-        "--allow-code",
-        action="store_true",
-        help="let the grader `code` run what the model wrote, confined",
-    )
-    parser.add_argument(
-        "--quiet", action="store_true", help="no progress and no summary, only errors"
-    )
-    parser.add_argument(
-        "--log-level",
-        default="INFO",
-        choices=("DEBUG", "INFO", "WARNING", "ERROR"),
-        help="default INFO",
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    weak = "the same where the system cannot confine it well"
+    option("--allow-code=weak", dest="allow_code", action="store_const", const="weak", help=weak)
+    option("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
 
 
@@ -6346,9 +7297,10 @@ class Options:
     log_dir: Path | None = None
     set: Sequence[str] = ()  # KEY=VALUE each
     resume: bool = False
+    wait: bool = False
     overwrite: bool = False
     dry_run: bool = False
-    allow_code: bool = False
+    allow_code: bool | str = False  # "weak": also where the system confines little
     quiet: bool = False
     log_level: str = "INFO"
 
@@ -6386,6 +7338,10 @@ class RunFiles:
     def nothing_left(self) -> bool:
         """Whether a run that is to be gone on with has ended, and its results are saved."""
         return self.resume and self.results.is_file() and not self.journal.exists()
+
+    def is_over(self) -> bool:
+        """Whether the load of the run that is gone on with has ended, so that nobody is asked."""
+        return self.resume and JournalReader(self.journal).is_over
 
     def config_before(self) -> Mapping[str, Any] | None:
         """Return the config of the run that is gone on with, as its journal has it."""
@@ -6443,27 +7399,34 @@ class RunFiles:
         raise AssertionError("unreachable")
 
     def _make_room(self, path: Path) -> bool:
-        """Remove the journal of a run that is over, if that is allowed; else say whose it is."""
+        """Get the journal of an earlier run out of the way; else say why it stays."""
         try:
             lock = FileLock(path)
         except FileNotFoundError:  # its run has just ended
             return True
+        except OSError as error:
+            notice(f"{path} cannot be opened: {error.strerror}")
+            return False
         with lock:
-            if self._overwrite and lock.held:
+            if not lock.held:
+                notice(f"{path} is of a run in progress")
+                return False
+            if not self._overwrite:
+                notice(f"{path} holds an unfinished run: go on with it by --resume, or delete it")
+                return False
+            if len(JournalReader(path)) == 0:  # nobody misses it
                 lock.remove()
                 return True
-            whose = "holds an unfinished run: go on with it by --resume, or delete it"
-            if not lock.held:
-                whose = "is of a run in progress"
-            notice(f"{path} {whose}")
-        return False
+            names = possible_names(path, self.moment)
+            kept = next(name for name in names if give_name(path, name))
+            notice(f"{path} held an unfinished run; go on with it by {kept.stem} --resume")
+        return True
 
     def _check_same_run(self, reader: JournalReader, header: Mapping[str, Any]) -> None:
         """Refuse to mix two runs. Raises ConfigError."""
         before = cast(dict[str, Any], reader.header)
-        if reader.lost_bytes:
-            lost = f"its last {reader.lost_bytes} bytes were damaged and are left out"
-            notice(f"{reader.path}: {lost}; {len(reader)} answers are kept")
+        if reader.damage is not None:
+            notice(f"{reader.path}: {reader.damage}; {len(reader)} answers are kept")
         if before["schema_version"] != SCHEMA_VERSION:
             version = f"is of schema_version {before['schema_version']}"
             raise ConfigError(f"{reader.path}: {version}; it cannot be gone on with")
@@ -6501,10 +7464,11 @@ async def serving(config: Config, target: Target) -> AsyncIterator[Target]:
         try:
             server = await stack.enter_async_context(embedded.serve(slots=max(config.levels)))
         except ModuleNotFoundError as error:
-            raise _missing_package("embedded", error, _EMBEDDED.group) from None
+            raise MissingPackageError("embedded", error.name, _EMBEDDED.group) from None
         except (OSError, RuntimeError) as error:
             raise ServerUnreachableError(f"embedded: {error}") from error
-        yield dataclasses.replace(target, base=server.url, embedded=server.description)
+        described = {"embedded": server.description, "server_pid": server.pid}
+        yield dataclasses.replace(target, base=server.url, **described)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -6514,13 +7478,14 @@ class Grading:
     quality: ModuleType | None
     questions: Mapping[str, Question]
     config: Config
-    allow_code: bool
+    allow_code: bool | str
+    hints: Sequence[str] = ()  # what will stay ungraded, and why
 
     @classmethod
     def of(
-        cls, path: Path, questions: Sequence[Question], config: Config, *, allow_code: bool
+        cls, path: Path, questions: Sequence[Question], config: Config, *, allow_code: bool | str
     ) -> Self:
-        """Check the catalogue's graders. Raises QuestionsError, one line with the question's id."""
+        """Check the catalogue's graders. Raises QuestionsError, ConfigError, one line."""
         catalogue = {question.id: question for question in questions}
         graded = [question for question in catalogue.values() if question.grader is not None]
         quality = None
@@ -6539,19 +7504,27 @@ class Grading:
                 raise QuestionsError(
                     f"{path}: question {printable(json.dumps(wrong[0].id), 80)}: {wrong[1]}"
                 )
-        return cls(quality, catalogue, config, allow_code)
+        hints = () if quality is None else quality.check_run(config, graded, allow_code)
+        return cls(quality, catalogue, config, allow_code, hints)
+
+    async def test_judge(self) -> None:
+        """Ask the judge one thing, where there is one. Raises ServerUnreachableError."""
+        if self.quality is not None:
+            await self.quality.test_judge(self.config, self.questions.values())
 
     async def grade(self, journal: Journal, stop_signal: StopSignal, redact: Redactor) -> None:
         """Grade the answers of the journal, and write each grade to it. Raises ResultsError."""
         if self.quality is None:
             return
         graders = self.quality.Graders(
-            self.config, allow_code=self.allow_code, hurry=stop_signal.event.is_set
+            self.config,
+            allow_code=self.allow_code,
+            hurry=stop_signal.event.is_set,
+            redact=redact,
         )
-        ungraded = (result for result in JournalReader(journal.path) if result.grade_reason is None)
+        ungraded = (result for result in journal.read() if result.grade_reason is None)
         async with graders:
             async for result, score, reason in graders.grade_results(self.questions, ungraded):
-                reason = redact(reason) if isinstance(reason, str) else reason
                 log_grade(result, score, reason)
                 grade = {
                     "index": result.index,
@@ -6560,6 +7533,36 @@ class Grading:
                     "reason": reason,
                 }
                 journal.append("grade", grade)
+
+
+class Unwatched:
+    """Stands in for extensions/hardware.py where that, or one of its packages, is missing."""
+
+    server_info: Mapping[str, Any] | None = None
+    samples: Mapping[str, Any] | None = None
+    energy = None
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+
+    async def prepare(self, target: Target, *, wait: bool, say: Callable[[str], None]) -> None:
+        """Know of no other run."""
+
+    async def start(self) -> None:
+        """Ask nothing."""
+
+    def begin(self, start_ns: int, record: Callable[[dict[str, Any]], None]) -> None:
+        """Record nothing."""
+
+    async def stop(self) -> None:
+        """Have nothing to end."""
+
+    def finish(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Make nothing of an earlier part's samples."""
+
+    def facts(self, _aggregate: Mapping[str, Any]) -> dict[str, Any]:
+        """Say why nothing is known."""
+        return {"unavailable": self.why}
 
 
 class Run:
@@ -6580,10 +7583,15 @@ class Run:
     ) -> None:
         self.config, self.questions, self.options = config, questions, options
         self.files = files or RunFiles(options)
+        self.is_over = self.files.is_over()
         self.target = resolve_target(config, os.environ)
         self.grading = Grading.of(
             self.files.questions, questions, config, allow_code=options.allow_code
         )
+        try:
+            self.machine: Any = import_extension("hardware", "hardware").Watch(config)
+        except ExtensionError as error:
+            self.machine = Unwatched(str(error))
         self._closing = contextlib.AsyncExitStack()  # server and session, before the results
         self._until_saved = contextlib.ExitStack()  # the journal's lock guards unsaved answers
 
@@ -6596,11 +7604,13 @@ class Run:
             self.stop_signal = stack.enter_context(StopSignal.caught())
             stack.enter_context(self._until_saved)
             await stack.enter_async_context(self._closing)
-            server = self._closing.enter_async_context(serving(self.config, self.target))
-            self.target = await self.stop_signal.unless_stopped(server)
+            if not self.is_over:
+                server = self._closing.enter_async_context(serving(self.config, self.target))
+                self.target = await self.stop_signal.unless_stopped(server)
             opened = open_session(self.config, self.target)
             session = await self._closing.enter_async_context(opened)
             self.client = Client(session, self.config, self.target)
+            self._closing.push_async_callback(self.machine.stop)
             self._stack = stack.pop_all()
         return self
 
@@ -6614,15 +7624,24 @@ class Run:
             with contextlib.suppress(OSError, ValueError):
                 sys.stderr.write(printable(message, 1000) + "\n")
 
-    async def connect(self, test: Awaitable[None]) -> None:
-        """Wait for the connection test; say so when it takes a moment."""
-        message = f"connecting to {self.target.shown} …"
-        patience_s = 0.0 if sys.stderr.isatty() else self.PATIENCE_S
-        timer = asyncio.get_running_loop().call_later(patience_s, self.say, message)
-        try:
-            await self.stop_signal.unless_stopped(test)
-        finally:
-            timer.cancel()
+    async def connect(self, test: Coroutine[Any, Any, None]) -> None:
+        """Wait for the connection test, ask the judge one thing, and look at the machine.
+
+        Say so when connecting takes long.
+        """
+        with contextlib.closing(test):  # a signal may come before it begins
+            wait, say = self.options.wait, self.say
+            ready = self.machine.prepare(self.target, wait=wait, say=say)
+            await self.stop_signal.unless_stopped(ready)
+            message = f"connecting to {self.target.shown} …"
+            patience_s = 0.0 if sys.stderr.isatty() else self.PATIENCE_S
+            timer = asyncio.get_running_loop().call_later(patience_s, say, message)
+            try:
+                await self.stop_signal.unless_stopped(test)
+                await self.stop_signal.unless_stopped(self.grading.test_judge())
+            finally:
+                timer.cancel()
+            await self.stop_signal.unless_stopped(self.machine.start())
 
     def open_journal(self) -> None:
         """Start the journal, or take up the one of the run that is gone on with."""
@@ -6631,6 +7650,8 @@ class Run:
         self._until_saved.enter_context(self.journal)
         inputs = {"config": self.files.config, "questions": self.files.questions}
         log_start(self.journal.header, {**inputs, "journal": self.journal.path})
+        for hint in self.grading.hints:
+            logger.warning("%s", hint)
         self.start = self._load_start(before)
         self.client = dataclasses.replace(self.client, start_ns=self.start.start_ns)
         turns = sum(len(question.texts) for question in self.questions) * self.config.passes
@@ -6644,22 +7665,28 @@ class Run:
         if before is None:
             return LoadStart(seed=seed)
         already_ns = max((result.end_ns or 0 for result in before), default=0)
-        footer = before.footer or {}
+        footer, clients = before.footer or {}, [footer["client"] for footer in before.footers]
+        resumed = "stopped" if footer else "killed"
         return LoadStart(
             start_ns=clock() - already_ns,
             seed=seed,
             done=before.finished(self.questions),
-            resumed="stopped" if footer else "killed",
+            resumed=None if before.is_over else resumed,
             itl_us={int(stage): dict(pairs) for stage, pairs in footer.get("itl_us", {}).items()},
             itl_lost=not footer and not self.config.record_chunk_times,
+            clients=clients[:-1] if before.is_over else clients,
+            over=before.footer if before.is_over else None,
         )
 
     @contextlib.asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """Show how far the load is while the block runs; say what is kept when it cannot go on."""
+        """Show and watch the load while the block runs; say what is kept when it cannot go on."""
         with self.journal.kept_when_writing_fails():
+            record = functools.partial(self.journal.append, "samples")
+            self.machine.begin(self.start.start_ns, record)
             async with self.progress.shown(quiet=self.options.quiet):
                 yield
+            await self.machine.stop()
 
     def record(self, result: Result) -> None:
         """Write a result down the moment its request ends. Raises ResultsError."""
@@ -6670,22 +7697,20 @@ class Run:
     async def finish(self, load: LoadReport) -> JournalReader:
         """Grade the answers, end the journal and return all results, graded."""
         with self.journal.kept_when_writing_fails():
+            if not self.is_over:
+                load.client["timestamps"] = self.client.timestamps
+                self.journal.append("footer", load.to_footer())
             await self.grading.grade(self.journal, self.stop_signal, self.target.redact)
-            self.journal.append("footer", self._footer(load))
-        await self._closing.aclose()
-        return JournalReader(self.journal.path)
-
-    def _footer(self, load: LoadReport) -> dict[str, Any]:
-        """Return the journal's last line: all that a results file needs beside the results."""
         load.interrupted = load.interrupted or self.stop_signal.signum is not None
-        return {
-            "status": "interrupted" if load.interrupted else "complete",
-            "duration_ms": (load.ended_ns - load.start.start_ns) / NS_PER_MS,
-            "client": load.client,
-            "clock_jump_s": load.clock_jump_s,
-            "warmup": dict(load.warmup),
-            "itl_us": {str(stage): sorted(counts.items()) for stage, counts in load.itl_us.items()},
-        }
+        await self._closing.aclose()
+        results = self.journal.read()
+        self.machine.finish(results.samples)
+        return results
+
+    def assess(self, load: LoadReport, aggregate: Mapping[str, Any]) -> None:
+        """Put down what is known of the machine and the server, and what the load did to them."""
+        load.hardware = rounded(self.machine.facts(aggregate))
+        load.server_info = self.machine.server_info
 
     def end(
         self, load: LoadReport, path: Path, meta: Mapping[str, Any], aggregate: Mapping[str, Any]
@@ -6725,8 +7750,11 @@ class Run:
             "load": load,
             "results": self.files.results,
         }
+        if config.hardware.power_command is not None:
+            rows["runs"] = f"{printable(config.hardware.power_command, 300)} (for its watts)"
         head = styled(("dry run: ", "bold"), "the files are good; nothing was asked")
-        return [head, *(styled(f"{name:<10} {value}") for name, value in rows.items())]
+        lines = [f"{name:<10} {value}" for name, value in rows.items()]
+        return [head, *map(styled, [*lines, *self.grading.hints])]
 
     def exit_code(self, meta: Mapping[str, Any]) -> int:
         """Return the exit code of a run whose results are saved."""
@@ -6749,7 +7777,8 @@ async def main(options: Options) -> int:
         show(run.plan_lines())
         return 0
     async with run:
-        await run.connect(test_connection(run.client))
+        if not run.is_over:
+            await run.connect(test_connection(run.client))
         run.open_journal()
         send = functools.partial(send_question, run.client)
         async with run.watched():
@@ -6757,11 +7786,13 @@ async def main(options: Options) -> int:
                 config, questions, send, run.record, run.stop_signal, run.start
             )
         results = await run.finish(load)
-        aggregate = calculate_aggregates(results, config, None if load.itl_lost else load.itl_us)
+        gaps = None if load.itl_lost else load.itl_us
+        aggregate = calculate_aggregates(results, config, gaps, run.machine.energy)
+        run.assess(load, aggregate)
         meta = run_meta(config, run.target, load, aggregate, run.journal.header)
         with run.journal.kept_when_writing_fails():
-            replace = files.may_replace(meta["run_id"])
-            path = save_results(files.results, meta, results, aggregate, overwrite=replace)
+            rest = {"samples": run.machine.samples, "overwrite": files.may_replace(meta["run_id"])}
+            path = save_results(files.results, meta, results, aggregate, **rest)
         run.end(load, path, meta, aggregate)
         return run.exit_code(meta)
 
@@ -6774,11 +7805,16 @@ def cli(argv: Sequence[str] | None = None) -> int:
         try:
             if arguments and arguments[0] in TOOLS:
                 return run_tool(arguments[0], arguments[1:])
-            return asyncio.run(main(Options(**vars(build_parser().parse_args(arguments)))))
+            options = Options(**vars(build_parser().parse_args(arguments)))
+            loop_factory = WatchedLoop if TimedConnector.used else None
+            with asyncio.Runner(loop_factory=loop_factory) as runner:
+                return runner.run(main(options))
         except SystemExit as stop:  # argparse has said why
             return stop.code if isinstance(stop.code, int) else 2
         except StressTestError as error:
             logger.error("%s", error, exc_info=error.__cause__)
+            if isinstance(error, MissingPackageError) and (code := fetch_group(error)) is not None:
+                return code
             return fail(str(error), error.exit_code)
         except StoppedError as error:
             name = signal.Signals(error.args[0]).name
@@ -6814,7 +7850,14 @@ def describe_fault(error: Exception) -> str:
 
 def run_tool(name: str, argv: Sequence[str]) -> int:
     """Run a tool and return its exit code."""
-    return cast(int, import_extension(TOOLS[name].module, TOOLS[name].group).main(argv))
+    tool = TOOLS[name]
+    extension = import_extension(tool.module, tool.group)
+    try:
+        return cast(int, extension.main(argv))
+    except ModuleNotFoundError as error:  # of a package that it imports where it is used
+        if tool.group is None or (error.name or "").startswith(("extensions", "llm_stresstest")):
+            raise
+        raise MissingPackageError(name, error.name, tool.group) from error
 
 
 if __name__ == "__main__":

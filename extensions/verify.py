@@ -17,6 +17,7 @@ error (exit code 2).
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import typing
@@ -28,6 +29,7 @@ from typing import Any, NamedTuple
 import pydantic
 
 import llm_stresstest as st
+from extensions import hardware
 
 SHOWN = 20  # differences on screen
 STATUSES = ("ok", "error", "timeout", "truncated", "cancelled")
@@ -59,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def verify_run(run: st.SavedRun) -> list[str]:
     """Return what differs between a run and what its records give, a line each."""
-    return Contents(run.path, run.meta, run.records, run.aggregate).differences()
+    return Contents(run.path, run.meta, run.records, run.aggregate, run.samples).differences()
 
 
 def read_contents(path: Path) -> Contents:
@@ -78,7 +80,7 @@ def read_contents(path: Path) -> Contents:
         )
     if not isinstance(records, list):
         raise st.ConfigError(f"{path}: results: must be a list")
-    return Contents(path, meta, records, data["aggregate"])
+    return Contents(path, meta, records, data["aggregate"], data.get("samples"))
 
 
 class Contents(NamedTuple):
@@ -88,6 +90,7 @@ class Contents(NamedTuple):
     meta: Any
     records: Sequence[Any]
     aggregate: Any
+    samples: Any
 
     def differences(self) -> list[str]:
         """Return what differs from what the records give, a line each."""
@@ -116,7 +119,9 @@ class Contents(NamedTuple):
             yield "aggregate: must be an object"
             return
         run = st.SavedRun(self.path, self.meta, list(results), self.aggregate, list(self.records))
-        anew = st.calculate_aggregates(results, config, run.itl_us)
+        host = (self.meta.get("hardware") or {}).get("host")
+        energy = functools.partial(hardware.energy, self.samples, prices=config.hardware, host=host)
+        anew = st.calculate_aggregates(results, config, run.itl_us, energy)
         yield from _differences(anew, self.aggregate, "aggregate")
         yield from self._meta_differences(config, anew)
         yield from self._missing(config, results)
@@ -155,10 +160,12 @@ class Contents(NamedTuple):
         digest = st.Digest(self.meta)
         for record in self.records:
             digest.add(record)
+        if self.samples is not None:
+            digest.add(self.samples)
         stored = self.meta.get("digest")
         if stored != digest.hexdigest():
             yield (
-                f"meta.digest: that of meta and records is {digest.hexdigest()[:16]}…, "
+                f"meta.digest: that of what stands here is {digest.hexdigest()[:16]}…, "
                 f"the file says {_shown(stored)}: something in them was changed"
             )
 

@@ -51,7 +51,8 @@ def test_answers_are_graded_and_averaged_by_category(graded: Project) -> None:
     numbers = data["aggregate"]["quality"]
     assert (numbers["avg"], numbers["graded"], numbers["correct"]) == (0.5, 2, 1)
     assert numbers["categories"]["facts"]["of_answers"]["avg"] == 1.0
-    assert numbers["of_answers"]["ci95"][0] == pytest.approx(0.0945, abs=1e-3)
+    low, high = numbers["of_answers"]["ci95"]
+    assert 0 < low < 0.0945 and high == pytest.approx(1 - low), "wider than Wilson's for two trials"
     assert "50\u202f% of 2 graded answers right" in finished.out
     assert graded.run("verify", "run").code == 0
 
@@ -95,7 +96,7 @@ def test_a_sweep_shows_accuracy_and_stability_by_concurrency(
     graded: Project, server: ScriptedServer
 ) -> None:
     async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
-        late = request.number >= 3  # the second stage answers one question differently
+        late = request.number >= 6  # the second stage answers one question differently
         text = {"Capital of France?": "Paris", "2+2?": "5" if late else "4"}.get(
             request.question, "Fine"
         )
@@ -111,7 +112,11 @@ def test_a_sweep_shows_accuracy_and_stability_by_concurrency(
     assert second["stability"]["examples"] == [{"id": "sum", "lowest": "4", "here": "5"}]
     wide = [line.plain for line in st.summary_lines("run", data["meta"], data["aggregate"], 140)]
     assert any(line.endswith("unlike at 1") for line in wide)
-    assert any(line.endswith("33\u202f%") for line in wide)
+    assert any("33\u202f% (" in line for line in wide), "beyond the floor, with its interval"
+    assert (second["stability"]["floor"], second["stability"]["beyond"]) == (
+        0,
+        pytest.approx(1 / 3),
+    )
     assert second["paired"] == {"n": 2, "better": 0, "worse": 1}
     assert graded.run("verify", "run").code == 0
 
@@ -279,16 +284,48 @@ def test_a_broken_judge_leaves_the_answer_ungraded_and_never_0(
     assert (numbers["avg"], numbers["graded"], numbers["ungraded"]) == (None, 0, 1)
 
 
-def test_a_judge_that_cannot_be_reached_leaves_the_answer_ungraded(
+def test_a_judge_that_cannot_be_reached_is_found_before_the_load(
     project: Project, server: ScriptedServer
 ) -> None:
     judged(project, server)
-    replies(server, "VERDICT: PASS")
     finished = project.run(
         "run", "--set", 'judge={"server": "http://127.0.0.1:9/v1", "model": "m"}'
     )
-    assert finished.code == 0
-    assert "the judge failed" in project.results()["results"][0]["grade_reason"]
+    assert finished.code == 3
+    assert "judge: http://127.0.0.1:9/v1: the judge failed: connection_refused" in finished.err
+    assert server.requests == [], "the model was not asked"
+
+
+@pytest.mark.parametrize(
+    ("reply", "says"),
+    [
+        (whole(b'{"error": "busy"}', "500 Broken", "application/json"), "http_status"),
+        (whole(b"", "307 Elsewhere", "text/plain", "Location: http://127.0.0.1:9/"), "redirect"),
+        (whole(b"<html>", content_type="text/html"), "wrong_type"),
+        (whole(b"{}", content_type="application/json"), "wrong_api"),
+    ],
+)
+def test_a_judge_that_fails_later_leaves_the_answer_ungraded(
+    project: Project,
+    server: ScriptedServer,
+    monkeypatch: pytest.MonkeyPatch,
+    reply: bytes,
+    says: str,
+) -> None:
+    monkeypatch.setattr(quality, "_pause_s", lambda *_: 0.0)
+    judged(project, server)
+
+    async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
+        if request.json.get("stream"):
+            await streams("You are lovely")(request, writer)
+        else:
+            writer.write(reply)
+
+    server.behaviour = behave
+    assert project.run("run").code == 0
+    entry = project.results()["results"][0]
+    assert (entry["graded"], entry["quality"]) == (False, 0.0)
+    assert entry["grade_reason"].startswith("the judge failed: ") and says in entry["grade_reason"]
 
 
 @pytest.mark.parametrize(("angle", "score"), [(0.0, 1.0), (0.5, 0.877583), (1.5, 0.0)])

@@ -632,13 +632,70 @@ def test_too_few_requests_is_suspect_where_a_threshold_or_an_slo_stands_on_them(
     ]
 
 
-def test_a_lagging_or_busy_client_is_named_and_a_saturated_one_is_invalid() -> None:
+def late(errors_ms: Sequence[float], stage: int = 0, **changes: Any) -> list[st.Result]:
+    """Return the results of a stage whose first tokens were read so late."""
+    return [
+        ok(
+            1000 * stage + place,
+            place * 40.0,
+            100,
+            [10] * 5,
+            stage=stage,
+            client_error_ns=round(error_ms * NS_PER_MS),
+            **changes,
+        )
+        for place, error_ms in enumerate(errors_ms)
+    ]
+
+
+def test_a_client_that_reads_late_is_named_and_a_very_late_one_is_invalid() -> None:
+    assert verdict(*late([0.3] * 400)) == ("VALID", set())
+    assert verdict(*late([8] * 400)) == ("SUSPECT", {"client_saturated"})
+    assert verdict(*late([30] * 400)) == ("INVALID", {"client_saturated"})
+
+
+def test_stalls_in_three_percent_of_a_run_are_seen() -> None:
+    stalls = [250 - place % 250 if place % 100 < 3 else 0.2 for place in range(400)]
+    assert verdict(*late(stalls)) == ("INVALID", {"client_saturated"})
+
+
+def test_a_saturated_last_stage_of_a_sweep_is_seen() -> None:
+    calm, full = late([0.2] * 400), late([40] * 400, stage=1)
+    config: dict[str, Any] = {"concurrent": [1, 3], "cache_bust": True}
+    assert verdict(*calm, *late([0.2] * 400, stage=1), **config) == ("VALID", set())
+    assert verdict(*calm, *full, **config) == ("INVALID", {"client_saturated"})
+    assert "at 3 at once" in message(*calm, *full, **config)
+
+
+def message(*results: st.Result, made: st.LoadReport | None = None, **config: Any) -> str:
+    """Return the one reason's message."""
+    full = st.Config.model_validate({"server": "embedded", "model": "m", **config})
+    aggregate = st.calculate_aggregates(results, full)
+    (reason,) = st.judge_validity(full, aggregate, made or load())["reasons"]
+    return str(reason["message"])
+
+
+def test_a_lagging_loop_holds_requests_back_in_a_closed_loop() -> None:
     lagging = load(loop_lag_ms={"p50": 3, "p90": 6, "p95": 8, "p99": 12, "max": 15})
     assert verdict(*ENOUGH, made=lagging) == ("SUSPECT", {"client_saturated"})
     stuck = load(loop_lag_ms={"p50": 30, "p90": 60, "p95": 80, "p99": 120, "max": 150})
     assert verdict(*ENOUGH, made=stuck) == ("INVALID", {"client_saturated"})
-    assert verdict(*ENOUGH, made=load(cpu_share=0.93)) == ("SUSPECT", {"client_saturated"})
-    assert verdict(*ENOUGH, made=load(cpu_share=0.99)) == ("INVALID", {"client_saturated"})
+    assert verdict(*ENOUGH, made=load(cpu_share=0.93)) == ("VALID", set())
+    assert verdict(*ENOUGH, made=load(cpu_share=0.99)) == ("SUSPECT", {"client_saturated"})
+
+
+def test_chunks_read_together_are_suspect_and_many_are_invalid() -> None:
+    assert verdict(*late([0] * 400, merged_chunks=0)) == ("VALID", set())
+    assert verdict(*late([0] * 400, merged_chunks=1)) == ("SUSPECT", {"client_saturated"})
+    assert verdict(*late([0] * 400, merged_chunks=2)) == ("INVALID", {"client_saturated"})
+
+
+def test_a_starved_client_is_told_from_a_busy_one_and_the_rival_is_named() -> None:
+    rivals = [{"name": "ffmpeg\x1b", "pid": 7, "cpu_share": 0.97}]
+    starved = load(cpu_share=0.3, cpu_wait_share=0.4, rivals=rivals)
+    assert verdict(*ENOUGH, made=starved) == ("SUSPECT", {"client_starved"})
+    said = message(*ENOUGH, made=starved)
+    assert "ffmpeg" in said and "pid 7, 97%" in said and "\x1b" not in said
 
 
 def test_prompts_from_a_cache_are_suspect_unless_it_is_busted() -> None:
