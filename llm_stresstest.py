@@ -158,6 +158,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "Column",
     "Config",
     "ConfigError",
+    "Digest",
     "Evidence",
     "ExtensionError",
     "Failure",
@@ -203,6 +204,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "load_questions",
     "load_results",
     "logger",
+    "mean_score",
     "min_samples",
     "notice",
     "one_user_speed",
@@ -212,6 +214,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "process_questions",
     "questions_hash",
     "read_json",
+    "requests_missing",
     "resolve_target",
     "save_results",
     "send_question",
@@ -221,6 +224,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "table",
     "terminal_width",
     "test_connection",
+    "total_speed",
     "validity_rule",
     "wilson_interval",
     "wrapped",
@@ -3177,14 +3181,27 @@ class LoadReport:
             "itl_us": {str(stage): sorted(counts.items()) for stage, counts in self.itl_us.items()},
         }
 
+    @classmethod
+    def from_meta(cls, meta: Mapping[str, Any]) -> Self:
+        """Return what a saved run's verdict was judged by, beside its config and aggregate."""
+        client = meta["client"]
+        return cls(
+            LoadStart(resumed=meta["resumed"], clients=tuple(client["earlier_parts"])),
+            client=client,
+            clock_jump_s=meta["clock_jump_s"],
+            hardware=meta["hardware"] or {},
+            interrupted=meta["status"] != "complete",
+        )
+
     def end(self, client: dict[str, Any], *, stopped: bool) -> None:
         """Take the time at which the load ended, and what the self-check found."""
         self.ended_ns = clock()
-        self.client = client
+        self.client = rounded(client)  # as it stands in files: a verdict can be judged anew
         self.interrupted = self.interrupted or stopped
         elapsed_s = (self.ended_ns - self.begun_ns) / NS_PER_S
         wall_s = (dt.datetime.now().astimezone() - self.begun).total_seconds()
-        self.clock_jump_s = wall_s - elapsed_s  # the machine slept, or somebody set the clock
+        # The machine slept, or somebody set the clock.
+        self.clock_jump_s = round(wall_s - elapsed_s, 6)
 
 
 async def process_questions(
@@ -4256,7 +4273,8 @@ class Aggregator:
             if first_ns == last_ns:  # all at once
                 tokens += count if start_ns < last_ns <= end_ns else 0
             elif inside_ns > 0:
-                tokens += count * inside_ns / (last_ns - first_ns)
+                tokens += (count - 1) * inside_ns / (last_ns - first_ns)
+                tokens += start_ns < first_ns
         return Steady(end_ns - start_ns, answers, tokens)
 
     def _busy_from(self) -> int | None:
@@ -4447,7 +4465,7 @@ class Steady(NamedTuple):
 
     duration_ns: int
     answers: int  # that ended in it
-    tokens: float  # an answer's are spread evenly from its first to its last
+    tokens: float  # after an answer's first they are spread evenly up to its last
 
     @classmethod
     def of_all(cls, stages: Iterable[Self | None]) -> Self | None:
@@ -5788,6 +5806,28 @@ def give_name(path: Path, name: Path) -> bool:
     return True
 
 
+class Digest:
+    """The SHA-256 of a file's meta, records and samples, by their values and not by their layout.
+
+    It stands in the meta itself, which counts without it. A record that was changed, added or taken
+    out then shows, though everything computed from the records may agree.
+    """
+
+    def __init__(self, meta: Mapping[str, Any]) -> None:
+        self._sha256 = hashlib.sha256()
+        self.add({name: value for name, value in meta.items() if name != "digest"})
+
+    def add(self, record: Mapping[str, Any]) -> bytes:
+        """Take a record, and return its JSON."""
+        data = pydantic_core.to_json(record, inf_nan_mode="null")
+        self._sha256.update(data + b"\n")
+        return data
+
+    def hexdigest(self) -> str:
+        """Return the digest of what was added so far."""
+        return self._sha256.hexdigest()
+
+
 class ResultsFile:
     """A results file in the making: written beside its place, and given its name when it is whole.
 
@@ -5833,17 +5873,22 @@ class ResultsFile:
         samples: Mapping[str, Any] | None,
     ) -> None:
         """Write the parts and bring them to the disk. Raises OSError, also for a file too short."""
-        self._add(b'{\n"meta": ' + self._indented(meta) + self.RESULTS)
+        digest = Digest(meta)
+        blank = "0" * len(digest.hexdigest())
+        head = b'{\n"meta": ' + self._indented({**meta, "digest": blank}) + self.RESULTS
+        self._add(head)
         separator = b"\n"
         for result in results:
-            record = pydantic_core.to_json(result.to_record(), inf_nan_mode="null")
-            self._add(separator + record)
+            self._add(separator + digest.add(result.to_record()))
             separator = b",\n"
         self._add(self.AGGREGATE + self._indented(aggregate))
         if samples is not None:
-            self._add(b',\n"samples": ' + pydantic_core.to_json(samples, inf_nan_mode="null"))
+            self._add(b',\n"samples": ' + digest.add(samples))
         self._add(b"\n}\n")
         self._file.flush()
+        with self._temporary.open("r+b") as file:  # the other one only appends
+            file.seek(head.rindex(blank.encode()))
+            file.write(digest.hexdigest().encode())
         sync_file(self._lock.fd)
         written = os.fstat(self._lock.fd).st_size
         if written != self._size:
@@ -6040,14 +6085,15 @@ def run_meta(
         "questions_sha256": header["questions_sha256"],
         "client": {
             **header["client"],
-            **rounded(load.client),
-            "earlier_parts": rounded(list(load.start.clients)),
+            **load.client,
+            "earlier_parts": list(load.start.clients),
         },
-        "hardware": rounded(load.hardware),
+        "hardware": load.hardware,
         "questions_asked": header["questions"],
         "utc_offset": started.strftime("%z"),
         "warmup": dict(load.warmup),
         "resumed": load.start.resumed,
+        "clock_jump_s": load.clock_jump_s,
         "tls_verified": target.tls is not False if config.server.startswith("https") else None,
         "embedded": header.get("embedded"),
         "server_info": load.server_info,
@@ -6377,7 +6423,7 @@ class Headline:
     @property
     def knee(self) -> int | None:
         """The highest level at which the total still grew by a tenth; None unless it is a sweep."""
-        totals = [(stage["concurrent"], stage["tokens_per_s"]) for stage in self.stages]
+        totals = [(stage["concurrent"], total_speed(stage)) for stage in self.stages]
         known = [(level, total) for level, total in totals if total]
         if len(known) < 2:
             return None
@@ -6392,15 +6438,16 @@ class Headline:
         if self.knee is None or self.knee == self.stages[-1]["concurrent"]:
             return None
         knee = next(stage for stage in self.stages if stage["concurrent"] == self.knee)
-        top = [stage for stage in self.stages if stage["tokens_per_s"]][-1]
-        total = f"the total {self._change(knee['tokens_per_s'], top['tokens_per_s'])}"
+        top = [stage for stage in self.stages if total_speed(stage)][-1]
+        total_before, total_after = (cast(float, total_speed(part)) for part in (knee, top))
+        total = f"the total {self._change(total_before, total_after)}"
         before, after = one_user_speed(knee), one_user_speed(top)
         if before is None or after is None or after >= 0.995 * before:
             return f"Beyond {self.knee} at once, {total}."
         speed = f"each user's speed {self._change(before, after)}"
         if 0.45 <= after / before <= 0.55:
             speed = "each user's speed halves"
-        only = "only " if top["tokens_per_s"] > knee["tokens_per_s"] else ""
+        only = "only " if total_after > total_before else ""
         return f"Beyond {self.knee} at once, users {only}slow each other down: {total}, {speed}."
 
     def _change(self, before: float, after: float) -> str:
@@ -6414,7 +6461,7 @@ class Headline:
         """Say how far a sweep got whose highest level still pays."""
         if self.knee is None:
             return None
-        total = format_number(self.stages[-1]["tokens_per_s"])
+        total = format_number(total_speed(self.stages[-1]))
         return (
             f"Up to {self.knee} at once the total keeps growing, to {self.about}{total} tokens/s."
         )
@@ -6984,10 +7031,15 @@ class Summary:
         return format_share(under_load["correct_share"]), interval.removesuffix(f"{NARROW_SPACE}%")
 
     @staticmethod
-    def _unlike(stage: Mapping[str, Any]) -> str:
-        """Return how many answers differ from those to the same questions at the lowest level."""
+    def _unlike(stage: Mapping[str, Any]) -> Cell:
+        """Return how many answers differ from those at the lowest level, beyond what do anyway."""
         stability = stage["quality"]["stability"]
-        return NOT_MEASURED if stability is None else format_share(stability["avg"])
+        if stability is None or not stability["n"]:
+            return NOT_MEASURED
+        if stability["beyond"] is None:
+            return format_share(stability["avg"])
+        interval = format_share(*stability["beyond_ci95"])
+        return format_share(stability["beyond"]), interval.removesuffix(f"{NARROW_SPACE}%")
 
     @staticmethod
     def _time(metric: str, name: str) -> Callable[[Mapping[str, Any]], str]:
@@ -7789,7 +7841,7 @@ class Run:
 
     def assess(self, load: LoadReport, aggregate: Mapping[str, Any]) -> None:
         """Put down what is known of the machine and the server, and what the load did to them."""
-        load.hardware = self.machine.facts(aggregate)
+        load.hardware = rounded(self.machine.facts(aggregate))
         load.server_info = self.machine.server_info
 
     def end(

@@ -1554,15 +1554,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in check_run(run.config, questions.values(), options.allow_code):
         st.notice(line)
     graded = asyncio.run(_graded_anew(run, questions, options.allow_code))
-    aggregate = st.calculate_aggregates(graded, run.config, run.itl_us)
+    energy = None
+    if run.samples is not None:
+        hardware = st.import_extension("hardware", "hardware")
+        host = (run.meta["hardware"] or {}).get("host")
+        energy = functools.partial(
+            hardware.energy, run.samples, prices=run.config.hardware, host=host
+        )
+    aggregate = st.calculate_aggregates(graded, run.config, run.itl_us, energy)
     meta = {
         **run.meta,
         "graded_from": run.path.name,
         "graded_with": st.questions_hash(questions.values()),
     }
+    report = st.LoadReport.from_meta(run.meta)
+    meta["validity"] = st.judge_validity(run.config, aggregate, report)
     meta["thresholds"] = [check._asdict() for check in st.check_thresholds(run.config, aggregate)]
     beside = run.path.with_name(f"{run.path.stem}_graded.json")
-    written = st.save_results(beside, meta, graded, aggregate)
+    written = st.save_results(beside, meta, graded, aggregate, samples=run.samples)
     if unknown:
         st.notice(
             f"{unknown} results are of questions that {path} does not have; they stay ungraded"

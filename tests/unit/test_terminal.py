@@ -85,7 +85,7 @@ def sweep(
         results += graded(made, right[stage]) if right else made
     meta, aggregate = run_of(results, concurrent=list(totals), **config)
     for part, total in zip(aggregate["stages"], totals.values(), strict=True):
-        part["tokens_per_s"] = float(total)
+        part["tokens_per_s"] = part["steady"]["tokens_per_s"] = float(total)
     return meta, aggregate
 
 
@@ -124,7 +124,7 @@ def test_a_run_without_streaming_says_when_answers_end_instead_of_when_they_star
 def test_a_sweep_without_tokens_claims_no_speed_over_its_levels() -> None:
     meta, aggregate = sweep()
     for part in aggregate["stages"]:
-        part["tokens_per_s"] = None
+        part["tokens_per_s"] = part["steady"]["tokens_per_s"] = None
     assert st.headline(meta, aggregate) == "80 of 80 requests were answered."
 
 
