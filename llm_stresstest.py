@@ -3,15 +3,20 @@
 
     python llm_stresstest.py first_run
 
-asks the questions of questions.json as config.json says, many at once, and writes results/first_run.json: each answer
-with its time, tokens and quality, and the statistics. The way of a run, and the order of this file:
+asks the questions of questions.json as config.json says, many at once, and writes
+results/first_run.json: each answer with its time, tokens and quality, and the statistics. The way
+of a run, and the order of this file:
 
-    load_config -> load_questions -> test_connection -> process_questions (send_question for each) ->
-    calculate_aggregates -> save_results
+    load_config -> load_questions -> test_connection -> process_questions (send_question for each)
+    -> calculate_aggregates -> save_results
 
-Raw times are integer nanoseconds of the monotonic clock, relative to the start of the run (`_ns`); milliseconds (`_ms`)
-appear only in files and on screen. "Not measured" is None, never 0. A failed request is data (a Result with a Failure);
-exceptions are for what stops the run, and only `cli` shows them.
+`grep -E '^# (===|---)' llm_stresstest.py` prints the table of contents; `main` shows a run. What
+tools may use stands in `__all__`.
+
+Raw times are integer nanoseconds of the monotonic clock, relative to the start of the run (`_ns`);
+milliseconds (`_ms`) appear only in files and on screen. "Not measured" is None, never 0. A failed
+request is data (a Result with a Failure); exceptions are for what stops the run, and only `cli`
+shows them.
 """
 
 from __future__ import annotations
@@ -34,6 +39,7 @@ import glob
 import hashlib
 import html
 import importlib
+import importlib.util
 import io
 import itertools
 import json
@@ -49,13 +55,14 @@ import shlex
 import signal
 import ssl
 import statistics
+import subprocess
 import sys
 import threading
 import time
 import uuid
 import weakref
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -76,14 +83,21 @@ from typing import (
     Literal,
     NamedTuple,
     NoReturn,
-    Self,
     TextIO,
     TypeVar,
     cast,
     get_args,
 )
 
+PACKAGES = ("aiohttp", "msgspec", "openai", "pydantic", "rich")
+VENV_TRIED = "LLM_STRESSTEST_VENV_TRIED"
+
 try:
+    if sys.version_info < (3, 11):  # noqa: UP036  an old python3 shall say so, or find a newer one
+        raise ModuleNotFoundError(name="Python 3.11 or newer")
+    for package in PACKAGES:  # some are imported only where they are used
+        if importlib.util.find_spec(package) is None:
+            raise ModuleNotFoundError(name=package)
     import aiohttp
     import msgspec
     import pydantic
@@ -92,9 +106,24 @@ try:
 except ModuleNotFoundError as error:
     if __name__ != "__main__":
         raise
-    remedy = "uv run llm_stresstest.py …, or pip install aiohttp msgspec openai pydantic rich"
-    sys.stderr.write(f"llm_stresstest: needs the package {error.name}: {remedy}\n")
+    # So a cron line with /usr/bin/python3 needs no path into .venv. Once: it may lack them too.
+    beside, bin_name = Path(__file__).resolve().parent, "Scripts" if os.name == "nt" else "bin"
+    venv_python = beside / ".venv" / bin_name / "python"
+    if venv_python.exists() and VENV_TRIED not in os.environ:
+        # As it was started, options of Python included; below 3.10 Python does not tell them.
+        command = [str(venv_python), *getattr(sys, "orig_argv", ["", *sys.argv])[1:]]
+        os.environ[VENV_TRIED] = "yes"
+        if os.name == "nt":  # where exec would give the shell its prompt back
+            sys.exit(subprocess.call(command))  # noqa: S603
+        os.execv(venv_python, command)  # noqa: S606
+    uv = f"python3 -m venv .uv && .uv/{bin_name}/pip install -q uv && .uv/{bin_name}/uv sync"
+    pip = f"python3 -m venv .venv && .venv/{bin_name}/pip install {' '.join(PACKAGES)}"
+    remedy = uv if (beside / "pyproject.toml").is_file() else pip
+    if Path.cwd() != beside:
+        remedy = f"cd {shlex.quote(str(beside))} && {remedy}"
+    sys.stderr.write(f"llm_stresstest: needs {error.name}: {remedy}\n")
     sys.exit(2)
+os.environ.pop(VENV_TRIED, None)
 
 try:
     import fcntl
@@ -103,16 +132,94 @@ except ImportError:  # Windows
 
 if TYPE_CHECKING:
     from types import ModuleType
+    from typing import Self
 
     import openai
     import rich.console
     import rich.text
 
-# An extension imports this module by its name; without this line it would load a second copy, and nobody would catch
-# that copy's errors.
+# An extension imports this module by its name; without this line it would load a second copy, and
+# nobody would catch that copy's errors.
 sys.modules.setdefault("llm_stresstest", sys.modules[__name__])
 
 __version__ = "0.1.0"
+__all__ = [  # what tools may use; the rest may change at any time
+    "CORRECT",
+    "FAILURES",
+    "GRADERS",
+    "PERCENTILES",
+    "REDACTED",
+    "SCHEMA_VERSION",
+    "Client",
+    "Column",
+    "Config",
+    "ConfigError",
+    "Evidence",
+    "ExtensionError",
+    "Failure",
+    "Histogram",
+    "Journal",
+    "JournalReader",
+    "Judge",
+    "LoadReport",
+    "LoadStart",
+    "Options",
+    "Parser",
+    "PlannedRequest",
+    "Question",
+    "QuestionsError",
+    "Reason",
+    "Redactor",
+    "Result",
+    "ResultsError",
+    "Run",
+    "RunFiles",
+    "SSEDecoder",
+    "SavedRun",
+    "ServerUnreachableError",
+    "Slo",
+    "StopSignal",
+    "StressTestError",
+    "Target",
+    "calculate_aggregates",
+    "check_name",
+    "check_thresholds",
+    "describe",
+    "find_file",
+    "find_results",
+    "format_interval",
+    "format_ms",
+    "format_number",
+    "format_share",
+    "headline",
+    "import_extension",
+    "judge_validity",
+    "load_config",
+    "load_questions",
+    "load_results",
+    "logger",
+    "min_samples",
+    "notice",
+    "one_user_speed",
+    "open_session",
+    "percentile",
+    "printable",
+    "process_questions",
+    "questions_hash",
+    "read_json",
+    "resolve_target",
+    "save_results",
+    "send_question",
+    "show",
+    "styled",
+    "summary_lines",
+    "table",
+    "terminal_width",
+    "test_connection",
+    "validity_rule",
+    "wilson_interval",
+    "wrapped",
+]
 
 HERE = Path(__file__).resolve().parent
 logger = logging.getLogger("llm_stresstest")
@@ -124,20 +231,19 @@ SCHEMA_VERSION = 1
 NS_PER_MS = 1_000_000  # ns in a ms
 NS_PER_S = 1_000_000_000  # ns in a s
 REDACTED = "[REDACTED]"
-QUOTED = (
-    1 << 16
-)  # bytes of a faulty answer that an error takes over, before secrets are taken out of it
+# Bytes of a faulty answer that an error takes over, before secrets are taken out of it.
+QUOTED = 1 << 16
 PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 CONFIDENCE = 0.95
 CORRECT = 0.5  # the score from which an answer counts as correct
 EXAMPLES = """\
 examples:
-  llm_stresstest.py first_run                          what config.json and questions.json say
-  llm_stresstest.py PC_FIN_qwen13b --set concurrent=8  override a key of config.json
+  llm_stresstest.py first_run                          as config.json says
+  llm_stresstest.py PC_FIN_qwen13b --set concurrent=8  override one of its keys
   llm_stresstest.py sweep --set 'concurrent=[1,2,4,8]' one stage a level
   llm_stresstest.py nightly --overwrite --quiet        for cron
-  llm_stresstest.py first_run --resume                 go on with a run that was killed
-  llm_stresstest.py verify first_run                   recompute every number of a results file
+  llm_stresstest.py first_run --resume                 go on after it was killed
+  llm_stresstest.py verify first_run                   recompute every number
 
 exit codes:
   0    complete; VALID or SUSPECT, and every threshold met
@@ -152,10 +258,11 @@ exit codes:
 
 # === Errors ===
 #
-# StressTestError              what stops a run; the message is one line: the file, the key, what is wrong, what to do
+# StressTestError              what stops a run; one line: file, key, what is wrong, the remedy
 #  +-- ConfigError             2  arguments and config.json
 #  +-- QuestionsError          2  questions.json
-#  +-- ExtensionError          2  a tool or one of its packages is missing
+#  +-- ExtensionError          2  a tool is missing
+#       +-- MissingPackageError     or one of its packages
 #  +-- ServerUnreachableError  3  the server cannot be used
 #  +-- ResultsError            4  the results could not be written
 
@@ -176,6 +283,18 @@ class QuestionsError(StressTestError):
 
 class ExtensionError(StressTestError):
     """An extension, or a package that it needs, is missing."""
+
+
+class MissingPackageError(ExtensionError):
+    """A package of a tool's dependency group is missing."""
+
+    def __init__(self, tool: str, package: str | None, group: str | None) -> None:
+        self.tool, self.package, self.group = tool, package, group
+        local = HERE / ".uv" / ("Scripts" if os.name == "nt" else "bin") / "uv"
+        uv = os.environ.get("UV") or (str(local) if local.exists() else "uv")
+        where = "" if Path.cwd() == HERE else f" --project {shlex.quote(str(HERE))}"
+        remedy = f": {shlex.quote(uv)} sync --inexact --group {group}{where}" if group else ""
+        super().__init__(f"{tool} needs {package}{remedy}")
 
 
 class ServerUnreachableError(StressTestError):
@@ -482,7 +601,7 @@ class Strict(pydantic.BaseModel):
 
     @classmethod
     def _first_fault(cls, error: pydantic.ValidationError, data: Mapping[str, Any]) -> str:
-        """Say the first thing that is wrong; an unknown key before a missing one, it may be a typo."""
+        """Say the first thing that is wrong; a misspelt key before the one that it left out."""
         faults = error.errors(include_url=False)
         faults.sort(key=lambda fault: fault["type"] == "missing")
         first, *others = faults
@@ -710,7 +829,7 @@ def load_config(
 
 
 def find_file(given: Path | None, name: str) -> Path:
-    """Return the file that was given, else the one in the current directory or beside the script."""
+    """Return the given file, else the one in the current directory or beside the script."""
     if given is not None:
         return given
     here = Path.cwd() / name
@@ -744,7 +863,7 @@ def set_key(data: dict[str, Any], override: str) -> None:
 
 
 class StrictJson:
-    """JSON without what Python reads and the standard forbids, and without a key that stands twice.
+    """JSON without what the standard forbids and Python reads; no key stands twice in an object.
 
     It is not so deep that what this program makes of it could not be written and read again.
     """
@@ -884,7 +1003,8 @@ class Question(Strict):
 def load_questions(path: Path, count: int | None = None) -> list[Question]:
     """Read questions.json; return `count` questions in its order, from the start again if need be.
 
-    Raises QuestionsError, one line: the file, the question's place and id, the key, what is allowed.
+    Raises QuestionsError, one line: the file, the question's place and id, the key, what is
+    allowed.
     """
     data = read_json(path, QuestionsError)
     if isinstance(data, dict) and set(data) == {"questions"}:
@@ -989,7 +1109,7 @@ class Failure:
 
 @dataclasses.dataclass(slots=True)
 class Result:
-    """What one request did; every per-request metric is a property of it, and computed nowhere else.
+    """What one request did; each per-request metric is a property, and computed nowhere else.
 
     Times are ns since the start of the run, in whole microseconds, so that files hold them exactly.
     """
@@ -1046,7 +1166,7 @@ class Result:
 
     @property
     def tpot_ms(self) -> float | None:
-        """Time per output token after the first; None below two tokens, and when all came at once."""
+        """Time per output token after the first; None below two, or when all came at once."""
         generating_ms = ms_between(self.first_ns, self.end_ns)
         if not generating_ms or self.token is None or self.token < 2:
             return None
@@ -1054,7 +1174,7 @@ class Result:
 
     @property
     def came_at_once(self) -> bool:
-        """Whether several tokens came in one piece: something held the stream back, TPOT is unknown."""
+        """Whether several tokens came in one piece, held back on the way; TPOT is unknown."""
         return self.first_ns is not None and self.first_ns == self.end_ns and (self.token or 0) > 1
 
     @property
@@ -1746,7 +1866,7 @@ def _message_of(error: Any) -> str:
 #
 # The types declare only what is read. `Any` stands where servers differ, so that a value of an
 # unexpected type costs nothing as long as nobody needs it. What does not fit at all is read by
-# the same code, as `_Fields`. No event is part of a cycle: the collector need not know it (gc=False).
+# the same code, as `_Fields`. No event is in a cycle, so the collector need not know it (gc=False).
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -1865,7 +1985,7 @@ class Completions(Api):
             is_usage = event.choices is not None or (event.usage and not event.type)
             return NOTHING if is_usage else FOREIGN
         choice = event.choices[0]
-        if choice.index:
+        if choice.index and isinstance(choice.index, int):
             return NOTHING  # a second alternative, which nobody asked for
         if choice.finish_reason:
             parsed.finish = choice.finish_reason
@@ -1907,8 +2027,8 @@ class Chat(Completions):
             parsed.text.append(text)
             brought = ANSWER
         reasoning = message.reasoning_content or message.reasoning
-        if not reasoning and (details := message.reasoning_details):
-            reasoning = self.joined(details, "text", "summary")
+        if not reasoning and message.reasoning_details:
+            reasoning = self.joined(message.reasoning_details, "text", "summary")
         if reasoning and isinstance(reasoning, str):
             parsed.reasoning.append(reasoning)
             return brought or OTHER
@@ -1916,22 +2036,27 @@ class Chat(Completions):
 
     def read_parts(self, parts: list[Any], parsed: ParsedAnswer) -> int:
         """Read content that is a list of parts: text, or thinking that holds parts of its own."""
-        texts = [part for part in parts if part.get("type") != "thinking"]
-        if text := self.joined(texts, "text"):
-            parsed.text.append(text)
-        thoughts = [part.get("thinking") for part in parts if part.get("type") == "thinking"]
-        for thought in filter(None, thoughts):
-            parsed.reasoning.append(
-                thought if isinstance(thought, str) else self.joined(thought, "text")
-            )
+        text = thought = ""
+        for part in parts:
+            if part.get("type") == "thinking":
+                inner = part.get("thinking") or ""
+                thought += inner if isinstance(inner, str) else self.joined(inner, "text")
+            else:
+                text += part.get("text") or ""
+        if thought:
+            parsed.reasoning.append(thought)
         if text:
+            parsed.text.append(text)
             return ANSWER
-        return OTHER if any(thoughts) else NOTHING
+        return OTHER if thought else NOTHING
 
     @staticmethod
-    def joined(parts: list[Any], *names: str) -> str:
-        """Return the texts of parts, each from the first of these fields that holds one."""
-        return "".join(next(filter(None, map(part.get, names)), "") for part in parts)
+    def joined(parts: Any, *names: str) -> str:
+        """Return the texts that stand in these fields of parts; "" for what has none."""
+        if not isinstance(parts, list):
+            return ""
+        texts = (part.get(name) for part in parts if isinstance(part, dict) for name in names)
+        return "".join(text for text in texts if isinstance(text, str))
 
 
 class Responses(Api):
@@ -2300,28 +2425,31 @@ class _TooLargeError(Exception):
 
 
 class Desk:
-    """Lets answers be read one at a time, each on a turn of the loop of its own.
+    """Lets finished answers be read one at a turn of the loop; more when many wait.
 
     Answers that end together would else be read in one go, and the tokens of others timed late.
     """
 
-    MOST_WAITING = (
-        1000  # so that a client that cannot keep up does not fill its memory with answers
-    )
-
     def __init__(self) -> None:
-        self._lock = asyncio.Lock()
-        self._waiting = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def wait_for_turn(self) -> None:
-        """Wait until no other answer is read on this turn of the loop, or the run is stopped."""
-        if self._waiting >= self.MOST_WAITING:
-            return
-        self._waiting += 1
+        """Wait until it is this answer's turn, or the run is stopped."""
+        loop = asyncio.get_running_loop()
+        turn = loop.create_future()
+        self._waiting.append(turn)
+        if len(self._waiting) == 1:
+            loop.call_soon(self._call_next)
         with contextlib.suppress(asyncio.CancelledError):
-            async with self._lock:
-                await asyncio.sleep(0)
-        self._waiting -= 1
+            await turn
+
+    def _call_next(self) -> None:
+        for _ in range(1 + len(self._waiting) // 16):
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._call_next)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -3490,6 +3618,7 @@ class Scores:
             "wh_per_correct": None,
             "categories": categories,
             "stability": None,
+            "paired": None,
         }
 
     @classmethod
@@ -3517,27 +3646,53 @@ class Scores:
 
 
 class Stability:
-    """Holds a sweep's answers against those at its lowest level: the same question, temperature 0."""
+    """Holds a sweep's answers against the lowest level's to the same questions."""
 
     SHOWN = 3
     SHOWN_CHARS = 200
 
     def __init__(self, config: Config) -> None:
         self.levels = config.levels
-        is_sweep = len(config.levels) > 1 and config.duration is None
-        self.used = is_sweep and config.temperature == 0
+        self.paired = len(config.levels) > 1 and config.duration is None
+        self.used = self.paired and config.temperature == 0
         self._answers: dict[int, dict[tuple[int, int], tuple[str, bytes, str]]] = {}
+        self._right: dict[int, dict[tuple[int, int], bool]] = {}
         self._first: dict[int, int] = {}  # the index at which a stage begins
 
     def add(self, result: Result) -> None:
-        """Keep a fingerprint of an answer, and its beginning."""
-        if not self.used:
+        """Keep a fingerprint of an answer, its beginning, and whether it was right."""
+        if not self.paired:
             return
         self._first[result.stage] = min(result.index, self._first.get(result.stage, result.index))
-        if result.ok:
+        failed = not result.ok and result.status != "cancelled"
+        if result.grader is not None and (result.graded or failed):
+            right = result.graded and result.quality >= CORRECT
+            self._right.setdefault(result.stage, {})[result.index, result.turn] = right
+        if result.ok and self.used:
             digest = hashlib.blake2b(result.answer.encode(), digest_size=8).digest()
             kept = (result.id, digest, result.answer[: self.SHOWN_CHARS])
             self._answers.setdefault(result.stage, {})[result.index, result.turn] = kept
+
+    def pairs(self, stage: int) -> dict[str, int] | None:
+        """Return how many questions got a better and a worse answer than at the lowest level.
+
+        A failed request counts as a wrong answer. None at the lowest level, and without grades.
+        """
+        lowest = self.levels.index(min(self.levels))
+        base, here = self._right.get(lowest), self._right.get(stage)
+        if not base or not here or stage == lowest:
+            return None
+        shift = self._first[lowest] - self._first[stage]
+        both = [
+            (base[index + shift, turn], right)
+            for (index, turn), right in here.items()
+            if (index + shift, turn) in base
+        ]
+        return {
+            "n": len(both),
+            "better": sum(right and not before for before, right in both),
+            "worse": sum(before and not right for before, right in both),
+        }
 
     def to_record(self, stage: int) -> dict[str, Any] | None:
         """Return which share of the answers differs from the lowest level's; None at that level."""
@@ -3594,6 +3749,7 @@ def calculate_aggregates(
         for number, level in enumerate(config.levels):
             record = stages[number].to_record(stages[number].window_ns)
             record["quality"]["stability"] = stability.to_record(number)
+            record["quality"]["paired"] = stability.pairs(number)
             record["energy"] = energy and energy["stages"][number]
             aggregate["stages"].append({"stage": number, "concurrent": level, **record})
     if itl_us:
@@ -4082,7 +4238,9 @@ class Journal:
         self.header: dict[str, Any] = {}
         self._lock = lock
         self._source = io.FileIO(lock.fd, closefd=False)  # reads also what is removed meanwhile
-        self._seq = self._lines = self._answers = self._digest = 0  # of what was written
+        self._seq = self._lines = self._digest = 0  # of what was written
+        self._results = self._answers = 0  # all, and those that were not cancelled
+        self._is_damaged = False
         self._prefix = b""  # ends a line that was half written and could not be cut off
         self._dirty = False
         self._end = threading.Event()
@@ -4131,7 +4289,8 @@ class Journal:
         """Continue what the reader has read."""
         self.header = dict(reader.header or {})
         self._seq, self._lines = reader.next_seq, reader.lines
-        self._answers, self._digest = reader.ended, reader.digest
+        self._results, self._digest = reader.ended, reader.digest
+        self._answers = sum(record["status"] != "cancelled" for record in reader.records())
         if reader.unfinished_bytes:
             self._cut(reader.unfinished_bytes)
 
@@ -4191,7 +4350,8 @@ class Journal:
         where = self.path
         if reader.headless:
             where = self._rescue(reader)
-        left = f"{reader.ended} of {self._answers} answers can still be read"
+        self._is_damaged = True
+        left = f"{reader.ended} of {self._results} answers can still be read"
         then = f"they are kept in {where}: go on with {where.stem} --resume"
         raise ResultsError(f"{self.path}: was changed while the run wrote it; {left}; {then}")
 
@@ -4207,12 +4367,15 @@ class Journal:
                 return rescued.path
 
     @contextlib.contextmanager
-    def kept_when_saving_fails(self) -> Iterator[None]:
+    def kept_when_writing_fails(self) -> Iterator[None]:
         """Say where the answers still are, when the block raises ResultsError."""
         try:
             yield
         except ResultsError as error:
-            kept = f"{self._answers} finished answers are kept in {self.path}"
+            if self._is_damaged:  # then the error says what is left
+                raise
+            where = "it" if str(error).startswith(str(self.path)) else self.path
+            kept = f"{self._answers} finished answers are kept in {where}"
             raise ResultsError(f"{error}; {kept}; make room and go on with --resume") from None
 
     def append(self, kind: str, content: Mapping[str, Any]) -> None:
@@ -4231,14 +4394,15 @@ class Journal:
             raise self._failed(error) from None
         self._digest = JournalLine.digest(self._digest, line[len(self._prefix) :])
         self._seq, self._lines, self._prefix = self._seq + 1, self._lines + 1, b""
-        self._answers += kind == "result"
+        self._results += kind == "result"
+        self._answers += kind == "result" and content["status"] != "cancelled"
         self._dirty = True
 
     def _failed(self, error: OSError) -> ResultsError:
-        kept = f"{self._answers} finished answers are kept in it; make room and go on with --resume"
+        problem = f"{self.path}: cannot be written: {error.strerror}"
         if self._seq == 0:
-            kept = "nothing was asked; make room"
-        return ResultsError(f"{self.path}: cannot be written: {error.strerror}; {kept}")
+            problem += "; nothing was asked; make room"
+        return ResultsError(problem)
 
     def _sync(self) -> None:
         """Bring the lines to the disk, off the event loop."""
@@ -4941,9 +5105,10 @@ def notice(message: str) -> None:
 # Numbers have three significant digits and a narrow space before their unit; no line breaks there.
 
 NARROW_SPACE = "\u202f"
+SEPARATOR = "\u00a0· "  # no line begins with it
 NOT_MEASURED = "–"
 # What stands in for a sign that an encoding lacks: as wide as it, so that columns stay straight.
-ASCII_SIGNS = str.maketrans(NARROW_SPACE + "–−·×▲✓✕─“”’", ' --|x!+x-""\'', "")
+ASCII_SIGNS = str.maketrans(NARROW_SPACE + "\u00a0–−·×▲✓✕─“”’", '  --|x!+x-""\'')
 VERDICT_SIGNS = {
     "VALID": ("✓", "bold green", "trustworthy"),
     "SUSPECT": ("▲", "bold yellow", "usable"),
@@ -5101,7 +5266,8 @@ class Headline:
         speed = f"each user's speed {self._change(before, after)}"
         if 0.45 <= after / before <= 0.55:
             speed = "each user's speed halves"
-        return f"Beyond {self.knee} at once, users only slow each other down: {total}, {speed}."
+        only = "only " if top["tokens_per_s"] > knee["tokens_per_s"] else ""
+        return f"Beyond {self.knee} at once, users {only}slow each other down: {total}, {speed}."
 
     def _change(self, before: float, after: float) -> str:
         change = after / before - 1
@@ -5339,25 +5505,46 @@ def terminal_width(file: TextIO | None = None) -> int:
 
 
 def show(parts: Iterable[str | rich.text.Text | Table], file: TextIO | None = None) -> None:
-    """Print lines and tables, as wide as the terminal; the one place that does.
-
-    A reader that went away (`| head`), or a full disk that the output goes to, is no fault.
-    """
+    """Print lines and tables, as wide as the terminal; the one place that does."""
     file = file or sys.stdout
     if file is None or file.closed:
         return
-    console, width = _console(file), terminal_width(file)
+    import rich.console  # noqa: PLC0415
+
+    buffer, width = io.StringIO(), terminal_width(file)
+    terminal = True if file.isatty() else None
+    console = rich.console.Console(file=buffer, force_terminal=terminal, highlight=False)
+    for part in parts:
+        for line in part.lines(width) if isinstance(part, Table) else wrapped(part, width):
+            console.print(line, markup=False, soft_wrap=True)
+    write(buffer.getvalue(), file)
+
+
+def write(text: str, file: TextIO) -> None:
+    """Write a text to a standard stream, as its encoding can hold it.
+
+    A reader that went away (`| head`), or a full disk that the output goes to, is no fault.
+    """
     try:
-        with console.capture() as captured:  # which flushes the file
-            for part in parts:
-                lines = part.lines(width) if isinstance(part, Table) else wrapped(part, width)
-                for line in lines:
-                    console.print(line, markup=False, soft_wrap=True)
-        file.write(encodable(captured.get(), file))
+        file.write(encodable(text, file))
         file.flush()
     except OSError:
         with contextlib.suppress(OSError):  # or Python says at its exit that it cannot flush
             os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+
+
+def open_standard_streams() -> None:
+    """Open the standard streams that the caller closed (`>&-`), to nowhere.
+
+    Else the run's first file would get the free number, and what is meant for stdout would go
+    there.
+    """
+    for number, (name, mode) in enumerate({"stdin": "r", "stdout": "w", "stderr": "w"}.items()):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def encodable(text: str, file: TextIO) -> str:
@@ -5423,11 +5610,16 @@ class Summary:
     def lines(self, files: Mapping[str, object]) -> list[rich.text.Text]:
         """Return the blocks, one below the other, with an empty line between them."""
         below = [] if self.verdict == "INVALID" else self._reasons()
+        figures = [] if self.stages else self._figures()
+        table_lines = self._table().lines(self.width) if self.aggregate["ok"] else []
+        if self.verdict == "INVALID":
+            for line in (*figures, *table_lines):
+                line.stylize("dim")
         blocks = [
             self._top(),
-            [] if self.stages else self._figures(),
-            self._table().lines(self.width) if self.aggregate["ok"] else [],
-            wrapped(styled((self._legend(), "dim")), self.width),
+            figures,
+            table_lines,
+            wrapped(styled((self._legend(table_lines), "dim")), self.width),
             [*self._failures(), *below, *self._notes()],
             self._thresholds(),
             [
@@ -5490,9 +5682,9 @@ class Summary:
         pieces.append(format_ms(meta["total_duration_ms"]))
         if meta["status"] != "complete":
             pieces.append("interrupted")
-        text = styled((" · ".join(pieces), "dim"))
+        text = styled((SEPARATOR.join(pieces), "dim"))
         if meta["tls_verified"] is False:
-            text = styled(text, (" · ", "dim"), ("TLS not verified", "bold red"))
+            text = styled(text, (SEPARATOR, "dim"), ("TLS not verified", "bold red"))
         return text
 
     # One level
@@ -5506,7 +5698,7 @@ class Summary:
             counts.append(f"{aggregate['cancelled']:,} cancelled")
         if aggregate["good"] is not None:
             counts.append(f"{self._within_limits(aggregate)} within limits")
-        lines += self._keyed("answers", " · ".join(counts))
+        lines += self._keyed("answers", SEPARATOR.join(counts))
         if aggregate["ok"]:
             lines += self._keyed("speed", self._speed())
         if aggregate["quality"]["graded"] or aggregate["quality"]["ungraded"]:
@@ -5527,7 +5719,7 @@ class Summary:
         drain_ms, duration_ms = aggregate["drain_ms"], aggregate["duration_ms"]
         if drain_ms and duration_ms and drain_ms > 0.2 * duration_ms:
             pieces.append(f"{format_ms(drain_ms)} of it only for the last answers to end")
-        return " · ".join(pieces)
+        return SEPARATOR.join(pieces)
 
     def _quality(self) -> str:
         quality, pieces = self.aggregate["quality"], list[str]()
@@ -5541,7 +5733,7 @@ class Summary:
             pieces.append(f"{quality['ungraded']:,} not graded, see grade_reason")
         if quality["tokens_per_correct"] is not None:
             pieces.append(f"{format_number(quality['tokens_per_correct'])} tokens a right one")
-        return " · ".join(pieces)
+        return SEPARATOR.join(pieces)
 
     def _within_limits(self, part: Mapping[str, Any]) -> str:
         """Return how many requests met every limit: up to 100 a count, above a share."""
@@ -5664,9 +5856,9 @@ class Summary:
         )
         return [metric for metric in shown if metric != "answer_ttft_ms" or not same]
 
-    def _legend(self) -> str:
+    def _legend(self, table_lines: Sequence[rich.text.Text]) -> str:
         """Say what the table's words mean, what its brackets mean, and what was not measured."""
-        if not self.aggregate["ok"]:
+        if not table_lines:
             return ""
         measured = self._measured()
         shown = [metric for metric in measured if not self.stages or metric in self.IN_LEVELS]
@@ -5683,23 +5875,25 @@ class Summary:
             sentences.append(f"Limits: {', '.join(limits)}.")
         if not any(part["ttft_ms"]["n"] for part in self.parts):
             sentences.append("TTFT was not measured: that needs stream.")
-        sentences.append(self._needs_more())
+        text = " ".join(line.plain for line in table_lines)
+        sentences.append(self._needs_more([name for name in PERCENTILES if name in text]))
         return " ".join(filter(None, sentences))
 
-    def _needs_more(self) -> str:
+    def _needs_more(self, shown: Sequence[str]) -> str:
         """Say what the brackets mean, and how many more answers each percentile needs about."""
         fewest = min((part for part in self.parts if part["ok"]), key=lambda part: part["ok"])
         n = fewest["ok"]
         supporting = fewest["e2e_ms"].get("n_eff") or n
+        missing = {
+            name: (min_samples(PERCENTILES[name]) - supporting) * n / supporting for name in shown
+        }
         needs = [
-            f"{name} needs about {math.ceil((min_samples(share) - supporting) * n / supporting):,}"
-            for name, share in PERCENTILES.items()
-            if min_samples(share) > supporting
+            f"{name} needs about {math.ceil(more):,}" for name, more in missing.items() if more > 0
         ]
-        if not needs or (self.stages and supporting >= min_samples(PERCENTILES["p50"])):
+        if not needs:
             return ""
-        more = " more a level." if self.stages else " more."
-        return "In brackets: too few answers for an interval; " + ", ".join(needs) + more
+        where = " more a level." if self.stages else " more."
+        return "In brackets: too few answers for an interval; " + ", ".join(needs) + where
 
     # What the numbers rest on
 
@@ -5747,7 +5941,10 @@ def next_command(name: str, meta: Mapping[str, Any], folder: str = "") -> dict[s
 
 def program() -> str:
     """Return how this program is started from here, for a command that a person can copy."""
-    return f"python3 {shlex.quote(sys.argv[0] or 'llm_stresstest.py')}"
+    script = Path(__file__).resolve()
+    here = Path.cwd()
+    shown = script.relative_to(here) if script.is_relative_to(here) else script
+    return f"python3 {shlex.quote(str(shown))}"
 
 
 def failure_line(name: str, meta: Mapping[str, Any]) -> str | None:
@@ -5891,77 +6088,102 @@ def import_extension(name: str, group: str | None) -> ModuleType:
     try:
         return importlib.import_module(f"extensions.{name}")
     except ModuleNotFoundError as error:
-        raise _missing_package(name, error, group) from None
+        raise MissingPackageError(name, error.name, group) from None
 
 
-def _missing_package(name: str, error: ModuleNotFoundError, group: str | None) -> ExtensionError:
-    return ExtensionError(f"{name} needs {error.name}: uv sync --group {group}")
+def fetch_group(error: MissingPackageError) -> int | None:
+    """Fetch a missing group and start again, when `uv run` started this program; else return None.
+
+    Once for each group, which the environment remembers. The new process has this one's standard
+    streams and signals; on Windows, which has no exec, its exit code is returned.
+    """
+    uv, group = os.environ.get("UV"), error.group
+    tried = os.environ.get("LLM_STRESSTEST_GROUPS", "").split()
+    if uv is None or group is None or group in tried or __name__ != "__main__":
+        return None
+    notice(f"{error.tool} needs {error.package}: fetching the group {group}")
+    project = ["--project", str(HERE)]
+    sync = [uv, "sync", "--quiet", "--inexact", *project, "--only-group", group]
+    fetched = subprocess.run(sync, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603
+    if fetched.returncode:  # offline
+        logger.warning("%s", logfmt(uv=fetched.stderr.decode(errors="replace")))
+        return None
+    os.environ["LLM_STRESSTEST_GROUPS"] = " ".join((*tried, group))
+    command = [uv, "run", *project, "--group", group, "python", *sys.orig_argv[1:]]
+    if os.name != "nt":
+        os.execv(uv, command)  # noqa: S606
+    return subprocess.call(command)  # noqa: S603
 
 
-def build_parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose errors are one line, and which prints as `show` does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ConfigError with what is wrong, and a way out."""
+        raise ConfigError(f"{message}; {self.prog} --help shows what there is")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        write(message, file or sys.stderr)
+
+
+class RunParser(Parser):
+    """The parser of a run's command line, which knows the keys of config.json."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse an option that is a key of config.json, with the `--set` that was meant."""
+        arguments = list(sys.argv[1:] if args is None else args)
+        for place, argument in enumerate(arguments):
+            name, _, value = argument.partition("=")
+            key = name.removeprefix("--").replace("-", "_")
+            if not name.startswith("--") or name in self._option_string_actions:
+                continue
+            if key.partition(".")[0] in Config.model_fields:
+                value = value or next(iter(arguments[place + 1 :]), "VALUE")
+                meant = shlex.quote(f"{key}={value}")
+                raise ConfigError(f"{name}: is a key of config.json, no option: --set {meant}")
+            near = difflib.get_close_matches(name, self._option_string_actions, 1)
+            if near and not any(known.startswith(name) for known in self._option_string_actions):
+                raise ConfigError(f"{name}: no such option; did you mean {near[0]}?")
+        return super().parse_known_args(arguments, namespace)
+
+
+def build_parser() -> RunParser:
     """Return the parser of a run's command line."""
     tools = "\n".join(f"  {name:<10} {tool.help}" for name, tool in TOOLS.items())
-    parser = argparse.ArgumentParser(
+    parser = RunParser(
         prog="llm_stresstest.py",
-        description="Ask an OpenAI-compatible server many questions at once; see how fast and how well it answers.",
+        description="Ask an OpenAI-compatible server many questions at once;\n"
+        "see how fast and how well it answers.",
         epilog=f"tools (llm_stresstest.py TOOL --help):\n{tools}\n\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "output_filename", help="name of the run; its results go to results/NAME.json"
+    option = parser.add_argument
+    option("output_filename", help="name of the run; its results go to results/NAME.json")
+    where = "else config.json in the current directory, else beside the script"
+    option("-c", "--config", type=Path, metavar="FILE", help=where)
+    where = "questions.json; looked for likewise"
+    option("-q", "--questions", type=Path, metavar="FILE", help=where)
+    where = "where results go; else results/ beside the config"
+    option("--results-dir", type=Path, metavar="DIR", help=where)
+    where = "where logs go; else logs/ beside the config"
+    option("--log-dir", type=Path, metavar="DIR", help=where)
+    meaning = "override a key of config.json"
+    option("--set", action="append", default=[], metavar="KEY=VALUE", help=meaning)
+    flags = {
+        "--resume": "go on with a run that was stopped or killed",
+        "--overwrite": "replace a results file of the same name",
+        "--dry-run": "check the files, show what would be run, ask nothing",
+        "--allow-code": "let the grader `code` run what the model wrote, confined",
+        "--quiet": "no progress and no summary; only errors, and why the exit code is 1",
+    }
+    for name, meaning in flags.items():
+        option(name, action="store_true", help=meaning)
+    levels = ("DEBUG", "INFO", "WARNING", "ERROR")
+    meaning = f"{', '.join(levels)}; default INFO"
+    option(
+        "--log-level", type=str.upper, choices=levels, default="INFO", metavar="LEVEL", help=meaning
     )
-    parser.add_argument(
-        "-c",
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help="else config.json in the current directory, else beside the script",
-    )
-    parser.add_argument(
-        "-q", "--questions", type=Path, metavar="FILE", help="questions.json; looked for likewise"
-    )
-    parser.add_argument(
-        "--results-dir",
-        type=Path,
-        metavar="DIR",
-        help="where results go; else results/ beside the config",
-    )
-    parser.add_argument(
-        "--log-dir", type=Path, metavar="DIR", help="where logs go; else logs/ beside the config"
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a key of config.json",
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with a run that was stopped or killed"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a results file of the same name"
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="check the files, show what would be run, ask nothing",
-    )
-    parser.add_argument(
-        "--allow-code",
-        action="store_true",
-        help="let the grader `code` run what the model wrote, confined",
-    )
-    parser.add_argument(
-        "--quiet", action="store_true", help="no progress and no summary, only errors"
-    )
-    parser.add_argument(
-        "--log-level",
-        default="INFO",
-        choices=("DEBUG", "INFO", "WARNING", "ERROR"),
-        help="default INFO",
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    option("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
 
 
@@ -6125,14 +6347,15 @@ def raise_file_limit(connections: int) -> None:
         return
     if hard != resource.RLIM_INFINITY and hard < wanted:
         raise ConfigError(
-            f"concurrent: {connections} needs {wanted} open files, {hard} are allowed; raise `ulimit -n`"
+            f"concurrent: {connections} needs {wanted} open files, {hard} are allowed; "
+            "raise `ulimit -n`"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @contextlib.asynccontextmanager
 async def serving(config: Config, target: Target) -> AsyncIterator[Target]:
-    """Yield the target; when it is "embedded", with the address of a server that ends with the block."""
+    """Yield the target; an embedded one with the address of a server that ends with the block."""
     if config.server != "embedded":
         yield target
         return
@@ -6141,7 +6364,7 @@ async def serving(config: Config, target: Target) -> AsyncIterator[Target]:
         try:
             server = await stack.enter_async_context(embedded.serve(slots=max(config.levels)))
         except ModuleNotFoundError as error:
-            raise _missing_package("embedded", error, _EMBEDDED.group) from None
+            raise MissingPackageError("embedded", error.name, _EMBEDDED.group) from None
         except (OSError, RuntimeError) as error:
             raise ServerUnreachableError(f"embedded: {error}") from error
         yield dataclasses.replace(target, base=server.url, embedded=server.description)
@@ -6160,7 +6383,7 @@ class Grading:
     def of(
         cls, path: Path, questions: Sequence[Question], config: Config, *, allow_code: bool
     ) -> Self:
-        """Check the catalogue's graders. Raises QuestionsError, one line, with the question's id."""
+        """Check the catalogue's graders. Raises QuestionsError, one line with the question's id."""
         catalogue = {question.id: question for question in questions}
         graded = [question for question in catalogue.values() if question.grader is not None]
         quality = None
@@ -6177,12 +6400,12 @@ class Grading:
                 return cls(None, catalogue, config, allow_code)
             if wrong is not None:
                 raise QuestionsError(
-                    f"{path}: question {printable(json.dumps(wrong[0].id, ensure_ascii=False), 80)}: {wrong[1]}"
+                    f"{path}: question {printable(json.dumps(wrong[0].id), 80)}: {wrong[1]}"
                 )
         return cls(quality, catalogue, config, allow_code)
 
     async def grade(self, journal: Journal, stop_signal: StopSignal, redact: Redactor) -> None:
-        """Grade the answers that the journal holds, and write each grade to it. Raises ResultsError."""
+        """Grade the answers of the journal, and write each grade to it. Raises ResultsError."""
         if self.quality is None:
             return
         graders = self.quality.Graders(
@@ -6209,7 +6432,7 @@ class Run:
     for, and opens the session. Leaving it closes all of them. `main` shows its use.
     """
 
-    PATIENCE_S = 2.0  # of a log that somebody reads later; a person at a terminal is told at once
+    PATIENCE_S = 5.0  # of a log that somebody reads later; a person at a terminal is told at once
 
     def __init__(
         self,
@@ -6299,9 +6522,12 @@ class Run:
             over=before.footer if before.is_over else None,
         )
 
-    def watched(self) -> contextlib.AbstractAsyncContextManager[None]:
-        """Return the context around the load, which shows how far it is."""
-        return self.progress.shown(quiet=self.options.quiet)
+    @contextlib.asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """Show how far the load is while the block runs; say what is kept when it cannot go on."""
+        with self.journal.kept_when_writing_fails():
+            async with self.progress.shown(quiet=self.options.quiet):
+                yield
 
     def record(self, result: Result) -> None:
         """Write a result down the moment its request ends. Raises ResultsError."""
@@ -6311,9 +6537,10 @@ class Run:
 
     async def finish(self, load: LoadReport) -> JournalReader:
         """Grade the answers, end the journal and return all results, graded."""
-        if not self.is_over:
-            self.journal.append("footer", load.to_footer())
-        await self.grading.grade(self.journal, self.stop_signal, self.target.redact)
+        with self.journal.kept_when_writing_fails():
+            if not self.is_over:
+                self.journal.append("footer", load.to_footer())
+            await self.grading.grade(self.journal, self.stop_signal, self.target.redact)
         load.interrupted = load.interrupted or self.stop_signal.signum is not None
         await self._closing.aclose()
         return self.journal.read()
@@ -6391,7 +6618,7 @@ async def main(options: Options) -> int:
         results = await run.finish(load)
         aggregate = calculate_aggregates(results, config, None if load.itl_lost else load.itl_us)
         meta = run_meta(config, run.target, load, aggregate, run.journal.header)
-        with run.journal.kept_when_saving_fails():
+        with run.journal.kept_when_writing_fails():
             replace = files.may_replace(meta["run_id"])
             path = save_results(files.results, meta, results, aggregate, overwrite=replace)
         run.end(load, path, meta, aggregate)
@@ -6401,6 +6628,7 @@ async def main(options: Options) -> int:
 def cli(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; the one place that shows errors."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    open_standard_streams()
     with early_log():
         try:
             if arguments and arguments[0] in TOOLS:
@@ -6410,6 +6638,8 @@ def cli(argv: Sequence[str] | None = None) -> int:
             return stop.code if isinstance(stop.code, int) else 2
         except StressTestError as error:
             logger.error("%s", error, exc_info=error.__cause__)
+            if isinstance(error, MissingPackageError) and (code := fetch_group(error)) is not None:
+                return code
             return fail(str(error), error.exit_code)
         except StoppedError as error:
             name = signal.Signals(error.args[0]).name
@@ -6445,7 +6675,14 @@ def describe_fault(error: Exception) -> str:
 
 def run_tool(name: str, argv: Sequence[str]) -> int:
     """Run a tool and return its exit code."""
-    return cast(int, import_extension(TOOLS[name].module, TOOLS[name].group).main(argv))
+    tool = TOOLS[name]
+    extension = import_extension(tool.module, tool.group)
+    try:
+        return cast(int, extension.main(argv))
+    except ModuleNotFoundError as error:  # of a package that it imports where it is used
+        if tool.group is None or (error.name or "").startswith(("extensions", "llm_stresstest")):
+            raise
+        raise MissingPackageError(name, error.name, tool.group) from error
 
 
 if __name__ == "__main__":
