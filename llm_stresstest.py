@@ -21,6 +21,23 @@ shows them.
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+
+if __name__ == "__main__":  # a signal during the other imports ends in a line, not in a traceback
+
+    def stop_at_once(signum: int, _frame: object) -> None:
+        """End before there is anything to save."""
+        name = signal.Signals(signum).name
+        os.write(2, f"llm_stresstest: stopped by {name}\n".encode())
+        os._exit(128 + signum)
+
+    for signal_name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        signal_number = getattr(signal, signal_name, None)  # Windows has no SIGHUP
+        if signal_number is not None and signal.getsignal(signal_number) != signal.SIG_IGN:
+            signal.signal(signal_number, stop_at_once)
+
 import argparse
 import array
 import asyncio
@@ -47,16 +64,16 @@ import logging
 import logging.handlers
 import math
 import operator
-import os
 import platform
 import random
 import re
+import selectors
 import shlex
-import signal
+import socket
 import ssl
 import statistics
+import struct
 import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -131,7 +148,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    from types import FrameType, ModuleType
     from typing import Self
 
     import openai
@@ -235,6 +252,8 @@ REDACTED = "[REDACTED]"
 QUOTED = 1 << 16
 PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 CONFIDENCE = 0.95
+FEWEST_FOR_TREND = 50  # values; fewer say nothing of a trend
+DRIFT_ALPHA = 0.005  # so often a steady run is told to drift
 CORRECT = 0.5  # the score from which an answer counts as correct
 EXAMPLES = """\
 examples:
@@ -454,7 +473,7 @@ class Redactor:
 
     @classmethod
     def _base64_form(cls, secret: str, plain: Form, shift: int) -> Form:
-        """Return what of its base64 is the same whatever stands around it, `shift` bytes behind a group."""
+        """Return the part of its base64 that stays the same behind `shift` other bytes."""
         data = secret.encode()
         code = base64.b64encode(b"\0" * shift + data).decode().lower()
         start, stop = -(-8 * shift // 6), 8 * (shift + len(data)) // 6
@@ -477,7 +496,7 @@ def _common_end(one: str, other: str) -> int:
 
 
 class Unescaped:
-    """A text with what JSON, Python, URLs and HTML escape written as it is; and where it came from."""
+    """A text with escapes of JSON, Python, URLs and HTML undone, and where each part came from."""
 
     NEEDED = re.compile(r"[\\%&]")
     ESCAPE = re.compile(
@@ -725,6 +744,7 @@ class Config(Strict):
     thresholds: dict[str, Comparison] = key({}, 'an object such as {"ttft_ms.p95": "<= 500"}')
     hardware: Hardware = key(Hardware(), "an object of price_per_hour")
     judge: Judge | None = key(None, "an object of server, model, api_key_env, or null")
+    stability_floor: bool | None = key(None, "true, false, or null (at temperature 0)")
     cache_bust: bool = key(False, "true or false")
     record_chunk_times: bool = key(True, "true or false")
     verify_tls: bool = key(True, "true or false")
@@ -735,6 +755,20 @@ class Config(Strict):
     def levels(self) -> list[int]:
         """The stages' concurrency, one stage without a sweep."""
         return self.concurrent if isinstance(self.concurrent, list) else [self.concurrent]
+
+    @property
+    def asks_floor(self) -> bool:
+        """Whether a sweep asks its lowest level twice: to see how answers differ without load."""
+        wanted = self.stability_floor
+        if wanted is None:
+            wanted = self.temperature == 0
+        fits = len(set(self.levels)) > 1 and self.levels.count(min(self.levels)) == 1
+        return wanted and fits and self.duration is None and not self.cache_bust
+
+    @property
+    def passes(self) -> int:
+        """How often all stages together go through the questions, when there is no `duration`."""
+        return len(self.levels) + self.asks_floor
 
     @property
     def question_count(self) -> int | None:
@@ -764,7 +798,7 @@ class Config(Strict):
         for name, value in (("slo.quality", self.slo.quality), ("judge", self.judge)):
             if value is not None and not has_quality:
                 return f"{name}: needs extensions/quality.py, which is not there"
-        return next(map(ThresholdCheck.unknown_metric, self.thresholds), None)
+        return ThresholdCheck.fault(self)
 
     @staticmethod
     def _url_fault(text: str) -> str | None:
@@ -863,7 +897,7 @@ def set_key(data: dict[str, Any], override: str) -> None:
 
 
 class StrictJson:
-    """JSON without what the standard forbids and Python reads; no key stands twice in an object.
+    """JSON without what the standard forbids and Python reads, and with no key twice.
 
     It is not so deep that what this program makes of it could not be written and read again.
     """
@@ -1088,7 +1122,6 @@ _STATUS_OF_KIND = {
     "idle": "timeout",
     "truncated": "truncated",
     "cancelled": "cancelled",
-    "turn_skipped": "cancelled",
 }
 
 
@@ -1131,7 +1164,7 @@ class Result:
     first_ns: int | None = None
     answer_ns: int | None = None  # first chunk with answer text, not reasoning
     chunks: int = 0
-    connect_ns: int | None = None  # how long connecting took; None on a kept connection
+    connect_ns: int | None = None  # how long connecting took, or was tried; None on a kept one
     token: int | None = None
     prompt_tokens: int | None = None
     reasoning_tokens: int | None = None
@@ -1139,6 +1172,10 @@ class Result:
     token_source: str | None = None  # "usage" or "chunks"
     finish_reason: str | None = None
     reconnects: int = 0  # kept connections that turned out dead
+    client_error_ns: int | None = None  # the first token came at most so much earlier than it says
+    merged_chunks: int | None = None  # chunks whose time is not known: more had come by the read
+    server_prefill_ms: float | None = None  # the server's own timings, where it sends them
+    server_decode_ms: float | None = None
     grader: str | None = None  # how the answer is to be graded
     quality: float = 0.0
     graded: bool = False
@@ -1195,6 +1232,13 @@ class Result:
         return ms_between(self.scheduled_ns, self.sent_ns)
 
     @property
+    def held_ms(self) -> float | None:
+        """Open loop: how long it waited for a free place; without the time that connecting took."""
+        if self.queue_ms is None:
+            return None
+        return self.queue_ms - (self.connect_ms or 0.0)
+
+    @property
     def scheduled_ttft_ms(self) -> float | None:
         """Time to first token from the scheduled send, queueing included."""
         return ms_between(self.scheduled_ns, self.first_ns)
@@ -1203,6 +1247,18 @@ class Result:
     def scheduled_e2e_ms(self) -> float | None:
         """E2E latency from the scheduled send, queueing included."""
         return ms_between(self.scheduled_ns, self.end_ns)
+
+    @property
+    def client_error_ms(self) -> float | None:
+        """How much earlier the first token (without streaming, the answer) may have come."""
+        return ms_between(0, self.client_error_ns)
+
+    @property
+    def server_wait_ms(self) -> float | None:
+        """TTFT without the server's prefill: its queue, and the network."""
+        if self.ttft_ms is None or self.server_prefill_ms is None:
+            return None
+        return self.ttft_ms - self.server_prefill_ms
 
     @property
     def answer_text(self) -> str:
@@ -1245,6 +1301,10 @@ class Result:
             "queue_ms": self.queue_ms,
             "reconnects": self.reconnects,
             "end_ms": ms_between(0, self.end_ns),
+            "client_error_ms": self.client_error_ms,
+            "merged_chunks": self.merged_chunks,
+            "server_prefill_ms": self.server_prefill_ms,
+            "server_decode_ms": self.server_decode_ms,
         }
 
     @classmethod
@@ -1262,7 +1322,7 @@ class Result:
             )
         error = record["error"]
         return cls(
-            **{name: record[name] for name in _PLAIN_FIELDS},
+            **{name: record[name] for name in _PLAIN_FIELDS if name in record},
             error=None if error is None else Failure(**error),
             scheduled_ns=ms_to_ns(record["scheduled_ms"]),
             sent_ns=sent,
@@ -1271,6 +1331,7 @@ class Result:
             first_ns=first,
             answer_ns=ms_to_ns(record["answer_ttft_ms"], sent),
             connect_ns=ms_to_ns(record["connect_ms"]),
+            client_error_ns=ms_to_ns(record.get("client_error_ms")),
         )
 
 
@@ -1712,6 +1773,7 @@ class ParsedAnswer:
         "failure",
         "finish",
         "foreign",
+        "merged",
         "reasoning",
         "text",
         "usage",
@@ -1722,6 +1784,7 @@ class ParsedAnswer:
         self.reasoning: list[str] = []
         self.chunk_ns: list[int] = []  # arrival of each chunk that brought something
         self.answer_ns: list[int] = []  # of each chunk that brought answer text
+        self.merged: list[int] = []  # places of the chunks that were not the last of their read
         self.finish: Any = None
         self.usage: Any = None
         self.error: Any = None  # an error object that the server sent
@@ -1732,8 +1795,12 @@ class ParsedAnswer:
     def read_stream(self, api: Api, events: Iterable[tuple[int, bytes]]) -> None:
         """Read a streamed answer: each event's data with the time of the read that completed it."""
         data, decode, read_event = b"", api.events.decode, api.read_event
+        brought, before_ns = NOTHING, 0
         try:
             for now_ns, data in events:
+                if now_ns == before_ns and brought in (ANSWER, OTHER):
+                    self.merged.append(len(self.chunk_ns) - 1)
+                before_ns = now_ns
                 try:
                     event = decode(data)
                 except _MISFIT:
@@ -2135,6 +2202,176 @@ class Responses(Api):
 APIS: Mapping[str, Api] = {"chat": Chat(), "completions": Completions(), "responses": Responses()}
 
 
+# --- Clocks ---
+#
+# Linux stamps each TCP segment when it arrives. So the time of a token does not depend on when this
+# process gets round to reading it, as long as that is before the next token comes: segments that
+# wait unread are merged, and carry the last one's time. How much earlier the first of them may have
+# come is bounded by the read before and by when the event loop last looked.
+
+
+class WatchedSelector(selectors.DefaultSelector):
+    """Knows since when what is read on this turn of the event loop can have been there."""
+
+    IDLE_NS = 100_000
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.woke_ns = self.since_ns = 0
+        self.was_idle = False
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait, and take the times."""
+        if timeout == 0:  # the loop has other work, so this is no wait
+            self.was_idle, self.since_ns = False, self.woke_ns
+            ready = super().select(timeout)
+            self.woke_ns = clock()
+            return ready
+        begun_ns = clock()
+        ready = super().select(timeout)
+        now_ns = clock()
+        # A wait shows that nothing was there when it began.
+        self.was_idle = now_ns - begun_ns > self.IDLE_NS
+        self.since_ns = begun_ns if self.was_idle else self.woke_ns
+        self.woke_ns = now_ns
+        return ready
+
+
+class WatchedLoop(asyncio.SelectorEventLoop):
+    """The event loop with a WatchedSelector; another loop measures too, but bounds less closely."""
+
+    def __init__(self) -> None:
+        self.watch = WatchedSelector()
+        super().__init__(self.watch)
+
+
+class ArrivalClock:
+    """Turns the kernel's stamps into times of `clock`; shared by a session's sockets.
+
+    A stamp is wall-clock time, which may be set or slewed: both clocks are read at each read, and a
+    stamp that lies outside [previous read, now] is not used.
+    """
+
+    QUICK_NS = 300_000  # an idle loop has read what arrives by then, if it gets a processor
+
+    def __init__(self) -> None:
+        self.kernel = self.absent = self.outside = 0  # reads, by what became of their stamp
+        self._unpack = struct.Struct("@ll").unpack  # a timespec: seconds, nanoseconds
+        loop = asyncio.get_running_loop()
+        self._watch = loop.watch if isinstance(loop, WatchedLoop) else None
+
+    def arrival(
+        self, ancillary: list[tuple[int, int, bytes]], previous_ns: int
+    ) -> tuple[int, int | None]:
+        """Return when what was just read had arrived, and how much earlier its beginning may have.
+
+        Without a usable stamp that is now, and None.
+        """
+        now_ns, wall_ns = clock(), time.time_ns()
+        if not ancillary:
+            self.absent += 1
+            return now_ns, None
+        seconds, ns = self._unpack(ancillary[0][2])
+        arrived_ns: int = now_ns - wall_ns + seconds * NS_PER_S + ns
+        if not previous_ns <= arrived_ns <= now_ns:
+            self.outside += 1
+            return now_ns, None
+        self.kernel += 1
+        watch = self._watch
+        if watch is None:
+            return arrived_ns, arrived_ns - previous_ns
+        if watch.was_idle and watch.woke_ns - arrived_ns < self.QUICK_NS:
+            return arrived_ns, 0  # read at once, so all of it came at once
+        return arrived_ns, arrived_ns - max(previous_ns, min(watch.since_ns, arrived_ns))
+
+    def to_record(self) -> dict[str, Any]:
+        """Return what `meta.client.timestamps` says."""
+        source = "kernel" if self.kernel else "loop"
+        reads = {"kernel": self.kernel, "absent": self.absent, "outside": self.outside}
+        return {"source": source, "reads": reads}
+
+
+class StampedSocket(socket.socket):
+    """A TCP socket that notes when what it reads had arrived, and when it first wrote."""
+
+    SO_TIMESTAMPNS = 35  # Linux; the socket module has no name for it
+    ANCILLARY_BYTES = 64
+    READ_BYTES = 1 << 16  # what asyncio asks for costs a memory map a read
+
+    def __init__(self, family: int, kind: int, protocol: int, clock_of_all: ArrivalClock) -> None:
+        super().__init__(family, kind, protocol)
+        self.clock = clock_of_all
+        self.last_read: tuple[int, int | None] = (0, None)  # see ArrivalClock.arrival
+        self.sent_ns: int | None = None  # the first write since this was set to None
+        with contextlib.suppress(OSError):
+            self.setsockopt(socket.SOL_SOCKET, self.SO_TIMESTAMPNS, 1)
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """Read, with the stamp."""
+        size = min(size, self.READ_BYTES)
+        data, ancillary, _, _ = self.recvmsg(size, self.ANCILLARY_BYTES, flags)
+        self.last_read = self.clock.arrival(ancillary, self.last_read[0])
+        return data
+
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
+        """Read into a buffer, with the stamp; so asyncio reads what TLS then decrypts."""
+        view = memoryview(buffer)[: nbytes or None]
+        count, ancillary, _, _ = self.recvmsg_into([view], self.ANCILLARY_BYTES, flags)
+        self.last_read = self.clock.arrival(ancillary, self.last_read[0])
+        return count
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """Write, and note when."""
+        self._note_sending()
+        return super().send(data, flags)
+
+    def sendmsg(self, *args: Any) -> int:
+        """Write several pieces, and note when."""
+        self._note_sending()
+        return super().sendmsg(*args)
+
+    def _note_sending(self) -> None:
+        if self.sent_ns is None:
+            self.sent_ns = clock()
+            self.last_read = (self.sent_ns, None)  # no answer can have arrived before
+
+
+class LoopTime:
+    """Stands in for a StampedSocket where there is none: the time is when the loop reads."""
+
+    sent_ns: int | None = None
+
+    @property
+    def last_read(self) -> tuple[int, int | None]:
+        """The time now; how long the bytes had waited is not known."""
+        return clock(), None
+
+
+class TimedConnector(aiohttp.TCPConnector):
+    """A pool of connections whose sockets take the kernel's times, on Linux and asyncio's loop."""
+
+    used = sys.platform == "linux"
+
+    def __init__(self, **options: Any) -> None:
+        self.arrivals = ArrivalClock()
+        self._by_fileno = weakref.WeakValueDictionary[int, StampedSocket]()
+        if self.used and isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
+            options["socket_factory"] = self._make_socket
+        super().__init__(**options)
+
+    def _make_socket(self, address: tuple[Any, ...]) -> StampedSocket:
+        family, kind, protocol = address[:3]
+        made = StampedSocket(family, kind, protocol, self.arrivals)
+        self._by_fileno[made.fileno()] = made
+        return made
+
+    def timing_of(self, transport: asyncio.Transport) -> StampedSocket | LoopTime:
+        """Return what takes the times of a connection."""
+        plain = transport.get_extra_info("socket")
+        stamped = None if plain is None else self._by_fileno.get(plain.fileno())
+        return stamped or LoopTime()
+
+
 # --- Transport ---
 #
 # Here alone the program leans on what aiohttp does not promise to keep. `check_aiohttp` says so
@@ -2147,19 +2384,24 @@ class Exchange:
     SLICE = (
         1 << 18
     )  # bytes of a body that are read at a time: a hostile one holds millions of events
+    MERGED_NS = NS_PER_MS  # a chunk is called merged when it may have come so much earlier
     TYPES: ClassVar = {
         True: ("text/event-stream",),
         False: ("application/json", "application/problem+json"),
     }  # the content types of a streamed answer, and of one in a piece
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, connector: aiohttp.BaseConnector | None = None) -> None:
         self.limit = limit
+        self.connector = connector
         self.begun_ns = clock()
         self.connected_ns: int | None = None
         self.sent_ns: int | None = None
         self.ended_ns: int | None = None
         self.reused = False
-        self.reads_ns: list[int] = []
+        self.reads_ns: list[int] = []  # when the bytes of each read had arrived
+        # How much earlier the first bytes of a read may have come, by its time, where that is not
+        # 0; None where it is not known.
+        self.early_ns: dict[int, int | None] = {}
         self.offsets: list[int] = []  # bytes of the body that had arrived by each read
         self.status: int | None = None
         self.content_type = ""
@@ -2172,18 +2414,19 @@ class Exchange:
         self.lost: BaseException | None = None  # what ended the connection
         self.error: BaseException | None = None
 
-    def received(self, now_ns: int, data: bytes) -> None:
+    def received(self, arrived_ns: int, early_ns: int | None, data: bytes) -> None:
         """Take the time of a read; called by the transport, with the parser already fed."""
-        self.reads_ns.append(now_ns)
+        self.reads_ns.append(arrived_ns)
+        if early_ns != 0:
+            self.early_ns[arrived_ns] = early_ns
         if b"[DONE]" in data:
             self.done_seen = True
-        content = self.content
-        if content is None:
-            return
-        self.offsets.append(content.total_bytes)
-        self.too_large = content.total_bytes > self.limit
-        if self.done_seen or self.too_large or content.is_eof():
             self.wake()
+        if self.content is not None:
+            self.offsets.append(self.content.total_bytes)
+            if self.offsets[-1] > self.limit:
+                self.too_large = True
+                self.wake()
 
     def attach(self, response: aiohttp.ClientResponse) -> None:
         """Take the head of the response; the bytes behind it came with the read just before."""
@@ -2193,9 +2436,12 @@ class Exchange:
         self.content_type = response.headers.get("Content-Type", "")
         self.retry_after = response.headers.get("Retry-After")
         self.content = response.content
-        self.reads_ns = self.reads_ns or [clock()]  # it had come before it was asked for
+        if not self.reads_ns:  # it had come before it was asked for
+            self.reads_ns = [clock()]
+            self.early_ns[self.reads_ns[0]] = None
         self.offsets = [0] * len(self.reads_ns)
         self.offsets[-1] = response.content.total_bytes
+        response.content.on_eof(self.wake)
 
     def detach(self) -> None:
         """Take the end's time and let go of the connection, if no other request has it already."""
@@ -2255,6 +2501,20 @@ class Exchange:
             return None
         return self.connected_ns - self.begun_ns
 
+    def fill_errors(self, result: Result, parsed: ParsedAnswer) -> None:
+        """Write down how far the times of chunks may be off that were read with later ones.
+
+        Both stay None where the kernel did not say when the bytes arrived.
+        """
+        times_ns = parsed.chunk_ns or parsed.answer_ns
+        if not times_ns or self.early_ns.get(times_ns[0], 0) is None:
+            return
+        early_ns = [self.early_ns.get(times_ns[place], 0) or 0 for place in parsed.merged]
+        result.merged_chunks = sum(early >= self.MERGED_NS for early in early_ns)
+        result.client_error_ns = 0
+        if parsed.merged and parsed.merged[0] == 0:
+            result.client_error_ns = early_ns[0] // 1000 * 1000
+
     def is_answer(self, stream: bool) -> bool:
         """Whether the head is that of an answer as it was asked for."""
         mime = self.content_type.partition(";")[0].strip().lower()
@@ -2290,8 +2550,13 @@ class TimingProtocol(asyncio.Protocol):
     server's time, and waking a task a token costs many times as much.
     """
 
-    def __init__(self, handler: aiohttp.client_proto.ResponseHandler) -> None:
+    def __init__(
+        self,
+        handler: aiohttp.client_proto.ResponseHandler,
+        timing: StampedSocket | LoopTime | None = None,
+    ) -> None:
         self.handler = handler
+        self.timing = timing or LoopTime()
         self.exchange: Exchange | None = None
         self.eof_received = handler.eof_received  # type: ignore[method-assign]
         self.pause_writing = handler.pause_writing  # type: ignore[method-assign]
@@ -2299,10 +2564,10 @@ class TimingProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass the bytes on, and their time. Bytes that nobody asked for end the connection."""
-        now_ns = clock()
+        arrived_ns, early_ns = self.timing.last_read
         if self.exchange is not None:
             self.handler.data_received(data)
-            self.exchange.received(now_ns, data)
+            self.exchange.received(arrived_ns, early_ns, data)
         elif self.handler.transport is not None:
             self.handler.transport.abort()
 
@@ -2326,7 +2591,10 @@ class MeasuredRequest(aiohttp.ClientRequest):
         exchange.reused = isinstance(protocol, TimingProtocol)
         if not isinstance(protocol, TimingProtocol):
             handler = cast(aiohttp.client_proto.ResponseHandler, conn.protocol)
-            protocol = TimingProtocol(handler)
+            timing: StampedSocket | LoopTime = LoopTime()
+            if isinstance(exchange.connector, TimedConnector):
+                timing = exchange.connector.timing_of(transport)
+            protocol = TimingProtocol(handler, timing)
             transport.set_protocol(protocol)
         protocol.exchange = exchange
         exchange.protocol = protocol
@@ -2334,9 +2602,14 @@ class MeasuredRequest(aiohttp.ClientRequest):
         return await super().send(conn)
 
     async def write_bytes(self, *args: Any, **kwargs: Any) -> None:
-        """Take the time, then write."""
-        _exchange_now.get().sent_ns = clock()
-        await super().write_bytes(*args, **kwargs)
+        """Take the time, then write; the socket knows it better."""
+        exchange = _exchange_now.get()
+        timing = cast(TimingProtocol, exchange.protocol).timing
+        exchange.sent_ns, timing.sent_ns = clock(), None
+        try:
+            await super().write_bytes(*args, **kwargs)
+        finally:
+            exchange.sent_ns = timing.sent_ns or exchange.sent_ns
 
 
 def check_aiohttp() -> None:
@@ -2374,7 +2647,7 @@ def open_session(config: Config, target: Target) -> aiohttp.ClientSession:
     Raises ExtensionError when aiohttp is not one that can be measured through.
     """
     check_aiohttp()
-    connector = aiohttp.TCPConnector(
+    connector = TimedConnector(
         limit=max(config.levels), ttl_dns_cache=300, keepalive_timeout=60, ssl=target.tls
     )
     return aiohttp.ClientSession(
@@ -2470,6 +2743,11 @@ class Client:
         """How this run's API is asked and read."""
         return APIS[self.config.api]
 
+    @property
+    def timestamps(self) -> dict[str, Any]:
+        """Which clock the times are of so far: what `meta.client.timestamps` says."""
+        return cast(TimedConnector, self.session.connector).arrivals.to_record()
+
     @functools.cached_property
     def url(self) -> yarl.URL:
         """The address that is asked."""
@@ -2488,7 +2766,7 @@ class Client:
 
     async def exchange(self, body: bytes) -> Exchange:
         """Send one request and keep what comes back; what goes wrong is kept as `error`."""
-        exchange = Exchange(self.config.max_answer_bytes)
+        exchange = Exchange(self.config.max_answer_bytes, self.session.connector)
         _exchange_now.set(exchange)
         try:
             async with asyncio.timeout(self.config.timeout):
@@ -2549,10 +2827,13 @@ class Client:
         result.sent_ns = _whole_us(exchange.sent_ns, self.start_ns)
         result.connect_ns = _whole_us(exchange.connect_ns, 0)
         parsed.fill(result, self.start_ns, redact)
+        exchange.fill_errors(result, parsed)
         failure = self.failure(exchange, parsed)
         if failure is not None:
             result.status = _STATUS_OF_KIND.get(failure.kind, "error")
             result.end_ns = _whole_us(exchange.ended_ns, self.start_ns)
+            if exchange.sent_ns is None:  # all that it did was connecting
+                result.connect_ns = _whole_us(exchange.ended_ns, exchange.begun_ns)
             retry_after = exchange.retry_after
             if retry_after is not None:
                 retry_after = redact(_whole_text(retry_after))[:100]
@@ -2691,35 +2972,42 @@ class StopSignal:
     def __init__(self) -> None:
         self.event = asyncio.Event()
         self.signum: int | None = None
+        self._loop = asyncio.get_running_loop()
 
     @classmethod
     @contextlib.contextmanager
     def caught(cls) -> Iterator[StopSignal]:
-        """Catch the signals while the block runs; under nohup SIGHUP stays ignored."""
-        stop_signal, loop, caught = cls(), asyncio.get_running_loop(), []
+        """Catch the signals while the block runs; under nohup SIGHUP stays ignored.
+
+        Python's own handlers see a signal also while the event loop is busy, with saving say.
+        """
+        stop_signal, before = cls(), {}
         for name in cls.SIGNALS:
             signum = getattr(signal, name, None)  # Windows has no SIGHUP
             if signum is None:
                 continue
             if name == "SIGHUP" and signal.getsignal(signum) == signal.SIG_IGN:
                 continue
-            with contextlib.suppress(NotImplementedError, RuntimeError):
-                loop.add_signal_handler(signum, stop_signal.on_signal, signum)
-                caught.append(signum)
+            with contextlib.suppress(ValueError):  # only the main thread can catch signals
+                before[signum] = signal.signal(signum, stop_signal.on_signal)
         try:
             yield stop_signal
         finally:
-            for signum in caught:
-                loop.remove_signal_handler(signum)
+            for signum, handler in before.items():
+                signal.signal(signum, handler or signal.SIG_DFL)
 
-    def on_signal(self, signum: int) -> None:
+    def on_signal(self, signum: int, _frame: FrameType | None = None) -> None:
         """Stop in order; at the second signal end at once, with the journal as it is."""
         if self.signum is not None:
             if sys.stderr.isatty():
                 os.write(2, b"\x1b[?25h\n")  # the progress bar had hidden the cursor
             os._exit(128 + signum)
-        logger.warning("stopped by %s", signal.Signals(signum).name)
         self.signum = signum
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._stop)
+
+    def _stop(self) -> None:
+        logger.warning("stopped by %s", signal.Signals(cast(int, self.signum)).name)
         self.event.set()
 
     async def unless_stopped(self, work: Awaitable[T]) -> T:
@@ -2827,8 +3115,8 @@ async def process_questions(
     report = LoadReport(start or LoadStart())
     if report.start.over is not None:
         return report
-    generator = LoadGenerator(config, questions, send, record, report)
     with gc_paused(), LagMonitor() as lag:
+        generator = LoadGenerator(config, questions, send, record, report, lag)
         work = asyncio.create_task(generator.run())
         stop = asyncio.create_task(stop_signal.event.wait())
         await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
@@ -2864,6 +3152,10 @@ class Stage:
         self.ramp_s = config.ramp_up
         self.count: int | None = len(questions)
         self.first_index = number * len(questions)
+        # A second pass has its places behind those of all stages.
+        self.second_index = len(config.levels) * len(questions)
+        if config.asks_floor and level == min(config.levels):
+            self.count = 2 * len(questions)
         self.duration_ns: int | None = None
         self.offsets_ns: Iterable[int] | None = None
         if config.duration is not None:
@@ -2895,6 +3187,8 @@ class Stage:
         for place, offset_ns in zip(places, offsets, strict=False):
             gap_ns, before_ns = offset_ns - before_ns, offset_ns
             index = self.first_index + place
+            if self.duration_ns is None and place >= len(self.questions):
+                index = self.second_index + place - len(self.questions)
             if index in self.done:
                 left_out_ns += gap_ns
                 continue
@@ -2964,12 +3258,14 @@ class LoadGenerator:
         send: Send,
         record: Callable[[Result], None],
         report: LoadReport,
+        lag: LagMonitor,
     ) -> None:
         part, parts = report.start.share
         if not 0 <= part < parts <= min(config.levels):
             raise ValueError(f"share {part} of {parts}: there are {min(config.levels)} slots")
         self.config, self.questions = config, questions
-        self.send, self.record, self.report = send, record, report
+        self.send, self.record = send, record
+        self.report, self.lag = report, lag
 
     async def run(self) -> None:
         """Ask all; when cancelled, the requests in flight end as "cancelled"."""
@@ -2983,12 +3279,18 @@ class LoadGenerator:
             await self._run_stage(stage, self._discard)
         for number in range(len(config.levels)):
             stage = Stage(config, self.questions, number, start)
-            await self._run_stage(stage, self._keep)
+            with self.lag.stage(number):
+                await self._run_stage(stage, self._keep)
 
     def _keep(self, result: Result) -> None:
+        read_ns = result.end_ns if result.first_ns is None else result.first_ns
+        if result.client_error_ns is None and result.ok and read_ns is not None:
+            delay_ns = self.lag.delay_ns(self.report.start.start_ns + read_ns)
+            result.client_error_ns = delay_ns // 1000 * 1000
         if not self.config.record_chunk_times:
             histogram = self.report.itl_us.setdefault(result.stage, Counter())
-            histogram.update(map(_bucket, result.chunk_gaps_us or ()))
+            if result.ok:  # a failure's gaps are no latency that a user had
+                histogram.update(map(_bucket, result.chunk_gaps_us or ()))
             result.chunk_ns = None
         self.record(result)
 
@@ -2998,7 +3300,7 @@ class LoadGenerator:
     async def _run_stage(self, stage: Stage, record: Callable[[Result], None]) -> None:
         """Ask the stage's questions with at most `level` in flight."""
         limit, tasks = ConcurrencyLimit(stage.level, stage.ramp_s), set[asyncio.Task[None]]()
-        begun_ns, started = clock(), 0
+        begun_ns = clock()
         try:
             for due_ns, planned in stage.planned_requests(begun_ns):
                 if (wait_ns := due_ns - clock()) > 0:
@@ -3009,11 +3311,8 @@ class LoadGenerator:
                 task = asyncio.create_task(self._converse(planned, record, release))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
-                # A herd of requests that start together must not hold up the reading of tokens: a
-                # few starts a turn.
-                started += 1
-                if started % (1 + limit.free // 16) == 0:
-                    await asyncio.sleep(0)
+                # A herd of requests that start together must not hold up the reading of tokens.
+                await asyncio.sleep(0)
             if self.report.fault is None and tasks:
                 await asyncio.wait(tasks)
         finally:
@@ -3031,17 +3330,19 @@ class LoadGenerator:
     ) -> None:
         """Ask a question, or the turns of a conversation in their order; record each result."""
         messages: list[dict[str, str]] = []
-        last, failed = len(planned.question.texts) - 1, False
+        last, skipped = len(planned.question.texts) - 1, ""
         try:
             for turn, text in enumerate(planned.question.texts):
                 messages.append({"role": "user", "content": text})
-                if failed:
-                    result = self._unsent(planned, messages, "turn_skipped")
+                if skipped:
+                    result = self._unsent(planned, messages, skipped)
                 else:
                     done = release if turn == last else lambda: None
                     result = await self._ask(planned, list(messages), done)
                 record(result)
-                failed = not result.ok
+                if not result.ok and not skipped:
+                    stopped = result.status == "cancelled"
+                    skipped = "cancelled" if stopped else "turn_skipped"
                 messages.append({"role": "assistant", "content": result.answer_text})
                 planned = dataclasses.replace(planned, scheduled_ns=None)
         except Exception as error:  # noqa: BLE001  what `record` raises ends the run, not just this task
@@ -3125,38 +3426,116 @@ class ConcurrencyLimit:
 # --- Self-check ---
 
 
+class StageWatch:
+    """What the client itself did in one stage: how its loop lagged, and who had the processor."""
+
+    RIVAL_SHARE = 0.1  # of a core; what uses less is not named
+    MOST_RIVALS = 3
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.lags_us: Counter[int] = Counter()
+        self.cpu_s: float | None = None
+        self.cpu_wait_s: float | None = None
+        self.elapsed_s = 0.0
+        self.rivals: list[dict[str, Any]] = []
+        self._others = self._cpu_of_others()
+        self._waited_s = self._run_delay_s()
+        self._cpu_s, self._begun_ns = time.process_time(), clock()
+
+    def end(self) -> None:
+        """Take stock."""
+        self.elapsed_s = (clock() - self._begun_ns) / NS_PER_S
+        self.cpu_s = time.process_time() - self._cpu_s
+        waited_s = self._run_delay_s()
+        if waited_s is not None and self._waited_s is not None:
+            self.cpu_wait_s = waited_s - self._waited_s
+        shares = []
+        for (pid, name), cpu_s in self._cpu_of_others().items():
+            used_s = cpu_s - self._others.get((pid, name), 0.0)
+            shares.append((used_s / max(self.elapsed_s, 0.001), pid, name))
+        for share, pid, name in sorted(shares, reverse=True)[: self.MOST_RIVALS]:
+            if share >= self.RIVAL_SHARE:
+                self.rivals.append({"name": name, "pid": pid, "cpu_share": share})
+
+    @staticmethod
+    def _run_delay_s() -> float | None:
+        """Return how long this thread was ready and had no processor; None but on Linux."""
+        try:
+            return int(Path("/proc/thread-self/schedstat").read_bytes().split()[1]) / NS_PER_S
+        except (OSError, ValueError, IndexError):
+            return None
+
+    @staticmethod
+    def _cpu_of_others() -> dict[tuple[int, str], float]:
+        """Return the CPU seconds of every other process that can be seen; none but on Linux."""
+        used = {}
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                pid = int(path.parent.name)
+                head, _, fields = path.read_bytes().rpartition(b")")
+                user, system = fields.split()[11:13]
+                name = head.partition(b"(")[2].decode("utf-8", "replace")
+                if pid != os.getpid():
+                    used[pid, name] = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        return used
+
+    @classmethod
+    def summary(cls, watches: Sequence[StageWatch]) -> dict[str, Any]:
+        """Return the figures of these stages together."""
+        lags_us: Counter[int] = Counter()
+        for watch in watches:
+            lags_us.update(watch.lags_us)
+        lags = Histogram({us / 1000: times for us, times in lags_us.items()})
+        shares: dict[str, float | None] = {}
+        for name in ("cpu", "cpu_wait"):
+            parts = [getattr(watch, f"{name}_s") for watch in watches]
+            elapsed_s = max(sum(watch.elapsed_s for watch in watches), 0.001)
+            measured = parts and None not in parts
+            shares[f"{name}_share"] = sum(parts) / elapsed_s if measured else None
+        named = {name: percentile(lags, share) for name, share in PERCENTILES.items()}
+        return {"loop_lag_ms": {**named, "max": lags[-1] if lags else None}, **shares}
+
+
 class LagMonitor:
     """Measures how long a callback that is ready waits for the event loop: the client's own delay.
 
     A thread takes the ticks of an even beat and hands each to the loop as a callback. The lag
     counts from the tick: it holds the wait for a processor, for the interpreter lock and for the
-    loop's other work, and no timer's resolution.
+    loop's other work, and no timer's resolution. Only stages count, not the time around them.
     """
 
     BEAT_NS = 20 * NS_PER_MS
+    MOST_HOLDS = 100_000
 
     def __init__(self) -> None:
-        self.lags_us: Counter[int] = Counter()
-        self.cpu_share: float | None = None
-        self.cpu_wait_share: float | None = None
+        self.watches: list[StageWatch] = []
+        self._now: StageWatch | None = None
+        # When the loop was held up: until when, and since when at the latest.
+        self._holds: deque[tuple[int, int]] = deque(maxlen=self.MOST_HOLDS)
         self._loop = asyncio.get_running_loop()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lag", daemon=True)
-        self._cpu_start, self._start_ns = time.process_time(), clock()
-        self._waited_start_ns = self._run_delay_ns()
+        self._start_ns = clock()
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        elapsed_ns = max(clock() - self._start_ns, 1)
-        self.cpu_share = (time.process_time() - self._cpu_start) * NS_PER_S / elapsed_ns
-        waited_ns = self._run_delay_ns()
-        if waited_ns is not None and self._waited_start_ns is not None:
-            self.cpu_wait_share = (waited_ns - self._waited_start_ns) / elapsed_ns
         self._end.set()
         self._thread.join()
+
+    @contextlib.contextmanager
+    def stage(self, number: int) -> Iterator[None]:
+        """Watch a stage while the block runs."""
+        self._now = StageWatch(number)
+        try:
+            yield
+        finally:
+            self._now.end()
+            self.watches.append(self._now)
+            self._now = None
 
     def _beat(self) -> None:
         due_ns = self._start_ns
@@ -3170,25 +3549,30 @@ class LagMonitor:
                 return
 
     def _arrived(self, due_ns: int) -> None:
-        self.lags_us[_bucket((clock() - due_ns) // 1000)] += 1
+        now_ns = clock()
+        if self._now is not None:
+            self._now.lags_us[_bucket((now_ns - due_ns) // 1000)] += 1
+        last_ns, since_ns = self._holds[-1] if self._holds else (0, 0)
+        if due_ns < last_ns:  # the loop works off the beats of one delay
+            self._holds[-1] = (now_ns, since_ns)
+        else:
+            self._holds.append((now_ns, due_ns))
 
-    @staticmethod
-    def _run_delay_ns() -> int | None:
-        """Return how long this thread was ready and had no processor; None but on Linux."""
-        try:
-            return int(Path("/proc/thread-self/schedstat").read_bytes().split()[1])
-        except (OSError, ValueError, IndexError):
-            return None
+    def delay_ns(self, read_ns: int) -> int:
+        """Return how long what was read then may have waited for the loop."""
+        place = bisect.bisect_right(self._holds, (read_ns, sys.maxsize)) - 1
+        if place < 0 or read_ns - self._holds[place][0] > self.BEAT_NS:
+            return 0
+        until_ns, since_ns = self._holds[place]
+        return until_ns - since_ns
 
     def to_record(self) -> dict[str, Any]:
-        """Return what `meta.client` says of the loop."""
-        lags = Histogram({us / 1000: times for us, times in self.lags_us.items()})
-        named = {name: percentile(lags, share) for name, share in PERCENTILES.items()}
-        return {
-            "loop_lag_ms": {**named, "max": lags[-1] if lags else None},
-            "cpu_share": self.cpu_share,
-            "cpu_wait_share": self.cpu_wait_share,
-        }
+        """Return what `meta.client` says: of all stages together, and of each."""
+        stages = [
+            {"stage": watch.number, **StageWatch.summary([watch]), "rivals": watch.rivals}
+            for watch in self.watches
+        ]
+        return {**StageWatch.summary(self.watches), "stages": stages}
 
 
 def _bucket(us: int) -> int:
@@ -3288,7 +3672,99 @@ def min_samples(quantile: float) -> int:
     return math.ceil(math.log(tail) / math.log(max(quantile, 1 - quantile)))
 
 
-def wilson_interval(share: float, n: int) -> tuple[float, float]:
+def requests_missing(metric: Mapping[str, Any], name: str) -> int:
+    """Return about how many more values a percentile of an aggregate needs for both its bounds.
+
+    Each new one counts as much as those before did: `n_eff` / `n`.
+    """
+    n_eff: float = metric["n_eff"][name] or 1.0
+    each: float = metric["n"] / n_eff
+    return max(math.ceil((min_samples(PERCENTILES[name]) - n_eff) * each), 0)
+
+
+def student_t(tail: float, df: float) -> float:
+    """Return what Student's t exceeds with probability `tail`; 2 % off at 3 degrees of freedom.
+
+    A series in 1/df around the normal quantile (Abramowitz and Stegun, 26.7.5).
+    """
+    z = statistics.NormalDist().inv_cdf(1 - tail)
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / df + second / df**2 + third / df**3
+
+
+def in_batches(values: Sequence[T], most: int) -> Iterator[Sequence[T]]:
+    """Cut values into at most `most` pieces of the same size, give or take one."""
+    count = min(len(values), most)
+    places = [len(values) * place // count for place in range(count + 1)] if count else []
+    for start, end in itertools.pairwise(places):
+        yield values[start:end]
+
+
+def sum_variance(deviations: Sequence[float]) -> tuple[float, float]:
+    """Return the variance of the sum of a series whose values depend on each other, and its df.
+
+    The autocovariances are added up in pairs, to the first pair that is not positive, and no pair
+    counts for more than the one before it (Geyer, Practical Markov Chain Monte Carlo, 1992). So a
+    series that forgets soon is judged by its first few lags, and has many degrees of freedom.
+    """
+    covariance = sum(map(operator.mul, deviations, deviations))
+    variance, least, lag = -covariance, math.inf, 0
+    while lag + 1 < len(deviations):
+        pair = covariance + sum(map(operator.mul, deviations, deviations[lag + 1 :]))
+        if pair <= 0 and lag:
+            break
+        least = min(least, pair)
+        variance += 2 * least
+        lag += 2
+        covariance = sum(map(operator.mul, deviations, deviations[lag:]))
+    return variance, len(deviations) / max(2 * lag - 1, 1)
+
+
+class Series:
+    """Measured values in the order in which their requests were sent."""
+
+    MOST_BATCHES = 512
+
+    def __init__(self, values: Sequence[float]) -> None:
+        self._batches = [sorted(batch) for batch in in_batches(values, self.MOST_BATCHES)]
+        self.ordered = sorted(itertools.chain.from_iterable(self._batches))
+
+    def effective_n(self, quantile: float) -> float:
+        """Return how many independent values would know a percentile as well as these do.
+
+        Requests under load depend on each other: who waits, waits behind one who waits. The share
+        of values at or below the percentile is counted in batches in the order of the sends; how
+        much more it varies than independent values would, divides n. As the variance is itself an
+        estimate, n is taken down by Student's t (Korn and Graubard, Survey Methodology 24, 1998);
+        where it comes from few events, as above a high percentile, it counts for less still.
+        """
+        n = len(self.ordered)
+        value = cast(float, percentile(self.ordered, quantile))
+        below = [bisect.bisect_right(batch, value) for batch in self._batches]
+        share = sum(below) / n
+        pairs = zip(below, self._batches, strict=True)
+        deviations = [count - share * len(batch) for count, batch in pairs]
+        if not any(deviations):
+            return float(n)
+        variance, df = sum_variance(deviations)
+        if df <= 2:
+            return 1.0
+        alone = quantile * (1 - quantile)
+        # The mean of the same values was taken off, which hides part of the variance.
+        inflation = max(variance / (1 - 1 / df) / (n * alone), 1 / n)
+        effective = n / inflation
+        if inflation > 1:  # then what varies is clumps, and there are only so many of them
+            df = 1 / (1 / df + (1 - 1 / inflation) / (effective * alone * 2 / 3))
+        if df <= 2:
+            return 1.0
+        tail = (1 - CONFIDENCE) / 2
+        penalty = student_t(tail, math.inf) / student_t(tail, df)
+        return max(1.0, min(n, effective * penalty**2))
+
+
+def wilson_interval(share: float, n: float) -> tuple[float, float]:
     """Return the 95 % interval of a share of `n` independent trials (Wilson 1927).
 
     For mean scores between 0 and 1 it is on the safe side.
@@ -3300,42 +3776,87 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def describe(values: Iterable[float] | Histogram, clusters: int | None = None) -> dict[str, Any]:
-    """Return avg, std, min, max, the percentiles, `n` and the percentiles' 95 % intervals.
+def mean_score(scores: Sequence[float], answers: int) -> dict[str, Any]:
+    """Return the mean of scores from 0 to 1, one a question, with its 95 % interval.
 
-    `clusters` is the number of independent groups when values of one group hang together, as the
-    gaps of one answer do: then the intervals' ranks come from the groups. What was not measured,
-    and a bound that `n` does not support, is None.
+    A question that is asked again brings no new question: each counts once, by the mean of its
+    answers, and the interval comes from how much the questions differ (cluster-robust). Two more
+    questions that differ as much as can be are added to that, so that ten that happen to agree are
+    not taken for certain. `answers` is how many answers the scores come from.
     """
-    ordered = values if isinstance(values, Histogram) else sorted(values)
-    n = len(ordered)
-    summary = dict.fromkeys(("avg", "std", "min", "max", *PERCENTILES)) | {"n": n}
+    questions = len(scores)
+    if not questions:
+        return {"avg": None, "n": 0, "questions": 0, "ci95": [None, None]}
+    mean = min(math.fsum(scores) / questions, 1.0)
+    most = mean * (1 - mean)
+    effective = float(questions)
+    if most > 0:
+        squares = math.fsum((score - mean) ** 2 for score in scores)
+        effective = questions * most / ((squares + 2 * most) / (questions + 1))
+    tail = (1 - CONFIDENCE) / 2
+    penalty = student_t(tail, math.inf) / student_t(tail, questions + 1)
+    interval = wilson_interval(mean, min(effective * penalty**2, answers))
+    return {"avg": mean, "n": answers, "questions": questions, "ci95": list(interval)}
+
+
+def describe(
+    values: Iterable[float] | Histogram, n_eff: Mapping[str, float] | None = None
+) -> dict[str, Any]:
+    """Return avg, std, min, max, the percentiles, `n`, `n_eff` and the percentiles' 95 % intervals.
+
+    `values` are in the order of the sends; that is where `n_eff` comes from, a number for each
+    percentile: as how many independent ones its values count. A histogram has no order, so it has
+    none unless it is given. What was not measured, and a bound that `n_eff` does not support, is
+    None. Where dependence leaves less than half of what an interval needs, both bounds are.
+    """
+    names = ("avg", "std", "min", "max", *PERCENTILES)
+    summary: dict[str, Any] = dict.fromkeys(names) | {"n": 0, "n_eff": dict.fromkeys(PERCENTILES)}
     intervals: dict[str, list[float | None]] = {name: [None, None] for name in PERCENTILES}
+    if isinstance(values, Histogram):
+        ordered: Sequence[float] = values
+    else:
+        series = Series(values if isinstance(values, Sequence) else list(values))
+        ordered = series.ordered
+    n = len(ordered)
     if not n:
         return {**summary, "ci95": intervals}
-    mean = ordered.mean() if isinstance(ordered, Histogram) else statistics.fmean(ordered)
-    summary |= {"avg": mean, "min": ordered[0], "max": ordered[-1]}
-    if n > 1 and isinstance(ordered, Histogram):
-        summary["std"] = ordered.std()
+    mean = values.mean() if isinstance(values, Histogram) else statistics.fmean(ordered)
+    summary |= {"avg": mean, "min": ordered[0], "max": ordered[-1], "n": n}
+    if n > 1 and isinstance(values, Histogram):
+        summary["std"] = values.std()
     elif n > 1:
         squares = math.fsum((value - mean) ** 2 for value in ordered)
         summary["std"] = math.sqrt(squares / (n - 1))
-    groups = n if clusters is None else clusters
+    if n_eff is None and not isinstance(values, Histogram):
+        n_eff = {
+            name: round(series.effective_n(quantile), 1) for name, quantile in PERCENTILES.items()
+        }
+    summary["n_eff"] = dict(n_eff or summary["n_eff"])
+    least = float(n)
     for name, quantile in PERCENTILES.items():
         summary[name] = percentile(ordered, quantile)
-        if groups:
-            lower, upper = interval_ranks(groups, quantile)
-            scale = n / groups
-            if lower is not None:
-                intervals[name][0] = ordered[math.floor(lower * scale)]
-            if upper is not None:
-                place = math.ceil((upper + 1) * scale) - 1
-                intervals[name][1] = ordered[min(n - 1, place)]
+        if n_eff:
+            # Few values lie above a high percentile: what the lower ones know of the dependence
+            # counts there as well.
+            least = min(least, n_eff[name])
+            if least >= min(n, min_samples(quantile)) / 2:
+                intervals[name] = _interval(ordered, quantile, math.floor(n_eff[name]))
     return {**summary, "ci95": intervals}
 
 
+def _interval(ordered: Sequence[float], quantile: float, independent: int) -> list[float | None]:
+    """Return a percentile's interval from sorted values that count as so many independent ones."""
+    lower, upper = interval_ranks(independent, quantile)
+    scale = len(ordered) / independent
+    low = None if lower is None else ordered[math.floor(lower * scale)]
+    high = None
+    if upper is not None:
+        high = ordered[min(len(ordered), math.ceil((upper + 1) * scale)) - 1]
+    return [low, high]
+
+
 def censored_percentiles(values: Iterable[float], bounds: Sequence[float]) -> dict[str, Any]:
-    """Return percentiles over values and over lower bounds, of requests that timed out.
+    """Return percentiles over values and over lower bounds, of requests that failed.
 
     A percentile that lies at or above the lowest bound is itself a lower bound, and named in
     `lower_bounds`.
@@ -3348,7 +3869,60 @@ def censored_percentiles(values: Iterable[float], bounds: Sequence[float]) -> di
         for name, quantile in PERCENTILES.items()
         if ordered and ordered[min(math.ceil(quantile * last), last)] >= lowest
     ]
-    return {**named, "n": len(ordered), "timeouts": len(bounds), "lower_bounds": at_least}
+    return {**named, "n": len(ordered), "failures": len(bounds), "lower_bounds": at_least}
+
+
+class Trend(NamedTuple):
+    """A straight line through measured values over time."""
+
+    first: float  # where the line begins
+    last: float  # where it ends
+    significant: bool  # whether it would hardly be so steep by chance
+
+    @property
+    def ratio(self) -> float:
+        """How much higher it ends than it begins."""
+        return self.last / self.first
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self | None:
+        """Fit the logarithms of positive values in the order of their sends; None with too few.
+
+        Least squares over batch means, and a t-test of the slope whose standard error allows for
+        the dependence of what is left. That is taken from a line through either half, so that a
+        step from one level to another does not pass for dependence.
+        """
+        if len(values) < FEWEST_FOR_TREND or min(values) <= 0:
+            return None
+        batches = in_batches(values, Series.MOST_BATCHES)
+        means = [statistics.fmean(map(math.log, batch)) for batch in batches]
+        middle = len(means) // 2
+        residuals = [*cls._residuals(means[:middle]), *cls._residuals(means[middle:])]
+        variance, df = sum_variance(residuals)
+        df_of_lines, squares = 5, len(means) * (len(means) ** 2 - 1) / 12
+        lost = max(1 - df_of_lines / df, 0.4)
+        spread = math.sqrt(max(variance, 0) / len(means) / squares / lost)
+        slope = statistics.linear_regression(range(len(means)), means).slope
+        steep = abs(slope) > student_t(DRIFT_ALPHA / 2, df) * spread
+        mean, half = statistics.fmean(means), slope * len(means) / 2
+        significant = steep and df > df_of_lines + 1
+        return cls(math.exp(mean - half), math.exp(mean + half), significant)
+
+    @staticmethod
+    def _residuals(means: Sequence[float]) -> list[float]:
+        slope, intercept = statistics.linear_regression(range(len(means)), means)
+        return [mean - intercept - slope * place for place, mean in enumerate(means)]
+
+
+def keeps_growing(means: Sequence[float]) -> bool:
+    """Whether batch means grow from one to the next, by a t-test of their increments at 1 %.
+
+    A queue at high load wanders far without being overloaded. Its increments come and go like a
+    random walk's, and this test holds even for one; without end they add up.
+    """
+    increments = [later - earlier for earlier, later in itertools.pairwise(means)]
+    spread = statistics.stdev(increments) / math.sqrt(len(increments))
+    return statistics.fmean(increments) > student_t(0.01, len(increments) - 1) * spread
 
 
 # --- Aggregates ---
@@ -3360,37 +3934,50 @@ class Aggregator:
     LATENCIES = (
         "ttft_ms",
         "tpot_ms",
+        "e2e_ms",
         "answer_ttft_ms",
         "connect_ms",
         "queue_ms",
+        "held_ms",
         "scheduled_ttft_ms",
         "scheduled_e2e_ms",
+        "client_error_ms",
+        "server_prefill_ms",
+        "server_decode_ms",
+        "server_wait_ms",
     )
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, level: int | None = None) -> None:
         self.config = config
-        # Of ok requests, in one order; NaN where a TPOT was not measured.
-        self.e2e_ms = array.array("d")
+        self.level = level  # how many at once; None: results of several levels
+        # Of ok requests, each in one order.
         self.ok_sent_ns = array.array("q")
-        self.ok_tpot_ms = array.array("d")
+        self.ok_first_ns = array.array("q")  # without streaming, when it was sent
+        self.ok_end_ns = array.array("q")
+        self.ok_tokens = array.array("q")  # 0 where not known
+        self.columns: dict[str, array.array[float]] = {}  # NaN where not measured
         # Of ok requests, where measured.
         self.tokens = array.array("q")
-        self.columns = {name: array.array("d") for name in self.LATENCIES}
+        self.prefill_ms = array.array("d")
         self.itl_us: Counter[int] = Counter()
         self.itl_lost = False  # some result has no record of its chunks
-        # How long requests that timed out had been waited for; their first token may have come.
-        self.late_e2e_ms = array.array("d")
-        self.late_ttft_ms = array.array("d")
-        self.late_with_ttft_ms = array.array("d")
+        self.itl_clusters: Counter[str] = Counter()  # of the gaps an answer: their squares' sum
+        # How long requests that failed had been waited for; their first token may have come.
+        self.failed_e2e_ms = array.array("d")
+        self.failed_ttft_ms = array.array("d")
+        self.failed_with_ttft_ms = array.array("d")
         # Of all requests that reached the socket.
         self.sent_ns = array.array("q")
         self.end_ns = array.array("q")
+        self.due_ns = array.array("q")  # open loop: when they should have been sent
         self.statuses: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
         self.token_sources: Counter[str] = Counter()
         self.finish_reasons: Counter[str] = Counter()
         self.sums: Counter[str] = Counter()
         self.scores = Scores()
+        # Good turns of conversations, by place, until the last one is graded.
+        self.unjudged: Counter[int] = Counter()
 
     def add(self, result: Result) -> None:
         """Add one result."""
@@ -3401,20 +3988,23 @@ class Aggregator:
         if timed:
             self.sent_ns.append(cast(int, result.sent_ns))
             self.end_ns.append(cast(int, result.end_ns))
+            if result.scheduled_ns is not None:
+                self.due_ns.append(result.scheduled_ns)
         if result.ok and timed:
             self._add_ok(result)
         elif result.error is not None:
             self.failures[result.error.kind] += 1
-            if result.status == "timeout" and result.time_ms is not None:
-                self._add_late(result, result.time_ms)
+            if result.status != "cancelled" and result.error.kind != "turn_skipped":
+                self._add_failed(result)
 
     def _add_ok(self, result: Result) -> None:
-        self.e2e_ms.append(cast(float, result.time_ms))
-        self.ok_sent_ns.append(cast(int, result.sent_ns))
-        self.ok_tpot_ms.append(math.nan if result.tpot_ms is None else result.tpot_ms)
-        for name, column in self.columns.items():
-            if (value := getattr(result, name)) is not None:
-                column.append(value)
+        sent_ns = cast(int, result.sent_ns)
+        for name in self.LATENCIES:
+            self._append(name, result.time_ms if name == "e2e_ms" else getattr(result, name))
+        self.ok_sent_ns.append(sent_ns)
+        self.ok_first_ns.append(sent_ns if result.first_ns is None else result.first_ns)
+        self.ok_end_ns.append(cast(int, result.end_ns))
+        self.ok_tokens.append(result.token or 0)
         gaps = result.chunk_gaps_us
         self.itl_us.update(gaps or ())
         self.itl_lost = self.itl_lost or gaps is None
@@ -3422,43 +4012,81 @@ class Aggregator:
         self.finish_reasons[str(result.finish_reason)] += 1
         if result.token is not None:
             self.tokens.append(result.token)
+        # Without a record of the chunks, their number says how many gaps an answer has.
+        times = max(result.chunks - 1, 0)
+        self.itl_clusters.update(gaps=times, squares=times * times)
         for name in ("prompt_tokens", "cached_tokens", "reasoning_tokens"):
             if (count := getattr(result, name)) is not None:
                 self.sums[name] += count
                 self.sums[f"{name}_known"] += 1
         self.sums["came_at_once"] += result.came_at_once
-        self.sums["good"] += self._is_good(result)
+        if result.merged_chunks is not None:
+            self.sums["merged_chunks"] += result.merged_chunks
+            self.sums["timed_chunks"] += result.chunks
+        if result.server_prefill_ms and result.prompt_tokens is not None:
+            self.sums["prefilled"] += result.prompt_tokens - (result.cached_tokens or 0)
+            self.prefill_ms.append(result.server_prefill_ms)
+        self._judge(result)
         if not result.answer_text.strip() and (result.reasoning or result.answer):
             self.sums["reasoning_only"] += 1
 
-    def _add_late(self, result: Result, waited_ms: float) -> None:
-        self.late_e2e_ms.append(waited_ms)
-        if result.ttft_ms is None:
-            self.late_ttft_ms.append(waited_ms)
-        else:
-            self.late_with_ttft_ms.append(result.ttft_ms)
+    def _append(self, name: str, value: float | None) -> None:
+        """Add to a column, which begins with the first value that was measured."""
+        column = self.columns.get(name)
+        if column is None:
+            if value is None:
+                return
+            earlier = array.array("d", [math.nan]) * len(self.ok_sent_ns)
+            column = self.columns[name] = earlier
+        column.append(math.nan if value is None else value)
 
-    def _is_good(self, result: Result) -> bool:
-        """Whether an ok request meets every SLO; a value that was not measured meets none."""
+    def _add_failed(self, result: Result) -> None:
+        """Take a failed request as one that would have taken at least as long as it was waited for.
+
+        One that never reached the socket counts from when it was due, if it had a schedule.
+        """
+        waited_ms = result.time_ms
+        if waited_ms is None:
+            waited_ms = result.scheduled_e2e_ms or result.connect_ms or 0.0
+        self.failed_e2e_ms.append(waited_ms)
+        if result.ttft_ms is None:
+            self.failed_ttft_ms.append(waited_ms)
+        else:
+            self.failed_with_ttft_ms.append(result.ttft_ms)
+
+    def _judge(self, result: Result) -> None:
+        """Count an ok request that meets every SLO; a value that was not measured meets none.
+
+        A conversation's answers are graded at its end: its turns are good when the last one is.
+        """
         slo = self.config.slo
-        limits = [(slo.ttft_ms, result.ttft_ms), (slo.e2e_ms, result.time_ms)]
+        ttft_ms, e2e_ms = result.ttft_ms, result.time_ms
+        if result.scheduled_ns is not None:  # a user waits from when the request was due
+            ttft_ms, e2e_ms = result.scheduled_ttft_ms, result.scheduled_e2e_ms
+        limits = [(slo.ttft_ms, ttft_ms), (slo.e2e_ms, e2e_ms)]
         if result.token is None or result.token > 1:  # one token has no TPOT, and needs none
             limits.append((slo.tpot_ms, result.tpot_ms))
-        for limit, value in limits:
-            if limit is not None and (value is None or value > limit):
-                return False
-        return slo.quality is None or (result.graded and result.quality >= slo.quality)
+        judged = [(limit, value) for limit, value in limits if limit is not None]
+        good = all(value is not None and value <= limit for limit, value in judged)
+        if slo.quality is None:
+            self.sums["good"] += good
+        elif not result.graded:
+            self.unjudged[result.index] += good
+        elif result.quality >= slo.quality:
+            self.sums["good"] += good + self.unjudged.pop(result.index, 0)
 
     def extend(self, other: Aggregator) -> None:
         """Add the results of another one."""
+        before, added = len(self.ok_sent_ns), len(other.ok_sent_ns)
+        for name in self.columns | other.columns:
+            mine = self.columns.setdefault(name, array.array("d", [math.nan]) * before)
+            mine.extend(other.columns.get(name, array.array("d", [math.nan]) * added))
         for name, mine in vars(self).items():
             theirs = getattr(other, name)
             if isinstance(mine, array.array | Scores):
                 mine.extend(theirs)
             elif isinstance(mine, Counter):
                 mine.update(theirs)
-        for name, column in self.columns.items():
-            column.extend(other.columns[name])
         self.itl_lost = self.itl_lost or other.itl_lost
 
     @property
@@ -3466,17 +4094,63 @@ class Aggregator:
         """From the first send to the last end."""
         return max(self.end_ns) - min(self.sent_ns) if self.sent_ns else None
 
-    def to_record(self, window_ns: int | None) -> dict[str, Any]:
+    def steady(self) -> Steady | None:
+        """Return what was done while all slots were busy; None when they never were."""
+        start_ns, end_ns = self._busy_from(), max(self.sent_ns, default=0)
+        if start_ns is None or start_ns >= end_ns:
+            return None
+        tokens, answers = 0.0, 0
+        columns = (self.ok_first_ns, self.ok_end_ns, self.ok_tokens)
+        for first_ns, last_ns, count in zip(*columns, strict=True):
+            answers += start_ns < last_ns <= end_ns
+            inside_ns = min(last_ns, end_ns) - max(first_ns, start_ns)
+            if first_ns == last_ns:  # all at once
+                tokens += count if start_ns < last_ns <= end_ns else 0
+            elif inside_ns > 0:
+                tokens += count * inside_ns / (last_ns - first_ns)
+        return Steady(end_ns - start_ns, answers, tokens)
+
+    def _busy_from(self) -> int | None:
+        """Return when all slots were first busy; in open loop, when answers came as requests went.
+
+        Nine of ten are enough: between an answer's end and the next send a slot is empty.
+        """
+        sends, ends = sorted(self.sent_ns), sorted(self.end_ns)
+        if self.level is None or not sends:
+            return None
+        if self.config.rate is not None:
+            return max(ends[0], sends[0] + round(self.config.ramp_up * NS_PER_S))
+        wanted, ended = math.ceil(0.9 * self.level), 0
+        for place, sent_ns in enumerate(sends):
+            while ended < place and ends[ended] <= sent_ns:
+                ended += 1
+            if place + 1 - ended >= wanted:
+                return sent_ns
+        return None
+
+    def measured(self, name: str) -> list[float]:
+        """Return the measured values of a column in the order of the sends."""
+        column = self.columns.get(name)
+        if column is None:
+            return []
+        values = map(column.__getitem__, self._send_order)
+        return [value for value in values if not math.isnan(value)]
+
+    @functools.cached_property
+    def _send_order(self) -> list[int]:
+        """The places of ok requests in the order of their sends; for when all are there."""
+        return sorted(range(len(self.ok_sent_ns)), key=self.ok_sent_ns.__getitem__)
+
+    def to_record(self, window_ns: int | None, steady: Steady | None) -> dict[str, Any]:
         """Return the numbers of one stage, or of all; rates are over `window_ns`."""
-        ok, requests = len(self.e2e_ms), self.statuses.total()
+        ok, requests = len(self.ok_sent_ns), self.statuses.total()
         cancelled = self.statuses["cancelled"]
         failed = requests - ok - cancelled
         window_s = window_ns / NS_PER_S if window_ns else None
-        runtime, tokens, has_slo = describe(self.e2e_ms), self.tokens, self.config.slo != Slo()
-        gaps = {} if self.itl_lost else {us / 1000: times for us, times in self.itl_us.items()}
-        latencies = {name: describe(column) for name, column in self.columns.items()}
+        latencies = {name: describe(self.measured(name)) for name in self.LATENCIES}
+        runtime, tokens, good = latencies.pop("e2e_ms"), self.tokens, self._good()
         return {
-            "runtime_sum": math.fsum(self.e2e_ms) if ok else None,
+            "runtime_sum": math.fsum(self.columns["e2e_ms"]) if ok else None,
             "runtime_avg": runtime["avg"],
             "runtime_min": runtime["min"],
             "runtime_max": runtime["max"],
@@ -3492,23 +4166,113 @@ class Aggregator:
             "requests_per_s": ok / window_s if window_s else None,
             "tokens_per_s": sum(tokens) / window_s if window_s and tokens else None,
             "ttft_ms": latencies.pop("ttft_ms"),
-            "tpot_ms": latencies.pop("tpot_ms"),
-            "itl_ms": describe(Histogram(gaps), clusters=ok),
+            "tpot_ms": (tpot := latencies.pop("tpot_ms")),
+            "itl_ms": self._itl(tpot),
             "e2e_ms": runtime,
-            "goodput_per_s": self.sums["good"] / window_s if window_s and has_slo else None,
+            "goodput_per_s": good / window_s if window_s and good is not None else None,
             "quality": self.scores.to_record(window_s, self.config.hardware.price_per_hour),
             "energy": None,
             "stages": [],
+            "steady": Steady.to_record(steady, window_ns),
             "cancelled": cancelled,
             "failures": dict(self.failures.most_common()),
             **latencies,
-            "ttft_with_timeouts_ms": censored_percentiles(
-                [*self.columns["ttft_ms"], *self.late_with_ttft_ms], self.late_ttft_ms
+            "ttft_with_failures_ms": censored_percentiles(
+                [*self.measured("ttft_ms"), *self.failed_with_ttft_ms], self.failed_ttft_ms
             ),
-            "e2e_with_timeouts_ms": censored_percentiles(self.e2e_ms, self.late_e2e_ms),
-            "drain_ms": self._drain_ms(),
-            "drift": self._drift(),
-            "good": self.sums["good"] if has_slo else None,
+            "e2e_with_failures_ms": censored_percentiles(
+                self.measured("e2e_ms"), self.failed_e2e_ms
+            ),
+            **self._over_time(),
+            "good": good,
+            **self._counts(),
+        }
+
+    def _good(self) -> int | None:
+        """Return how many requests met every SLO; None without an SLO that can be judged."""
+        slo = self.config.slo
+        unseen = not self.config.stream and (slo.ttft_ms, slo.tpot_ms) != (None, None)
+        return None if slo == Slo() or unseen else self.sums["good"]
+
+    def _itl(self, tpot: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the gaps' numbers. Those of one answer hang together, and so do the answers.
+
+        By Kish's rule answers of L gaps count as (sum of L)² / (sum of L²); how far neighbouring
+        answers depend on each other, their TPOT knows.
+        """
+        if self.itl_lost or not self.itl_us:
+            return describe(Histogram({}))
+        gaps, squares = self.itl_clusters["gaps"], self.itl_clusters["squares"]
+        answers = max(gaps * gaps / squares, 1.0) if squares else 1.0
+        n_eff = dict.fromkeys(PERCENTILES, answers)
+        if tpot["n"]:
+            shares = {name: n / tpot["n"] for name, n in tpot["n_eff"].items()}
+            n_eff = {name: max(answers * share, 1.0) for name, share in shares.items()}
+        values = {us / 1000: times for us, times in self.itl_us.items()}
+        return describe(Histogram(values), n_eff)
+
+    def _over_time(self) -> dict[str, Any]:
+        """Return what changed while a stage ran; nothing for several, whose loads differ."""
+        record = dict.fromkeys(("drain_ms", "drift", "overload"))
+        if self.level is None or not self.sent_ns:
+            return record
+        last_sent = max(self.sent_ns)
+        first_idle = min(end for end in self.end_ns if end >= last_sent)
+        record["drain_ms"] = (max(self.end_ns) - first_idle) / NS_PER_MS
+        return record | {"drift": self._drift(), "overload": self._overload()}
+
+    def _drift(self) -> dict[str, Any] | None:
+        """Return the trend of TPOT, or of a closed loop's TTFT, whichever is the clearer.
+
+        Neither depends on which questions stand where, as E2E does; that is for a run without
+        streaming. In an open loop TTFT follows the queue, which wanders.
+        """
+        names = ["tpot_ms"] if self.config.rate is not None else ["tpot_ms", "ttft_ms"]
+        if not self.config.stream:
+            names = ["e2e_ms"]
+        trends = {name: Trend.of(self.measured(name)) for name in names}
+        known = {name: trend for name, trend in trends.items() if trend is not None}
+        if not known:
+            return None
+        name, trend = max(
+            known.items(), key=lambda pair: (pair[1].significant, abs(math.log(pair[1].ratio)))
+        )
+        return {
+            "metric": name,
+            "ratio": trend.ratio,
+            "first_ms": trend.first,
+            "last_ms": trend.last,
+            "significant": trend.significant,
+        }
+
+    def _overload(self) -> dict[str, Any] | None:
+        """Return how the number of requests in the system grew in an open loop, and TTFT with it.
+
+        In the system is what is due and not yet ended, whether the server or `concurrent` keeps
+        it waiting. It is overloaded when both grow without end, and the backlog by a twentieth of
+        what arrived.
+        """
+        dues, ends = sorted(self.due_ns), sorted(self.end_ns)
+        name = "scheduled_ttft_ms" if self.measured("scheduled_ttft_ms") else "scheduled_e2e_ms"
+        waits = [statistics.fmean(batch) for batch in in_batches(self.measured(name), 10)]
+        if len(dues) < FEWEST_FOR_TREND or len(waits) < 10:
+            return None
+        span_ns = dues[-1] - dues[0]
+        moments = [dues[0] + span_ns * place // 500 for place in range(500)]
+        in_system = [bisect.bisect(dues, at) - bisect.bisect(ends, at) for at in moments]
+        counts = [statistics.fmean(batch) for batch in in_batches(in_system, 10)]
+        backlog = counts[-1] - counts[0]
+        growing = keeps_growing(counts) and keeps_growing(waits) and backlog > len(dues) / 20
+        return {
+            "in_system_first": counts[0],
+            "in_system_last": counts[-1],
+            "ttft_first_ms": waits[0],
+            "ttft_last_ms": waits[-1],
+            "growing": growing,
+        }
+
+    def _counts(self) -> dict[str, Any]:
+        return {
             "token_sources": dict(self.token_sources),
             "finish_reasons": dict(self.finish_reasons.most_common()),
             **{
@@ -3518,94 +4282,78 @@ class Aggregator:
             "reasoning_only": self.sums["reasoning_only"],
             "came_at_once": self.sums["came_at_once"],
             "reconnects": self.sums["reconnects"],
+            "merged_chunks": self.sums["merged_chunks"] if self.sums["timed_chunks"] else None,
+            "timed_chunks": self.sums["timed_chunks"],
+            "prefill_tokens_per_s": (
+                self.sums["prefilled"] / math.fsum(self.prefill_ms) * 1000
+                if self.prefill_ms
+                else None
+            ),
         }
 
-    def _drain_ms(self) -> float | None:
-        """Return how long the last requests ran on after the first slot had nothing left to do."""
-        if not self.sent_ns:
-            return None
-        last_sent = max(self.sent_ns)
-        first_idle = min(end for end in self.end_ns if end >= last_sent)
-        return (max(self.end_ns) - first_idle) / NS_PER_MS
 
-    def _drift(self) -> dict[str, Any] | None:
-        """Compare the median of the first half of the requests with the second half's.
+class Steady(NamedTuple):
+    """What was done while all slots were busy, without ramp and drain."""
 
-        Of TPOT, because it does not depend on which questions stand in which half; without
-        streaming of E2E.
-        """
-        metric, values = "tpot_ms", self.ok_tpot_ms
-        if all(map(math.isnan, values)):
-            metric, values = "e2e_ms", self.e2e_ms
-        order = [place for place in range(len(values)) if not math.isnan(values[place])]
-        if len(order) < 2 * min_samples(0.5):
-            return None
-        order.sort(key=self.ok_sent_ns.__getitem__)
-        middle = len(order) // 2
-        first = describe(values[place] for place in order[:middle])
-        second = describe(values[place] for place in order[middle:])
-        (first_low, first_high), (second_low, second_high) = (
-            first["ci95"]["p50"],
-            second["ci95"]["p50"],
-        )
+    duration_ns: int
+    answers: int  # that ended in it
+    tokens: float  # an answer's are spread evenly from its first to its last
+
+    @classmethod
+    def of_all(cls, stages: Iterable[Self | None]) -> Self | None:
+        """Add up the stages of a sweep."""
+        known = [stage for stage in stages if stage is not None]
+        return cls(*map(sum, zip(*known, strict=True))) if known else None
+
+    @staticmethod
+    def to_record(steady: Steady | None, window_ns: int | None) -> dict[str, Any]:
+        """Return the `steady` of an aggregate; `share` is that of the whole window."""
+        if steady is None or not window_ns:
+            return dict.fromkeys(("duration_ms", "share", "requests_per_s", "tokens_per_s"))
+        seconds = steady.duration_ns / NS_PER_S
         return {
-            "metric": metric,
-            "first_half_ms": first["p50"],
-            "second_half_ms": second["p50"],
-            "ratio": second["p50"] / first["p50"] if first["p50"] else None,
-            "apart": first_high < second_low or second_high < first_low,
+            "duration_ms": steady.duration_ns / NS_PER_MS,
+            "share": steady.duration_ns / window_ns,
+            "requests_per_s": steady.answers / seconds,
+            "tokens_per_s": steady.tokens / seconds if steady.tokens else None,
         }
 
 
 class Scores:
-    """What the graders made of a set of results, by category."""
+    """What the graders made of a set of results, by category and question."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, Counter[str]] = {}
-        self._questions: dict[str, set[str]] = {}  # ids of those that count for the accuracy
+        self._questions: dict[str, dict[str, Counter[str]]] = {}  # category -> id -> sums
 
     def add(self, result: Result) -> None:
         """Count a result that has a grader: graded, failed (wrong under load), or ungraded."""
-        if result.grader is None:
+        if result.grader is None or result.status == "cancelled":
             return
-        category = result.category or ""
-        sums = self._sums.setdefault(category, Counter())
+        category = self._questions.setdefault(result.category or "", {})
+        sums = category.setdefault(result.id, Counter())
         if result.graded:
             sums["graded"] += 1
             sums["score"] += cast(int, result.quality)
             sums["correct"] += result.quality >= CORRECT
             sums["tokens"] += result.token or 0
-        elif result.error is not None and result.error.kind == "cancelled":
-            return
-        elif result.ok:
-            sums["ungraded"] += 1
-            return
         else:
-            sums["failed"] += 1
-        self._questions.setdefault(category, set()).add(result.id)
+            sums["ungraded" if result.ok else "failed"] += 1
 
     def extend(self, other: Scores) -> None:
         """Add the scores of another one."""
-        for category, sums in other._sums.items():
-            self._sums.setdefault(category, Counter()).update(sums)
-        for category, ids in other._questions.items():
-            self._questions.setdefault(category, set()).update(ids)
+        for category, questions in other._questions.items():
+            mine = self._questions.setdefault(category, {})
+            for name, sums in questions.items():
+                mine.setdefault(name, Counter()).update(sums)
 
     def to_record(self, window_s: float | None, price_per_hour: float | None) -> dict[str, Any]:
         """Return how good the answers were: of those that came, and under load.
 
         Under load a request that failed counts as a wrong answer: what a user would have got.
         """
-        sums = Counter[str]()
-        for of_category in self._sums.values():
-            sums.update(of_category)
-        categories = {
-            category or "none": self._accuracy(part, len(self._questions.get(category, ())))
-            for category, part in sorted(self._sums.items())
-            if part
-        }
-        correct = sums["correct"]
-        whole = self._accuracy(sums, sum(map(len, self._questions.values())))
+        everything = [sums for part in self._questions.values() for sums in part.values()]
+        whole = self._accuracy(everything)
+        correct, tokens = whole["correct"], sum(sums["tokens"] for sums in everything)
         price = None
         if price_per_hour and window_s and correct:
             price = price_per_hour * window_s / 3600 / correct
@@ -3613,40 +4361,49 @@ class Scores:
             "avg": whole["of_answers"]["avg"],
             **whole,
             "correct_per_s": correct / window_s if window_s and whole["graded"] else None,
-            "tokens_per_correct": sums["tokens"] / correct if correct else None,
+            "tokens_per_correct": tokens / correct if correct else None,
             "price_per_correct": price,
             "wh_per_correct": None,
-            "categories": categories,
+            "categories": {
+                category or "none": self._accuracy(list(part.values()))
+                for category, part in sorted(self._questions.items())
+            },
             "stability": None,
             "paired": None,
         }
 
     @classmethod
-    def _accuracy(cls, sums: Mapping[str, int], questions: int) -> dict[str, Any]:
-        graded, failed, score = (sums.get(name, 0) for name in ("graded", "failed", "score"))
+    def _accuracy(cls, questions: Sequence[Mapping[str, int]]) -> dict[str, Any]:
+        graded, ungraded, correct = (
+            sum(sums.get(name, 0) for sums in questions)
+            for name in ("graded", "ungraded", "correct")
+        )
         return {
             "graded": graded,
-            "ungraded": sums.get("ungraded", 0),
-            "correct": sums.get("correct", 0),
-            "of_answers": cls.share(score, graded, questions),
-            "under_load": cls.share(score, graded + failed, questions),
+            "ungraded": ungraded,
+            "correct": correct,
+            "of_answers": cls._means(questions, ("graded",)),
+            "under_load": cls._means(questions, ("graded", "failed")),
         }
 
     @staticmethod
-    def share(score: float, n: int, questions: int | None = None) -> dict[str, Any]:
-        """Return the mean of `n` scores with its 95 % interval.
-
-        A question that is asked again brings no new question: the interval counts the different
-        ones.
-        """
-        if not n:
-            return {"avg": None, "n": 0, "ci95": [None, None]}
-        independent = n if questions is None else min(n, questions)
-        return {"avg": score / n, "n": n, "ci95": list(wilson_interval(score / n, independent))}
+    def _means(questions: Sequence[Mapping[str, int]], counted: Sequence[str]) -> dict[str, Any]:
+        """Return the mean score and the share of correct answers: two numbers, by question."""
+        answers = [sum(sums.get(name, 0) for name in counted) for sums in questions]
+        pairs = [pair for pair in zip(questions, answers, strict=True) if pair[1]]
+        total = sum(answers)
+        score = mean_score([sums.get("score", 0) / n for sums, n in pairs], total)
+        correct = mean_score([sums.get("correct", 0) / n for sums, n in pairs], total)
+        return {**score, "correct_share": correct["avg"], "correct_ci95": correct["ci95"]}
 
 
 class Stability:
-    """Holds a sweep's answers against the lowest level's to the same questions."""
+    """Holds a sweep's answers against the lowest level's to the same questions.
+
+    At temperature 0 they should be the same. But some differ the second time without any load,
+    from a cold and a warm cache. So the lowest level is asked twice (`stability_floor`), and what
+    counts is the difference beyond that.
+    """
 
     SHOWN = 3
     SHOWN_CHARS = 200
@@ -3654,8 +4411,9 @@ class Stability:
     def __init__(self, config: Config) -> None:
         self.levels = config.levels
         self.paired = len(config.levels) > 1 and config.duration is None
-        self.used = self.paired and config.temperature == 0
-        self._answers: dict[int, dict[tuple[int, int], tuple[str, bytes, str]]] = {}
+        self.used = self.paired and config.temperature == 0 and not config.cache_bust
+        # stage -> question and turn -> index, fingerprint and beginning of each answer
+        self._answers: dict[int, dict[tuple[str, int], list[tuple[int, bytes, str]]]] = {}
         self._right: dict[int, dict[tuple[int, int], bool]] = {}
         self._first: dict[int, int] = {}  # the index at which a stage begins
 
@@ -3668,10 +4426,14 @@ class Stability:
         if result.grader is not None and (result.graded or failed):
             right = result.graded and result.quality >= CORRECT
             self._right.setdefault(result.stage, {})[result.index, result.turn] = right
-        if result.ok and self.used:
+        if not self.used:
+            return
+        digest = b""  # of an answer that failed
+        if result.ok:
             digest = hashlib.blake2b(result.answer.encode(), digest_size=8).digest()
-            kept = (result.id, digest, result.answer[: self.SHOWN_CHARS])
-            self._answers.setdefault(result.stage, {})[result.index, result.turn] = kept
+        kept = (result.index, digest, result.answer[: self.SHOWN_CHARS])
+        stage = self._answers.setdefault(result.stage, {})
+        stage.setdefault((result.id, result.turn), []).append(kept)
 
     def pairs(self, stage: int) -> dict[str, int] | None:
         """Return how many questions got a better and a worse answer than at the lowest level.
@@ -3695,27 +4457,76 @@ class Stability:
         }
 
     def to_record(self, stage: int) -> dict[str, Any] | None:
-        """Return which share of the answers differs from the lowest level's; None at that level."""
+        """Return which share of a stage's answers differs from the lowest level's.
+
+        None at the lowest level itself. McNemar's pairs, by question: `floor` is the share that
+        differs when the lowest level is asked again, `beyond` what only the load changed minus what
+        only the repetition did. Either part has its interval; the difference's comes from the two
+        (Newcombe, Statistics in Medicine 17, 1998).
+        """
         lowest = self.levels.index(min(self.levels))
         if not self.used or stage == lowest:
             return None
-        base, examples, compared, differs = self._answers.get(lowest, {}), [], 0, 0
-        # Each stage asks the same questions in the same order.
-        shift = self._first.get(lowest, 0) - self._first.get(stage, 0)
-        for (index, turn), (name, digest, answer) in self._answers.get(stage, {}).items():
-            before = base.get((index + shift, turn))
-            if before is None:
-                continue
-            compared += 1
-            if before[1] != digest:
-                differs += 1
-                examples.append({"id": name, "lowest": before[2], "here": answer})
+        triples = list(self._triples(stage, lowest))
+        pairs = [(name, first, here) for name, first, here, _ in triples]
+        changed = [first[1] != here[1] for _, first, here in pairs]
+        names = [name for name, _, _ in pairs]
+        known = [place for place, triple in enumerate(triples) if triple[3]]
+        noise = {place: triples[place][3] != pairs[place][1][1] for place in known}
+        with_floor = [names[place] for place in known]
+        more = self._share(with_floor, [changed[place] and not noise[place] for place in known])
+        less = self._share(with_floor, [noise[place] and not changed[place] for place in known])
+        floor, beyond, interval = None, None, [None, None]
+        if known:
+            floor, beyond = statistics.fmean(noise.values()), more["avg"] - less["avg"]
+            (more_low, more_high), (less_low, less_high) = more["ci95"], less["ci95"]
+            below = math.hypot(more["avg"] - more_low, less_high - less["avg"])
+            above = math.hypot(more_high - more["avg"], less["avg"] - less_low)
+            interval = [max(beyond - below, -1.0), min(beyond + above, 1.0)]
+        examples = [
+            {"id": name, "lowest": first[2], "here": here[2]}
+            for (name, first, here), differs in zip(pairs, changed, strict=True)
+            if differs
+        ]
         return {
             "concurrent": self.levels[lowest],
-            "differs": differs,
-            **Scores.share(differs, compared),
+            "differs": sum(changed),
+            **self._share(names, changed),
+            "floor": floor,
+            "beyond": beyond,
+            "beyond_ci95": interval,
             "examples": examples[: self.SHOWN],
         }
+
+    def _triples(self, stage: int, lowest: int) -> Iterator[tuple[str, Any, Any, bytes]]:
+        """Yield each question's answers: the lowest level's, the stage's, the former's second one.
+
+        The k-th time that a stage asks a question goes with the k-th time of another. A second
+        answer is b"" where there is none.
+        """
+        base, here = self._answers.get(lowest, {}), self._answers.get(stage, {})
+        others = [
+            number
+            for number, level in enumerate(self.levels)
+            if level == min(self.levels) and number not in (lowest, stage)
+        ]
+        for (name, turn), answers in here.items():
+            firsts = sorted(base.get((name, turn), []))
+            seconds = firsts[len(answers) :]
+            if others:
+                seconds = sorted(self._answers.get(others[0], {}).get((name, turn), []))
+            for place, answer in enumerate(sorted(answers)):
+                if place < len(firsts) and firsts[place][1] and answer[1]:
+                    second = seconds[place][1] if place < len(seconds) else b""
+                    yield name, firsts[place], answer, second
+
+    @staticmethod
+    def _share(names: Sequence[str], happened: Sequence[bool]) -> dict[str, Any]:
+        """Return how often something happened, by question."""
+        times: dict[str, list[bool]] = {}
+        for name, it_did in zip(names, happened, strict=True):
+            times.setdefault(name, []).append(it_did)
+        return mean_score([statistics.fmean(several) for several in times.values()], len(names))
 
 
 def calculate_aggregates(
@@ -3729,10 +4540,12 @@ def calculate_aggregates(
     `itl_us` is a histogram of the gaps between chunks for each stage, where the results do not hold
     them. `energy` is what the hardware's sampler found: {"whole": …, "stages": [… or None]}.
     """
-    stages = {number: Aggregator(config) for number in range(len(config.levels))}
+    stages = {number: Aggregator(config, level) for number, level in enumerate(config.levels)}
     stability = Stability(config)
     for result in results:
-        stages.setdefault(result.stage, Aggregator(config)).add(result)
+        if result.stage not in stages:  # of a journal whose config was edited
+            stages[result.stage] = Aggregator(config, max(config.levels))
+        stages[result.stage].add(result)
         stability.add(result)
     for number, counts in (itl_us or {}).items():
         stages[number].itl_us, stages[number].itl_lost = Counter(counts), False
@@ -3743,11 +4556,12 @@ def calculate_aggregates(
         for part in parts:
             whole.extend(part)
     windows = [part.window_ns for part in parts if part.window_ns is not None]
-    aggregate = whole.to_record(sum(windows) if windows else None)
+    steady = [part.steady() for part in parts]
+    aggregate = whole.to_record(sum(windows) if windows else None, Steady.of_all(steady))
     aggregate["energy"] = energy and energy["whole"]
     if len(config.levels) > 1:
         for number, level in enumerate(config.levels):
-            record = stages[number].to_record(stages[number].window_ns)
+            record = stages[number].to_record(stages[number].window_ns, steady[number])
             record["quality"]["stability"] = stability.to_record(number)
             record["quality"]["paired"] = stability.pairs(number)
             record["energy"] = energy and energy["stages"][number]
@@ -3777,11 +4591,28 @@ def empty_aggregate() -> dict[str, Any]:
 _ABSENT = object()
 
 
+def part_of(aggregate: Mapping[str, Any], name: str) -> Any:
+    """Look up what stands at a name such as ttft_ms or stages.8.ttft_ms; _ABSENT when nothing does.
+
+    A stage goes by its level (the first of several with the same one), `pooled.` is a sweep as a
+    whole, whose figures mix the levels.
+    """
+    value: Any = aggregate
+    scope, _, rest = name.partition(".")
+    if scope == "pooled":
+        name = rest
+    elif scope == "stages":
+        level, _, name = rest.partition(".")
+        stages = (part for part in aggregate["stages"] if str(part["concurrent"]) == level)
+        value = next(stages, _ABSENT)
+    for key in name.split("."):
+        value = value.get(key, _ABSENT) if isinstance(value, Mapping) else _ABSENT
+    return value
+
+
 def metric_value(aggregate: Mapping[str, Any], name: str) -> Any:
     """Look a metric up by its name, such as ttft_ms.p95; _ABSENT when there is no such metric."""
-    value: Any = aggregate
-    for part in name.split("."):
-        value = value.get(part, _ABSENT) if isinstance(value, Mapping) else _ABSENT
+    value = part_of(aggregate, name)
     return value if value is None or isinstance(value, int | float) else _ABSENT
 
 
@@ -3800,16 +4631,24 @@ class ThresholdCheck(NamedTuple):
         sign, limit = cast(re.Match[str], parts).groups()
         compare = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}[sign]
         value = metric_value(aggregate, metric)
-        met = value is not None and compare(value, float(limit))
-        return cls(metric, f"{sign} {limit}", value, met)
+        if not isinstance(value, int | float):
+            return cls(metric, f"{sign} {limit}", None, met=False)
+        return cls(metric, f"{sign} {limit}", value, compare(value, float(limit)))
 
     @classmethod
-    def unknown_metric(cls, metric: str) -> str | None:
-        """Say that a threshold's metric is none; None when it is one."""
-        if metric_value(empty_aggregate(), metric) is not _ABSENT:
-            return None
-        near = difflib.get_close_matches(metric, cls._names(empty_aggregate()), 1, 0)
-        return f"thresholds: {printable(metric, 80)} is no metric; did you mean {near[0]}?"
+    def fault(cls, config: Config) -> str | None:
+        """Say which threshold names no metric, or no level; None when all are right."""
+        for metric in config.thresholds:
+            scope, level, name = _SCOPED_METRIC.fullmatch(metric).groups()  # type: ignore[union-attr]
+            if level is not None and int(level) not in config.levels:
+                return f"thresholds: {printable(metric, 80)}: no level of `concurrent` is {level}"
+            if scope is None and metric.startswith(("stages.", "pooled.")):
+                name = metric
+            if metric_value(empty_aggregate(), name) is _ABSENT:
+                near = difflib.get_close_matches(name, cls._names(empty_aggregate()), 1, 0)[0]
+                said = f"thresholds: {printable(metric, 80)} is no metric"
+                return f"{said}; did you mean {scope or ''}{near}?"
+        return None
 
     @classmethod
     def _names(cls, aggregate: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -3821,10 +4660,21 @@ class ThresholdCheck(NamedTuple):
                 yield prefix + name
 
 
+_SCOPED_METRIC = re.compile(r"(pooled\.|stages\.([1-9][0-9]{0,8})\.)?(.*)", re.DOTALL)
+
+
 def check_thresholds(config: Config, aggregate: Mapping[str, Any]) -> list[ThresholdCheck]:
-    """Hold the aggregate against config.json's thresholds."""
-    thresholds = config.thresholds.items()
-    return [ThresholdCheck.of(metric, condition, aggregate) for metric, condition in thresholds]
+    """Hold the aggregate against config.json's thresholds.
+
+    In a sweep one that names no level (stages.8.ttft_ms.p95) is held against each of them.
+    """
+    checks = []
+    for metric, condition in config.thresholds.items():
+        names = [metric]
+        if aggregate["stages"] and not metric.startswith(("stages.", "pooled.")):
+            names = [f"stages.{level}.{metric}" for level in dict.fromkeys(config.levels)]
+        checks += [ThresholdCheck.of(name, condition, aggregate) for name in names]
+    return checks
 
 
 # --- Validity ---
@@ -3917,34 +4767,101 @@ def _failures(run: Evidence) -> Reason | None:
     return Reason("INVALID" if rate >= 0.5 else "SUSPECT", "failures", message)
 
 
+class ClientCheck:
+    """How far a stage's numbers may be this client's own: its delay in them, and who caused it."""
+
+    P99_FROM = 100  # first tokens; below, a p99 is a single one
+
+    def __init__(self, part: Mapping[str, Any], client: Mapping[str, Any]) -> None:
+        self.client, self.where = client, ""
+        if "concurrent" in part:
+            self.where = f" at {part['concurrent']} at once"
+        medians = [value for value in (part["ttft_ms"]["p50"], part["e2e_ms"]["p50"]) if value]
+        error, lag = part["client_error_ms"], client["loop_lag_ms"]["p95"] or 0.0
+        self.severity, self.found = 0, list[str]()
+        floor_ms = min(medians, default=math.inf)
+        self._judge(error["p95"], 5, 0.05 * floor_ms, "first tokens may be timed {} late (p95)")
+        if error["n"] >= self.P99_FROM:
+            late = "first tokens may be timed {} late (p99)"
+            self._judge(error["p99"], 10, 0.1 * floor_ms, late)
+        if not part["queue_ms"]["n"]:  # a closed loop: a slot idles so long before the next request
+            e2e_ms = part["e2e_ms"]["p50"] or math.inf
+            self._judge(lag, 5, 0.05 * e2e_ms, "requests start {} late (p95)")
+        if part["merged_chunks"] is not None:
+            merged = part["merged_chunks"] / part["timed_chunks"]
+            if merged >= 0.05:
+                self.severity = max(self.severity, 1 + (merged >= 0.25))
+                self.found.append(f"{merged:.0%} of the chunks were read together with later ones")
+        self.cpu, self.waits = client["cpu_share"] or 0.0, client.get("cpu_wait_share") or 0.0
+        if self.cpu >= 0.98:
+            self.severity = max(self.severity, 1)
+        if self.starved:
+            self.severity = max(self.severity, 1)
+
+    def _judge(self, value: float | None, least_ms: float, limit_ms: float, what: str) -> None:
+        """Hold a delay against what is harmless; four times that makes the numbers useless."""
+        harmless_ms = max(least_ms, limit_ms)
+        if value is not None and value > harmless_ms:
+            self.severity = max(self.severity, 1 + (value > 4 * harmless_ms))
+            self.found.append(what.format(format_ms(value)))
+
+    @property
+    def starved(self) -> bool:
+        """Whether it got no processor for much of the time in which it had work."""
+        return self.waits >= 0.1 and self.waits >= 0.4 * (self.waits + self.cpu)
+
+    @property
+    def consequence(self) -> str:
+        """Say what it does to the numbers."""
+        return "; ".join(self.found) or "its times still hold"
+
+    @property
+    def rivals(self) -> str:
+        """Name who ran beside this client."""
+        named = [
+            f"{printable(rival['name'], 40)} (pid {rival['pid']}, {rival['cpu_share']:.0%})"
+            for rival in self.client.get("rivals") or ()
+        ]
+        return ", ".join(named) or "another process"
+
+    @classmethod
+    def worst_of(cls, run: Evidence) -> ClientCheck | None:
+        """Return the check of the stage that suffered most; None when none did."""
+        if (run.aggregate["duration_ms"] or 0) < JUDGED_FROM_MS:
+            return None
+        checks = list[ClientCheck]()
+        for client in run.load.clients:  # one of each part of the run
+            stages = {stage["stage"]: stage for stage in client.get("stages", ())}
+            for part in run.parts:
+                number = part.get("stage", 0)
+                if not stages or number in stages:
+                    checks.append(cls(part, stages.get(number, client)))
+        worst = max(checks, key=lambda check: (check.severity, check.waits), default=None)
+        return worst if worst is not None and worst.severity else None
+
+
 @validity_rule
 def _client_saturated(run: Evidence) -> Reason | None:
-    if (run.aggregate["duration_ms"] or 0) < JUDGED_FROM_MS:
+    check = ClientCheck.worst_of(run)
+    if check is None or check.starved:
         return None
-    reasons = [_saturation(client, run.aggregate) for client in run.load.clients]
-    known = [reason for reason in reasons if reason is not None]
-    return max(known, key=lambda reason: VERDICTS.index(reason.verdict), default=None)
-
-
-def _saturation(client: Mapping[str, Any], aggregate: Mapping[str, Any]) -> Reason | None:
-    """Say how this client slowed a part of the run down, if it did."""
-    lag_ms, cpu = client["loop_lag_ms"]["p95"] or 0.0, client["cpu_share"]
-    medians = [
-        value for value in (aggregate["ttft_ms"]["p50"], aggregate["e2e_ms"]["p50"]) if value
-    ]
-    harmless_ms = 0.05 * min(medians, default=math.inf)
-    # Of the time in which it had work, how much did it get no processor?
-    waits = client.get("cpu_wait_share") or 0.0
-    starved = waits >= 0.1 and waits >= 0.4 * (waits + cpu)
-    if cpu < 0.9 and lag_ms <= max(5.0, harmless_ms) and not starved:
-        return None
-    bad = lag_ms > max(20.0, 4 * harmless_ms) or cpu >= 0.98 or starved
     message = (
-        f"this client was the bottleneck: its event loop lagged {lag_ms:.1f} ms (p95), its process "
-        f"used {cpu:.0%} of a core and waited for one {waits:.0%} of the time; lower the load, or "
-        "give it a core of its own"
+        f"this client was the bottleneck{check.where}: {check.consequence}; its process used "
+        f"{check.cpu:.0%} of a core; lower the load, or give it a faster core"
     )
-    return Reason("INVALID" if bad else "SUSPECT", "client_saturated", message)
+    return Reason(VERDICTS[check.severity], "client_saturated", message)
+
+
+@validity_rule
+def _client_starved(run: Evidence) -> Reason | None:
+    check = ClientCheck.worst_of(run)
+    if check is None or not check.starved:
+        return None
+    message = (
+        f"this client waited for a processor {check.waits:.0%} of the time{check.where}: "
+        f"{check.consequence}; beside it ran {check.rivals}; give it a core of its own"
+    )
+    return Reason(VERDICTS[check.severity], "client_starved", message)
 
 
 @validity_rule
@@ -3961,34 +4878,97 @@ def _too_short(run: Evidence) -> Reason | None:
 @validity_rule
 def _too_few(run: Evidence) -> Reason | None:
     """Judge only what something stands on: a threshold on a percentile, or an SLO (its p95)."""
-    wanted: list[tuple[str, int, int]] = []
-    for metric in run.config.thresholds:
-        name, _, last = metric.rpartition(".")
-        if last in PERCENTILES:
-            n = metric_value(run.aggregate, f"{name}.n")
-            wanted.append((f"the threshold on {metric}", n, min_samples(PERCENTILES[last])))
+    checks = check_thresholds(run.config, run.aggregate)
+    wanted = [(f"the threshold on {check.metric}", check.metric) for check in checks]
     if run.config.slo != Slo():
-        fewest = min(part["ok"] for part in run.parts)
-        wanted.append(("the SLO", fewest, min_samples(PERCENTILES["p95"])))
-    short = [(needs - n, what, n) for what, n, needs in wanted if 0 < n < needs]
+        levels = [f"stages.{part['concurrent']}." for part in run.aggregate["stages"]] or [""]
+        wanted += [("the SLO", f"{level}e2e_ms.p95") for level in levels]
+    short = []
+    for what, metric in wanted:
+        name, _, last = metric.rpartition(".")
+        part = part_of(run.aggregate, name)
+        if last in PERCENTILES and part["n"] and None in part["ci95"][last]:
+            short.append((requests_missing(part, last), what, part["n"], part["n_eff"][last]))
     if not short:
         return None
-    more, what, n = max(short)
-    message = f"{what} stands on {n} answers, too few for its interval: ask {more} more"
+    more, what, n, n_eff = max(short)
+    if n_eff < n / 2:
+        message = (
+            f"{what} stands on {n:,} answers that depend on each other and count as {n_eff:,.0f}, "
+            "too few for its interval: run longer, or at a lower load"
+        )
+    else:
+        message = f"{what} stands on {n:,} answers, too few for its interval: ask {more:,} more"
     return Reason("SUSPECT", "too_few_requests", message)
 
 
 @validity_rule
+def _unsteady(run: Evidence) -> Reason | None:
+    if not run.aggregate["ok"]:
+        return None
+    part = min(run.parts, key=lambda part: part["steady"]["share"] or 0.0)
+    share, where = part["steady"]["share"], ""
+    if part["duration_ms"] is None or (share or 0.0) >= 0.8:
+        return None
+    if len(run.parts) > 1:
+        where = f" at {part['concurrent']} at once"
+    message = f"for {1 - (share or 0.0):.0%} of the time{where} not all slots were busy"
+    if part["steady"]["tokens_per_s"] and part["tokens_per_s"]:
+        message += (
+            f": {part['tokens_per_s']:,.0f} tokens/s over all of it, "
+            f"{part['steady']['tokens_per_s']:,.0f} while they were"
+        )
+    return Reason("SUSPECT", "unsteady", f"{message}; ask more, or look for requests that hung")
+
+
+@validity_rule
+def _overloaded(run: Evidence) -> Reason | None:
+    for part in run.parts:
+        overload = part["overload"]
+        if overload is None or not overload["growing"]:
+            continue
+        message = (
+            f"requests came faster than they were served: from {overload['in_system_first']:.0f} "
+            f"to {overload['in_system_last']:.0f} were waiting or under way, and TTFT from the "
+            f"schedule grew from {format_ms(overload['ttft_first_ms'])} to "
+            f"{format_ms(overload['ttft_last_ms'])}; its percentiles only say how long the run "
+            "was: lower the rate"
+        )
+        return Reason("SUSPECT", "overloaded", message)
+    return None
+
+
+def harmless_delay_ms(aggregate: Mapping[str, Any]) -> float:
+    """Return how late requests may be sent: a tenth of the median latency, and at least 5 ms."""
+    medians = [aggregate[name]["p50"] for name in ("scheduled_ttft_ms", "scheduled_e2e_ms")]
+    return max(0.1 * next((value for value in medians if value), 0.0), 5.0)
+
+
+@validity_rule
 def _rate_missed(run: Evidence) -> Reason | None:
-    late_ms, duration_ms = run.aggregate["queue_ms"]["p95"], run.aggregate["duration_ms"]
-    if run.config.rate is None or not late_ms or late_ms <= max(0.05 * (duration_ms or 0), 50):
+    held_ms = run.aggregate["held_ms"]["p95"]
+    if held_ms is None or held_ms <= harmless_delay_ms(run.aggregate):
         return None
     message = (
-        f"requests were sent up to {format_ms(late_ms)} (p95) behind the schedule, because "
+        f"requests were sent up to {format_ms(held_ms)} (p95) behind the schedule, because "
         "`concurrent` were in flight: the server does not keep up with the rate, or the cap is too "
         "low; judge by the latencies from the schedule"
     )
     return Reason("SUSPECT", "rate_missed", message)
+
+
+@validity_rule
+def _slow_connect(run: Evidence) -> Reason | None:
+    """Tell requests that were late because of their connections from those that the cap held."""
+    queue_ms, held_ms = run.aggregate["queue_ms"]["p95"], run.aggregate["held_ms"]["p95"]
+    harmless_ms = harmless_delay_ms(run.aggregate)
+    if queue_ms is None or queue_ms <= harmless_ms or held_ms > harmless_ms:
+        return None
+    message = (
+        f"requests were sent up to {format_ms(queue_ms)} (p95) behind the schedule, because "
+        "connections took that long to open; look at the network, TLS and the server's backlog"
+    )
+    return Reason("SUSPECT", "slow_connect", message)
 
 
 @validity_rule
@@ -4004,7 +4984,7 @@ def _buffered(run: Evidence) -> Reason | None:
 @validity_rule
 def _cut_answers(run: Evidence) -> Reason | None:
     cut, ok = run.aggregate["finish_reasons"].get("length", 0), run.aggregate["ok"]
-    if not ok or cut / ok < 0.5:
+    if not ok or cut / ok < 0.1:
         return None
     were = f"{cut} of {ok} answers were cut at max_tokens"
     message = f"{were}: lengths and quality are not the model's; raise it"
@@ -4057,14 +5037,15 @@ def _estimated_tokens(run: Evidence) -> Reason | None:
 
 @validity_rule
 def _drifting(run: Evidence) -> Reason | None:
-    apart = [part["drift"] for part in run.parts if part["drift"] and part["drift"]["apart"]]
-    worst = max(apart, key=lambda drift: abs(math.log(drift["ratio"])), default=None)
-    if worst is None or 1 / 1.2 < worst["ratio"] < 1.2:
+    trends = [part["drift"] for part in run.parts if part["drift"]]
+    clear = [trend for trend in trends if trend["significant"]]
+    worst = max(clear, key=lambda trend: abs(math.log(trend["ratio"])), default=None)
+    if worst is None or 1 / 1.15 < worst["ratio"] < 1.15:
         return None
     message = (
-        f"the median {Summary.METRICS[worst['metric']][0]} went from "
-        f"{format_ms(worst['first_half_ms'])} in the first half to "
-        f"{format_ms(worst['second_half_ms'])} in the second; use warmup, or run longer"
+        f"{Summary.METRICS[worst['metric']][0]} went from {format_ms(worst['first_ms'])} at the "
+        f"beginning to {format_ms(worst['last_ms'])} at the end; use warmup, or find what slows "
+        "the server down"
     )
     return Reason("SUSPECT", "drift", message)
 
@@ -5320,9 +6301,15 @@ class Headline:
         if speed is not None:
             parts.append(f"a user gets {self.about}{format_number(speed)} tokens/s")
         if quality["graded"]:
-            right = format_share(quality["of_answers"]["avg"])
+            right = format_share(quality["of_answers"]["correct_share"])
             parts.append(f"{right} of the graded answers are right")
         return "; ".join(parts) + "."
+
+
+def total_speed(part: Mapping[str, Any]) -> float | None:
+    """Return the tokens/s of all users: while all slots were busy, where they ever were."""
+    steady: float | None = part["steady"]["tokens_per_s"]
+    return part["tokens_per_s"] if steady is None else steady
 
 
 def one_user_speed(part: Mapping[str, Any]) -> float | None:
@@ -5708,27 +6695,30 @@ class Summary:
     def _speed(self) -> str:
         aggregate = self.aggregate
         about = "about " if "tokens_estimated" in {r["code"] for r in self.reasons} else ""
-        pieces = [f"{about}{format_number(aggregate['tokens_per_s'])} tokens/s in all"]
+        pieces = [f"{about}{format_number(total_speed(aggregate))} tokens/s in all"]
         one_user = one_user_speed(aggregate)
         if one_user is not None:
             pieces[0] += f", {format_number(one_user)} for one user"
-        pieces.append(f"{format_number(aggregate['requests_per_s'])} requests/s")
+        answers = aggregate["steady"]["requests_per_s"] or aggregate["requests_per_s"]
+        pieces.append(f"{format_number(answers)} requests/s")
         if aggregate["token_sum"] is not None:
             each = format_number(aggregate["token_avg"])
             pieces.append(f"{aggregate['token_sum']:,} tokens, {each} an answer")
-        drain_ms, duration_ms = aggregate["drain_ms"], aggregate["duration_ms"]
-        if drain_ms and duration_ms and drain_ms > 0.2 * duration_ms:
-            pieces.append(f"{format_ms(drain_ms)} of it only for the last answers to end")
+        if aggregate["steady"]["share"] and aggregate["tokens_per_s"]:
+            gross = format_number(aggregate["tokens_per_s"])
+            pieces.append(f"{gross} tokens/s with beginning and end, when slots were empty")
         return SEPARATOR.join(pieces)
 
     def _quality(self) -> str:
         quality, pieces = self.aggregate["quality"], list[str]()
         answers, under_load = quality["of_answers"], quality["under_load"]
         if answers["n"]:
-            right, interval = format_share(answers["avg"]), format_share(*answers["ci95"])
+            right = format_share(answers["correct_share"])
+            interval = format_share(*answers["correct_ci95"])
             pieces.append(f"{right} of {answers['n']:,} graded answers right ({interval})")
         if under_load["n"] != answers["n"]:
-            pieces.append(f"{format_share(under_load['avg'])} when failures count as wrong")
+            right = format_share(under_load["correct_share"])
+            pieces.append(f"{right} when failures count as wrong")
         if quality["ungraded"]:
             pieces.append(f"{quality['ungraded']:,} not graded, see grade_reason")
         if quality["tokens_per_correct"] is not None:
@@ -5786,7 +6776,7 @@ class Summary:
 
     @staticmethod
     def _total(stage: Mapping[str, Any]) -> str:
-        return format_number(stage["tokens_per_s"])
+        return format_number(total_speed(stage))
 
     @staticmethod
     def _one_user(stage: Mapping[str, Any]) -> str:
@@ -5798,8 +6788,8 @@ class Summary:
         under_load = stage["quality"]["under_load"]
         if not under_load["n"]:
             return NOT_MEASURED
-        interval = format_share(*under_load["ci95"])
-        return format_share(under_load["avg"]), interval.removesuffix(f"{NARROW_SPACE}%")
+        interval = format_share(*under_load["correct_ci95"])
+        return format_share(under_load["correct_share"]), interval.removesuffix(f"{NARROW_SPACE}%")
 
     @staticmethod
     def _unlike(stage: Mapping[str, Any]) -> str:
@@ -5838,13 +6828,13 @@ class Summary:
             high = (self._time(metric, name)(self.aggregate) for name in ("p90", "p95", "p99"))
             ends = (format_ms(row["max"]), format_ms(row["avg"]))
             latencies.add_row(self.METRICS[metric][0], (p50, shown), *high, *ends)
-        late = self.aggregate["e2e_with_timeouts_ms"]
-        if late["timeouts"]:
+        late = self.aggregate["e2e_with_failures_ms"]
+        if late["failures"]:
             cells = [
                 ("≥" + NARROW_SPACE if name in late["lower_bounds"] else "") + format_ms(late[name])
                 for name in PERCENTILES
             ]
-            latencies.add_row("E2E, with timeouts", *cells, "", "")
+            latencies.add_row("E2E, with failures", *cells, "", "")
         return latencies
 
     def _measured(self) -> list[str]:
@@ -5882,14 +6872,8 @@ class Summary:
     def _needs_more(self, shown: Sequence[str]) -> str:
         """Say what the brackets mean, and how many more answers each percentile needs about."""
         fewest = min((part for part in self.parts if part["ok"]), key=lambda part: part["ok"])
-        n = fewest["ok"]
-        supporting = fewest["e2e_ms"].get("n_eff") or n
-        missing = {
-            name: (min_samples(PERCENTILES[name]) - supporting) * n / supporting for name in shown
-        }
-        needs = [
-            f"{name} needs about {math.ceil(more):,}" for name, more in missing.items() if more > 0
-        ]
+        missing = {name: requests_missing(fewest["e2e_ms"], name) for name in shown}
+        needs = [f"{name} needs about {more:,}" for name, more in missing.items() if more]
         if not needs:
             return ""
         where = " more a level." if self.stages else " more."
@@ -6183,6 +7167,8 @@ def build_parser() -> RunParser:
     option(
         "--log-level", type=str.upper, choices=levels, default="INFO", metavar="LEVEL", help=meaning
     )
+    weak = "the same where the system cannot confine it well"
+    option("--allow-code=weak", dest="allow_code", action="store_const", const="weak", help=weak)
     option("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
 
@@ -6200,7 +7186,7 @@ class Options:
     resume: bool = False
     overwrite: bool = False
     dry_run: bool = False
-    allow_code: bool = False
+    allow_code: bool | str = False  # "weak": also where the system confines little
     quiet: bool = False
     log_level: str = "INFO"
 
@@ -6377,13 +7363,14 @@ class Grading:
     quality: ModuleType | None
     questions: Mapping[str, Question]
     config: Config
-    allow_code: bool
+    allow_code: bool | str
+    hints: Sequence[str] = ()  # what will stay ungraded, and why
 
     @classmethod
     def of(
-        cls, path: Path, questions: Sequence[Question], config: Config, *, allow_code: bool
+        cls, path: Path, questions: Sequence[Question], config: Config, *, allow_code: bool | str
     ) -> Self:
-        """Check the catalogue's graders. Raises QuestionsError, one line with the question's id."""
+        """Check the catalogue's graders. Raises QuestionsError, ConfigError, one line."""
         catalogue = {question.id: question for question in questions}
         graded = [question for question in catalogue.values() if question.grader is not None]
         quality = None
@@ -6402,19 +7389,27 @@ class Grading:
                 raise QuestionsError(
                     f"{path}: question {printable(json.dumps(wrong[0].id), 80)}: {wrong[1]}"
                 )
-        return cls(quality, catalogue, config, allow_code)
+        hints = () if quality is None else quality.check_run(config, graded, allow_code)
+        return cls(quality, catalogue, config, allow_code, hints)
+
+    async def test_judge(self) -> None:
+        """Ask the judge one thing, where there is one. Raises ServerUnreachableError."""
+        if self.quality is not None:
+            await self.quality.test_judge(self.config, self.questions.values())
 
     async def grade(self, journal: Journal, stop_signal: StopSignal, redact: Redactor) -> None:
         """Grade the answers of the journal, and write each grade to it. Raises ResultsError."""
         if self.quality is None:
             return
         graders = self.quality.Graders(
-            self.config, allow_code=self.allow_code, hurry=stop_signal.event.is_set
+            self.config,
+            allow_code=self.allow_code,
+            hurry=lambda: stop_signal.signum is not None,
+            redact=redact,
         )
         ungraded = (result for result in journal.read() if result.grade_reason is None)
         async with graders:
             async for result, score, reason in graders.grade_results(self.questions, ungraded):
-                reason = redact(reason) if isinstance(reason, str) else reason
                 log_grade(result, score, reason)
                 grade = {
                     "index": result.index,
@@ -6480,12 +7475,13 @@ class Run:
                 sys.stderr.write(printable(message, 1000) + "\n")
 
     async def connect(self, test: Awaitable[None]) -> None:
-        """Wait for the connection test; say so when it takes a moment."""
+        """Wait for the connection test, and ask the judge one thing; say so when it takes long."""
         message = f"connecting to {self.target.shown} …"
         patience_s = 0.0 if sys.stderr.isatty() else self.PATIENCE_S
         timer = asyncio.get_running_loop().call_later(patience_s, self.say, message)
         try:
             await self.stop_signal.unless_stopped(test)
+            await self.stop_signal.unless_stopped(self.grading.test_judge())
         finally:
             timer.cancel()
 
@@ -6496,9 +7492,11 @@ class Run:
         self._until_saved.enter_context(self.journal)
         inputs = {"config": self.files.config, "questions": self.files.questions}
         log_start(self.journal.header, {**inputs, "journal": self.journal.path})
+        for hint in self.grading.hints:
+            logger.warning("%s", hint)
         self.start = self._load_start(before)
         self.client = dataclasses.replace(self.client, start_ns=self.start.start_ns)
-        turns = sum(len(question.texts) for question in self.questions) * len(self.config.levels)
+        turns = sum(len(question.texts) for question in self.questions) * self.config.passes
         left = max(turns - len(self.start.done), 0)
         total = None if self.config.duration is not None else left
         self.progress = Progress(total, self.config.levels)
@@ -6539,6 +7537,7 @@ class Run:
         """Grade the answers, end the journal and return all results, graded."""
         with self.journal.kept_when_writing_fails():
             if not self.is_over:
+                load.client["timestamps"] = self.client.timestamps
                 self.journal.append("footer", load.to_footer())
             await self.grading.grade(self.journal, self.stop_signal, self.target.redact)
         load.interrupted = load.interrupted or self.stop_signal.signum is not None
@@ -6566,7 +7565,7 @@ class Run:
     def plan_lines(self) -> list[Any]:
         """Return what a dry run shows."""
         config, questions = self.config, self.questions
-        requests = f"{len(questions) * len(config.levels)} in all"
+        requests = f"{len(questions) * config.passes} in all"
         if config.duration is not None:
             requests = "until the time is over"
         different = len({question.id for question in questions})
@@ -6584,11 +7583,12 @@ class Run:
             "results": self.files.results,
         }
         head = styled(("dry run: ", "bold"), "the files are good; nothing was asked")
-        return [head, *(styled(f"{name:<10} {value}") for name, value in rows.items())]
+        lines = [f"{name:<10} {value}" for name, value in rows.items()]
+        return [head, *map(styled, [*lines, *self.grading.hints])]
 
     def exit_code(self, meta: Mapping[str, Any]) -> int:
         """Return the exit code of a run whose results are saved."""
-        if self.stop_signal.signum is not None:
+        if self.stop_signal.signum is not None and meta["status"] == "interrupted":
             return 128 + self.stop_signal.signum
         missed = any(not check["met"] for check in meta["thresholds"])
         return 1 if missed or meta["validity"]["verdict"] == "INVALID" else 0
@@ -6633,7 +7633,10 @@ def cli(argv: Sequence[str] | None = None) -> int:
         try:
             if arguments and arguments[0] in TOOLS:
                 return run_tool(arguments[0], arguments[1:])
-            return asyncio.run(main(Options(**vars(build_parser().parse_args(arguments)))))
+            options = Options(**vars(build_parser().parse_args(arguments)))
+            loop_factory = WatchedLoop if TimedConnector.used else None
+            with asyncio.Runner(loop_factory=loop_factory) as runner:
+                return runner.run(main(options))
         except SystemExit as stop:  # argparse has said why
             return stop.code if isinstance(stop.code, int) else 2
         except StressTestError as error:
@@ -6675,6 +7678,8 @@ def describe_fault(error: Exception) -> str:
 
 def run_tool(name: str, argv: Sequence[str]) -> int:
     """Run a tool and return its exit code."""
+    if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # it may have to clean up
     tool = TOOLS[name]
     extension = import_extension(tool.module, tool.group)
     try:
