@@ -88,7 +88,9 @@ async def _address(process: asyncio.subprocess.Process) -> str:
                     return str(json.loads(line)["listening"])
     except TimeoutError:
         raise RuntimeError(f"the embedded server did not start within {START_S:g} s") from None
-    raise RuntimeError(f"the embedded server ended while it started (exit code {await process.wait()})")
+    raise RuntimeError(
+        f"the embedded server ended while it started (exit code {await process.wait()})"
+    )
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
@@ -126,7 +128,9 @@ def run_server(model: str, slots: int) -> None:
     params.n_ctx = slots * CONTEXT_TOKENS
     # One core is for the client; and the engine's threads wait for each other spinning, so that a core that something
     # else needs would slow it down tenfold.
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = max(1, (os.cpu_count() or 2) - 1)
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = max(
+        1, (os.cpu_count() or 2) - 1
+    )
     params.verbosity = -1
     server = xllamacpp.Server(params)
     sys.stdout.write(json.dumps({"listening": server.listening_address}) + "\n")

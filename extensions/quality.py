@@ -106,7 +106,11 @@ def check_question(question: st.Question) -> str | None:
     if question.threshold is not None and question.grader not in ("fuzzy", "semantic"):
         return f"{question.grader} takes no threshold; only fuzzy and semantic do"
     problem = _CHECKS[question.grader or ""](question.expected)
-    return None if problem is None else f"{question.grader} needs expected: {st.inert(problem, 200)}"
+    return (
+        None
+        if problem is None
+        else f"{question.grader} needs expected: {st.printable(problem, 200)}"
+    )
 
 
 def grade_answer(question: st.Question, answer: str, allow_code: bool = False) -> Grade | None:
@@ -125,7 +129,7 @@ def grade_answer(question: st.Question, answer: str, allow_code: bool = False) -
         raise
     except Exception as error:  # noqa: BLE001 - one bad answer never ends a run
         score, reason = 0.0, f"could not be graded: {type(error).__name__}: {error}"
-    return Grade(score, st.inert(reason, REASON_CHARS))
+    return Grade(score, st.printable(reason, REASON_CHARS))
 
 
 def _library(name: str) -> Any:
@@ -133,12 +137,14 @@ def _library(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:
-        raise st.ExtensionError(f"quality needs {name.partition('.')[0]}: uv sync --group quality") from None
+        raise st.ExtensionError(
+            f"quality needs {name.partition('.')[0]}: uv sync --group quality"
+        ) from None
 
 
 def _short(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return st.inert(text, 40)
+    return st.printable(text, 40)
 
 
 # === Text ===
@@ -154,7 +160,9 @@ _OUTER_UNDERSCORES = regex.compile(r"(?<!\w)_+|_+(?!\w)")
 _HYPHEN = regex.compile(r"(?<=\p{L})-(?=\p{L})")
 _INVISIBLE = regex.compile(r"\p{Cf}")  # soft hyphens, zero-width spaces
 # Punctuation at the edge of a word; "-5" and ".5" keep their mark, "C#" its name.
-_EDGE = regex.compile(r"(?!\w)(?!(?<!\w)[-.](?=\d))(?!(?<=\w)\#)(?:(?<!\w)[\p{P}$`~^|]|[\p{P}$`~^|](?!\w))")
+_EDGE = regex.compile(
+    r"(?!\w)(?!(?<!\w)[-.](?=\d))(?!(?<=\w)\#)(?:(?<!\w)[\p{P}$`~^|]|[\p{P}$`~^|](?!\w))"
+)
 _SAME = str.maketrans("‘’´ʼ‐‑‒–—−", "''''------")
 
 
@@ -195,7 +203,11 @@ def _grade_exact(question: st.Question, answer: str) -> Grade:
 
 def _check_exact(expected: Any) -> str | None:
     texts = expected if isinstance(expected, list) and expected else [expected]
-    return None if all(_has_words(text) for text in texts) else "a text with words, or a list of such texts"
+    return (
+        None
+        if all(_has_words(text) for text in texts)
+        else "a text with words, or a list of such texts"
+    )
 
 
 def _has_words(text: Any) -> bool:
@@ -205,13 +217,17 @@ def _has_words(text: Any) -> bool:
 def _grade_contains(question: st.Question, answer: str) -> Grade:
     """Look for whole words: all of a list, one of {"any": […]}, and each inside the other."""
     missing = _missing(question.expected, _plain(answer))
-    return Grade(1.0, "contains it") if missing is None else Grade(0.0, f"does not contain {missing}")
+    return (
+        Grade(1.0, "contains it") if missing is None else Grade(0.0, f"does not contain {missing}")
+    )
 
 
 def _missing(expected: Any, words: str) -> str | None:
     """Say what of `expected` is not among the words; None when it is all there."""
     if isinstance(expected, list):
-        return next((missing for item in expected if (missing := _missing(item, words)) is not None), None)
+        return next(
+            (missing for item in expected if (missing := _missing(item, words)) is not None), None
+        )
     if isinstance(expected, dict):
         if any(_missing(item, words) is None for item in expected["any"]):
             return None
@@ -231,7 +247,9 @@ def _whole_words(text: str) -> Any:
         before += r"(?<!\d[.,])(?<!(?<!\w)-)"
     if plain[-1].isdigit():
         after += r"(?![.,]\d)"
-    unspaced = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
+    unspaced = regex.compile(
+        r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+    )
     before = "" if unspaced.match(plain[0]) else before
     after = "" if unspaced.match(plain[-1]) else after
     return regex.compile(before + regex.escape(plain) + after)
@@ -259,8 +277,14 @@ def _grade_regex(question: st.Question, answer: str) -> Grade:
     try:
         found = _pattern(question.expected).search(answer, timeout=REGEX_S)
     except TimeoutError:
-        return Grade(0.0, f"the pattern took longer than {REGEX_S:g} s on this answer; make it simpler")
-    return Grade(1.0, f"found {_short(found[0])}") if found else Grade(0.0, f"not found in {_short(answer)}")
+        return Grade(
+            0.0, f"the pattern took longer than {REGEX_S:g} s on this answer; make it simpler"
+        )
+    return (
+        Grade(1.0, f"found {_short(found[0])}")
+        if found
+        else Grade(0.0, f"not found in {_short(answer)}")
+    )
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -316,8 +340,12 @@ def _grade_numeric(question: st.Question, answer: str) -> Grade:
         return Grade(0.0, "no number in the answer")
     text, readings = found
     expected = float(question.expected)
-    tolerance = RELATIVE_TOLERANCE * abs(expected) if question.tolerance is None else question.tolerance
-    tolerance += 1e-12 * max(1.0, abs(expected))  # what binary fractions lose: 3.6 - 3.5 is more than 0.1
+    tolerance = (
+        RELATIVE_TOLERANCE * abs(expected) if question.tolerance is None else question.tolerance
+    )
+    tolerance += 1e-12 * max(
+        1.0, abs(expected)
+    )  # what binary fractions lose: 3.6 - 3.5 is more than 0.1
     if any(abs(reading - expected) <= tolerance for reading in readings):
         return Grade(1.0, f"found {_short(text)}")
     return Grade(0.0, f"expected {expected:.12g}, found {_short(text)}")
@@ -437,7 +465,11 @@ def _readings(number: Any) -> list[float]:
     except (OverflowError, ZeroDivisionError):
         return []
     sign = -1.0 if number["sign"] else 1.0
-    factors = [1.0] + ([0.01] if number["percent"] else []) + _SCALES.get((number["scale"] or "").lower(), [])
+    factors = (
+        [1.0]
+        + ([0.01] if number["percent"] else [])
+        + _SCALES.get((number["scale"] or "").lower(), [])
+    )
     return [sign * value * factor for value in values for factor in factors]
 
 
@@ -447,8 +479,14 @@ def _unsigned(number: Any) -> list[float]:
         pairs = itertools.product(_notations(number["top"]), _notations(number["bottom"]))
         return [whole + top / bottom for top, bottom in pairs if bottom]
     if number["grouped"]:
-        last = [float(number["grouped"].rpartition(" ")[2].replace(",", "."))] if number["gap"] == " " else []
-        return _notations(number["grouped"].replace(number["gap"], "")) + last  # "2 500" may be two numbers
+        last = (
+            [float(number["grouped"].rpartition(" ")[2].replace(",", "."))]
+            if number["gap"] == " "
+            else []
+        )
+        return (
+            _notations(number["grouped"].replace(number["gap"], "")) + last
+        )  # "2 500" may be two numbers
     return _notations(number["plain"])
 
 
@@ -483,7 +521,11 @@ def _grade_choice(question: st.Question, answer: str) -> Grade:
 
 def _check_choice(expected: Any) -> str | None:
     letters = [expected] if isinstance(expected, str) else expected
-    if isinstance(letters, list) and letters and all(isinstance(item, str) and _is_letter(item) for item in letters):
+    if (
+        isinstance(letters, list)
+        and letters
+        and all(isinstance(item, str) and _is_letter(item) for item in letters)
+    ):
         return None
     return "a letter, or a list of letters"
 
@@ -539,7 +581,9 @@ _CHOICE_REFUSED = regex.compile(
 def _choice_pattern(template: str, letters: str) -> Any:
     for name, part in _CHOICE_PARTS.items():
         template = template.replace(name, part)
-    template = template.replace("EITHER", f"[{letters}{letters.lower()}]").replace("UPPER", f"[{letters}]")
+    template = template.replace("EITHER", f"[{letters}{letters.lower()}]").replace(
+        "UPPER", f"[{letters}]"
+    )
     return regex.compile(template, regex.X)
 
 
@@ -553,7 +597,11 @@ def _final_choice(answer: str, letters: str) -> str | None:
         return str(found["letter"]).upper()
     unlisted = _without_listing(text, letters)
     refused = _CHOICE_REFUSED.search(text)
-    kinds = [(_CHOICE_SENTENCE, text), (_CHOICE_APART, unlisted), (_CHOICE_ALONE, "" if refused else unlisted)]
+    kinds = [
+        (_CHOICE_SENTENCE, text),
+        (_CHOICE_APART, unlisted),
+        (_CHOICE_ALONE, "" if refused else unlisted),
+    ]
     for template, searched in kinds:
         if matches := list(_choice_pattern(template, letters).finditer(searched)):
             return str(matches[-1].captures("letter")[-1]).upper()
@@ -655,9 +703,13 @@ def _validator(schema_text: str) -> Any:
     return limited(schema, registry=_library("referencing").Registry())
 
 
-def _match_pattern(_validator: Any, pattern: str, instance: Any, _schema: Any) -> Iterator[Exception]:
+def _match_pattern(
+    _validator: Any, pattern: str, instance: Any, _schema: Any
+) -> Iterator[Exception]:
     if isinstance(instance, str) and not _pattern(pattern).search(instance, timeout=REGEX_S):
-        yield _library("jsonschema").ValidationError(f"{_short(instance)} does not match {_short(pattern)}")
+        yield _library("jsonschema").ValidationError(
+            f"{_short(instance)} does not match {_short(pattern)}"
+        )
 
 
 def _field_problem(value: Any, path: str, expected: Any) -> str | None:
@@ -669,7 +721,11 @@ def _field_problem(value: Any, path: str, expected: Any) -> str | None:
             value = value[int(key)]
         else:
             return f"{path}: is missing"
-    return None if _same(value, expected) else f"{path}: expected {_short(expected)}, found {_short(value)}"
+    return (
+        None
+        if _same(value, expected)
+        else f"{path}: expected {_short(expected)}, found {_short(value)}"
+    )
 
 
 def _same(left: Any, right: Any) -> bool:
@@ -701,7 +757,9 @@ def _check_code(expected: Any) -> str | None:
 def _find_code(answer: str) -> str:
     """Return the first code fence that says Python, else the first fence, else the code that stands there bare."""
     fences = _fences(answer)
-    python = [content for language, content in fences if language.lower() in {"python", "py", "python3"}]
+    python = [
+        content for language, content in fences if language.lower() in {"python", "py", "python3"}
+    ]
     found = [*python, *(content for _, content in fences)]
     return found[0] if found else _bare_code(answer.strip("`"))
 
@@ -712,7 +770,10 @@ def _bare_code(answer: str) -> str:
     if start is None or _parse_python(answer) is not None:
         return answer
     lines = answer[start.start() :].splitlines()
-    parts = ("\n".join(lines[: len(lines) - dropped]) for dropped in range(min(len(lines), MOST_PROSE_LINES)))
+    parts = (
+        "\n".join(lines[: len(lines) - dropped])
+        for dropped in range(min(len(lines), MOST_PROSE_LINES))
+    )
     return next((part for part in parts if _parse_python(part) is not None), answer)
 
 
@@ -736,7 +797,9 @@ class Verdict(NamedTuple):
     """How code ended."""
 
     error: str | None  # None: every assert holds
-    layers: list[str]  # those of LAYERS that this system has; empty when the code ended without a verdict
+    layers: list[
+        str
+    ]  # those of LAYERS that this system has; empty when the code ended without a verdict
 
 
 def run_confined(code: str, asserts: str, layers: Iterable[str] = LAYERS) -> Verdict:
@@ -747,7 +810,12 @@ def run_confined(code: str, asserts: str, layers: Iterable[str] = LAYERS) -> Ver
         tempfile.TemporaryFile() as task,
         tempfile.TemporaryFile() as verdict,
     ):
-        fields = {"code": code, "asserts": asserts, "folder": os.path.realpath(folder), "layers": list(layers)}
+        fields = {
+            "code": code,
+            "asserts": asserts,
+            "folder": os.path.realpath(folder),
+            "layers": list(layers),
+        }
         limits = {"cpu_s": CODE_S, "memory": CODE_MEMORY_MB << 20}
         task.write(json.dumps({**fields, **limits, "nonce": nonce}).encode())
         task.seek(0)
@@ -760,7 +828,9 @@ def run_confined(code: str, asserts: str, layers: Iterable[str] = LAYERS) -> Ver
 def _run_child(folder: str, task: IO[bytes], verdict: IO[bytes]) -> bool:
     """Start the child and wait for it; False when it had to be stopped. Files, not pipes: nobody can hold them open."""
     command = [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", _child_program()]
-    environment = {"SYSTEMROOT": os.environ["SYSTEMROOT"]} if os.name == "nt" else {}  # Windows needs it to start
+    environment = (
+        {"SYSTEMROOT": os.environ["SYSTEMROOT"]} if os.name == "nt" else {}
+    )  # Windows needs it to start
     process = subprocess.Popen(  # noqa: S603 - Python itself; a session of its own, so that all of it can be killed
         command,
         cwd=folder,
@@ -784,7 +854,10 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     except AttributeError:  # Windows
         process.kill()
-    except (ProcessLookupError, PermissionError):  # the whole group is gone; macOS says it the second way
+    except (
+        ProcessLookupError,
+        PermissionError,
+    ):  # the whole group is gone; macOS says it the second way
         pass
     process.wait()
 
@@ -800,10 +873,26 @@ def _read_verdict(written: bytes, nonce: bytes) -> Verdict:
 @functools.lru_cache(maxsize=1)
 def _child_program() -> str:
     """Return the child's program: the functions of the next section, which need nothing but the standard library."""
-    functions: list[Callable[..., Any]] = [_child_main, _child_run, _child_limit, _child_kernel_layers, _child_fork]
-    functions += [_child_readable, _child_enter_namespaces, _child_landlock, _child_seccomp, _child_hook]
+    functions: list[Callable[..., Any]] = [
+        _child_main,
+        _child_run,
+        _child_limit,
+        _child_kernel_layers,
+        _child_fork,
+    ]
+    functions += [
+        _child_readable,
+        _child_enter_namespaces,
+        _child_landlock,
+        _child_seccomp,
+        _child_hook,
+    ]
     imports = "from __future__ import annotations\nimport ast, json, os, struct, sys, types\n"
-    return imports + "\n".join(inspect.getsource(function) for function in functions) + "\n_child_main()\n"
+    return (
+        imports
+        + "\n".join(inspect.getsource(function) for function in functions)
+        + "\n_child_main()\n"
+    )
 
 
 # === The sandbox, in the child ===
@@ -821,7 +910,10 @@ def _child_main() -> None:
         _child_hook(task["folder"])
         layers.append("hook")
     error = _child_run(task["code"], task["asserts"])
-    os.write(verdict, b"\n" + (task["nonce"] + json.dumps({"error": error, "layers": layers})).encode() + b"\n")
+    os.write(
+        verdict,
+        b"\n" + (task["nonce"] + json.dumps({"error": error, "layers": layers})).encode() + b"\n",
+    )
     os._exit(0)  # threads of the code do not keep it alive
 
 
@@ -835,7 +927,11 @@ def _child_limit(cpu_s: int, memory: int) -> None:
     for name, most in limits.items():
         try:
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
-        except (AttributeError, ValueError, OSError):  # a limit that this system lacks, or has set lower
+        except (
+            AttributeError,
+            ValueError,
+            OSError,
+        ):  # a limit that this system lacks, or has set lower
             continue
 
 
@@ -885,7 +981,10 @@ def _child_enter_namespaces(libc: Any, folder: str) -> bool:
     if libc.unshare(user | mounts | network | processes | ipc):
         return False
     try:
-        for name, content in [("setgroups", "deny"), *((name, f"{own} {own} 1") for name, own in ids.items())]:
+        for name, content in [
+            ("setgroups", "deny"),
+            *((name, f"{own} {own} 1") for name, own in ids.items()),
+        ]:
             with open(f"/proc/self/{name}", "w") as file:  # noqa: PTH123 - pathlib would double the child's start
                 file.write(content)
     except OSError:  # without a name for its own user it is confined all the same
@@ -893,14 +992,28 @@ def _child_enter_namespaces(libc: Any, folder: str) -> bool:
     read_only = struct.pack("=QQQQ", 1, 0, 0, 0)
     libc.syscall(442, -100, b"/", 0x8000, read_only, len(read_only))  # mount_setattr, recursive
     no_setuid_devices_programs = 2 | 4 | 8
-    libc.mount(b"code", os.fsencode(folder), b"tmpfs", no_setuid_devices_programs, b"size=64m,nr_inodes=4k,mode=0700")
+    libc.mount(
+        b"code",
+        os.fsencode(folder),
+        b"tmpfs",
+        no_setuid_devices_programs,
+        b"size=64m,nr_inodes=4k,mode=0700",
+    )
     libc.mount(b"none", b"/proc", b"tmpfs", 1, b"size=4k")
     return True
 
 
 def _child_readable() -> list[str]:
     """Return what the code may read: Python's own files, the libraries these need, and time zones."""
-    system = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/etc/localtime"]
+    system = [
+        "/lib",
+        "/lib64",
+        "/usr/lib",
+        "/usr/lib64",
+        "/usr/local/lib",
+        "/etc/ld.so.cache",
+        "/etc/localtime",
+    ]
     return [*sys.path, f"{sys.base_prefix}/lib", *system, "/usr/share/zoneinfo"]
 
 
@@ -919,7 +1032,9 @@ def _child_landlock(libc: Any, folder: str) -> bool:
     rules = struct.pack("=QQQ", rights, 3, 3)  # files, TCP, abstract sockets and signals
     ruleset = libc.syscall(create, rules, 8 if version < 4 else 16 if version < 6 else 24, 0)
     folders = filter(os.path.isdir, _child_readable())
-    allowed = dict.fromkeys(_child_readable(), read_file) | dict.fromkeys(folders, read_file | read_folder)
+    allowed = dict.fromkeys(_child_readable(), read_file) | dict.fromkeys(
+        folders, read_file | read_folder
+    )
     allowed[folder] = rights & ~(execute | char_device | socket | block_device | ioctl)
     for path, right in allowed.items():
         try:
@@ -943,8 +1058,16 @@ def _child_seccomp(libc: Any) -> bool:
     import ctypes  # noqa: PLC0415 - see above
 
     machines = {
-        "x86_64": (0xC000003E, 56, [41, 42, 57, 58, 59, 62, 101, 165, 272, 308, 310, 311, 321, 322, 248, 249, 250]),
-        "aarch64": (0xC00000B7, 220, [198, 203, 221, 129, 117, 40, 97, 268, 270, 271, 280, 281, 217, 218, 219]),
+        "x86_64": (
+            0xC000003E,
+            56,
+            [41, 42, 57, 58, 59, 62, 101, 165, 272, 308, 310, 311, 321, 322, 248, 249, 250],
+        ),
+        "aarch64": (
+            0xC00000B7,
+            220,
+            [198, 203, 221, 129, 117, 40, 97, 268, 270, 271, 280, 281, 217, 218, 219],
+        ),
     }
     machine = os.uname().machine
     if machine not in machines or struct.calcsize("P") != 8:
@@ -957,7 +1080,10 @@ def _child_seccomp(libc: Any) -> bool:
     program += [(at_least, 0, 1, foreign), (give, 0, 0, deny)]
     for number in [*refused, 424, 425, 428, 429, 430, 434, 438]:
         program += [(equal, 0, 1, number), (give, 0, 0, deny)]
-    program += [(equal, 0, 1, clone3), (give, 0, 0, missing)]  # its flags cannot be seen; the C library then uses clone
+    program += [
+        (equal, 0, 1, clone3),
+        (give, 0, 0, missing),
+    ]  # its flags cannot be seen; the C library then uses clone
     program += [(equal, 0, 3, clone), (load, 0, 0, 16), (any_bit, 1, 0, thread), (give, 0, 0, deny)]
     code = b"".join(struct.pack("=HBBI", *step) for step in [*program, (give, 0, 0, allow)])
     kept = ctypes.create_string_buffer(code)
@@ -971,11 +1097,38 @@ def _child_hook(folder: str) -> None:
     """Refuse, with Python's audit hook, what an answer has no use for."""
     readable = [folder, *map(os.path.realpath, _child_readable())]
     refused = (
-        *("ctypes.", "subprocess.", "os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.startfile"),
-        *("os.kill", "signal.pthread_kill", "pty.", "os.link", "os.symlink", "os.chown", "os.setxattr", "winreg."),
+        *(
+            "ctypes.",
+            "subprocess.",
+            "os.system",
+            "os.exec",
+            "os.fork",
+            "os.posix_spawn",
+            "os.spawn",
+            "os.startfile",
+        ),
+        *(
+            "os.kill",
+            "signal.pthread_kill",
+            "pty.",
+            "os.link",
+            "os.symlink",
+            "os.chown",
+            "os.setxattr",
+            "winreg.",
+        ),
         *("socket.connect", "socket.bind", "socket.send", "socket.get", "socket.set", "_winapi."),
     )
-    changing = {"os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.truncate", "os.chmod", "os.utime", "os.chdir"}
+    changing = {
+        "os.remove",
+        "os.rename",
+        "os.rmdir",
+        "os.mkdir",
+        "os.truncate",
+        "os.chmod",
+        "os.utime",
+        "os.chdir",
+    }
     writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
     def check(path: Any, roots: list[str]) -> None:
@@ -986,7 +1139,9 @@ def _child_hook(folder: str) -> None:
             raise PermissionError(f"outside the code's folder: {place}")
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
-        if event.startswith(refused) or (event == "socket.__new__" and args[1] != 1):  # asyncio uses a pair of AF_UNIX
+        if event.startswith(refused) or (
+            event == "socket.__new__" and args[1] != 1
+        ):  # asyncio uses a pair of AF_UNIX
             raise PermissionError(f"{event} is not allowed")
         if event == "import" and args[0] in {"ctypes", "_ctypes"}:
             raise ImportError(f"{args[0]} is not allowed")
@@ -1077,7 +1232,11 @@ class Graders:
     """Grades a run's answers; the graders that ask a server share one client, opened when it is first needed."""
 
     def __init__(
-        self, config: st.Config, *, allow_code: bool = False, hurry: Callable[[], bool] = lambda: False
+        self,
+        config: st.Config,
+        *,
+        allow_code: bool = False,
+        hurry: Callable[[], bool] = lambda: False,
     ) -> None:
         self.config, self.allow_code = config, allow_code
         self.hurry = hurry  # whether the run was stopped: then nothing is asked any more
@@ -1114,7 +1273,9 @@ class Graders:
         for task in asked:
             yield await task
 
-    async def _ask(self, question: st.Question, result: st.Result) -> tuple[st.Result, float | None, str]:
+    async def _ask(
+        self, question: st.Question, result: st.Result
+    ) -> tuple[st.Result, float | None, str]:
         """Grade with a server's help; whatever goes wrong there leaves the answer ungraded, and is no 0."""
         if self.config.judge is None:
             return result, None, f"{question.grader} needs config.json's judge"
@@ -1129,7 +1290,7 @@ class Graders:
             raise
         except Exception as error:  # noqa: BLE001 - a judge that fails is not an answer that is wrong
             score, reason = None, f"the judge failed: {type(error).__name__}: {error}"
-        return result, score, st.inert(reason, REASON_CHARS)
+        return result, score, st.printable(reason, REASON_CHARS)
 
     async def _open(self, judge: st.Judge) -> openai.AsyncOpenAI:
         """Return the client of the judge's server; start that server when it is the embedded one."""
@@ -1140,8 +1301,12 @@ class Graders:
             if judge.server == "embedded":
                 from extensions import embedded  # noqa: PLC0415
 
-                url = (await self._stack.enter_async_context(embedded.serve(slots=JUDGE_AT_ONCE))).url
-            client = openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=2, timeout=JUDGE_TIMEOUT_S)
+                url = (
+                    await self._stack.enter_async_context(embedded.serve(slots=JUDGE_AT_ONCE))
+                ).url
+            client = openai.AsyncOpenAI(
+                base_url=url, api_key=key, max_retries=2, timeout=JUDGE_TIMEOUT_S
+            )
             self._client = await self._stack.enter_async_context(client)
         return self._client
 
@@ -1160,11 +1325,17 @@ class Graders:
                 second=second,
             )
             reply = await client.chat.completions.create(
-                model=model, temperature=0, max_tokens=JUDGE_TOKENS, messages=[{"role": "user", "content": prompt}]
+                model=model,
+                temperature=0,
+                max_tokens=JUDGE_TOKENS,
+                messages=[{"role": "user", "content": prompt}],
             )
             verdict = read_verdict(reply.choices[0].message.content or "")
             if verdict is None:
-                return None, "the judge's answer cannot be read: no line VERDICT: PASS or VERDICT: FAIL at its end"
+                return (
+                    None,
+                    "the judge's answer cannot be read: no line VERDICT: PASS or VERDICT: FAIL at its end",
+                )
             said.append(verdict)
         if said[0] != said[1]:
             return None, "the judge contradicts itself when the choices change places"
@@ -1187,7 +1358,11 @@ def read_verdict(reply: str) -> str | None:
     """Return the verdict that stands alone in the reply's last line; None when there is none, or more than one."""
     text = st.Result(0, "", "", answer=reply).answer_text.strip()
     found = [line.strip().strip("*`") for line in text.splitlines() if line.strip()]
-    verdicts = {line.removeprefix("VERDICT: ") for line in found if line.removeprefix("VERDICT: ") in VERDICTS}
+    verdicts = {
+        line.removeprefix("VERDICT: ")
+        for line in found
+        if line.removeprefix("VERDICT: ") in VERDICTS
+    }
     last = found[-1] if found else ""
     alone = last.startswith("VERDICT: ") and last.removeprefix("VERDICT: ") in VERDICTS
     return last.removeprefix("VERDICT: ") if alone and len(verdicts) == 1 else None
@@ -1198,44 +1373,66 @@ def read_verdict(reply: str) -> str | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Grade a results file anew and write a new one beside it; return the exit code."""
-    parser = argparse.ArgumentParser(prog="llm_stresstest.py grade", description="Grade a results file anew.")
+    parser = argparse.ArgumentParser(
+        prog="llm_stresstest.py grade", description="Grade a results file anew."
+    )
     parser.add_argument("name", help="a results file, or the name of a run")
-    parser.add_argument("-q", "--questions", type=Path, metavar="FILE", help="the catalogue with the graders")
+    parser.add_argument(
+        "-q", "--questions", type=Path, metavar="FILE", help="the catalogue with the graders"
+    )
     parser.add_argument("--results-dir", type=Path, metavar="DIR", help="where the run's file is")
-    parser.add_argument("--allow-code", action="store_true", help="let the grader `code` run what the model wrote")
+    parser.add_argument(
+        "--allow-code", action="store_true", help="let the grader `code` run what the model wrote"
+    )
     options = parser.parse_args(argv)
     run = st.load_results(st.find_results(options.name, options.results_dir))
     path = st.find_file(options.questions, "questions.json")
     questions = {question.id: question for question in st.load_questions(path)}
     for question in questions.values():
         if (problem := check_question(question)) is not None:
-            raise st.QuestionsError(f"{path}: question {st.inert(question.id, 80)}: {problem}")
+            raise st.QuestionsError(f"{path}: question {st.printable(question.id, 80)}: {problem}")
     unknown = sum(result.id not in questions for result in run.results)
     if unknown == len(run.results):
-        raise st.QuestionsError(f"{path}: has none of the questions of {run.path.name}; give its catalogue with -q")
+        raise st.QuestionsError(
+            f"{path}: has none of the questions of {run.path.name}; give its catalogue with -q"
+        )
     graded = asyncio.run(_graded_anew(run, questions, allow_code=options.allow_code))
     aggregate = st.calculate_aggregates(graded, run.config, run.itl_us)
-    meta = {**run.meta, "graded_from": run.path.name, "graded_with": st.questions_hash(questions.values())}
-    meta["thresholds"] = [gate._asdict() for gate in st.check_thresholds(run.config, aggregate)]
-    written = st.save_results(run.path.with_name(f"{run.path.stem}_graded.json"), meta, graded, aggregate)
+    meta = {
+        **run.meta,
+        "graded_from": run.path.name,
+        "graded_with": st.questions_hash(questions.values()),
+    }
+    meta["thresholds"] = [check._asdict() for check in st.check_thresholds(run.config, aggregate)]
+    written = st.save_results(
+        run.path.with_name(f"{run.path.stem}_graded.json"), meta, graded, aggregate
+    )
     if unknown:
-        st.tell(f"{unknown} results are of questions that {path} does not have; they stay ungraded")
+        st.notice(
+            f"{unknown} results are of questions that {path} does not have; they stay ungraded"
+        )
     st.show([*st.summary(written.stem, meta, aggregate), "", f"results  {written}"])
     return 0
 
 
-async def _graded_anew(run: st.Run, questions: Mapping[str, st.Question], *, allow_code: bool) -> list[st.Result]:
+async def _graded_anew(
+    run: st.SavedRun, questions: Mapping[str, st.Question], *, allow_code: bool
+) -> list[st.Result]:
     """Return the run's results with the graders and the grades of this catalogue."""
     fresh = []
     for result in run.results:
         question = questions.get(result.id)
         last = question is not None and result.turn + 1 == len(question.texts)
         grader = question.grader if question is not None and last else None
-        fresh.append(dataclasses.replace(result, grader=grader, quality=0.0, graded=False, grade_reason=None))
+        fresh.append(
+            dataclasses.replace(result, grader=grader, quality=0.0, graded=False, grade_reason=None)
+        )
     places = {(result.index, result.turn): place for place, result in enumerate(fresh)}
     async with Graders(run.config, allow_code=allow_code) as graders:
         async for result, score, reason in graders.grade_results(questions, list(fresh)):
             place = places[result.index, result.turn]
             graded = score is not None
-            fresh[place] = dataclasses.replace(result, quality=score or 0.0, graded=graded, grade_reason=reason)
+            fresh[place] = dataclasses.replace(
+                result, quality=score or 0.0, graded=graded, grade_reason=reason
+            )
     return fresh

@@ -61,8 +61,17 @@ def finish(reason: str = "stop") -> dict[str, Any]:
 
 def usage(prompt: int = 5, completion: int = 2, **details: Any) -> dict[str, Any]:
     """Return the chunk that carries only the usage."""
-    counts = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-    return {"id": "c1", "object": "chat.completion.chunk", "choices": [], "usage": {**counts, **details}}
+    counts = {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
+    return {
+        "id": "c1",
+        "object": "chat.completion.chunk",
+        "choices": [],
+        "usage": {**counts, **details},
+    }
 
 
 def sse(*events: Any) -> bytes:
@@ -73,10 +82,14 @@ def sse(*events: Any) -> bytes:
 
 def head(status: str = "200 OK", content_type: str = "text/event-stream", *lines: str) -> bytes:
     """Return a response's head."""
-    return "\r\n".join([f"HTTP/1.1 {status}", f"Content-Type: {content_type}", *lines, "", ""]).encode()
+    return "\r\n".join(
+        [f"HTTP/1.1 {status}", f"Content-Type: {content_type}", *lines, "", ""]
+    ).encode()
 
 
-def whole(body: bytes, status: str = "200 OK", content_type: str = "text/event-stream", *lines: str) -> bytes:
+def whole(
+    body: bytes, status: str = "200 OK", content_type: str = "text/event-stream", *lines: str
+) -> bytes:
     """Return a response with its length."""
     return head(status, content_type, f"Content-Length: {len(body)}", *lines) + body
 
@@ -105,7 +118,10 @@ def streams(*texts: str, pause_s: float = 0.0, reason: str = "stop") -> Behaviou
     """Return a behaviour that streams a chat answer in these chunks, with usage, as a chunked body."""
     events = [chunk(role="assistant", content=""), *(chunk(content=text) for text in texts)]
     ends = sse(finish(reason), usage(completion=len(texts)), "[DONE]")
-    pieces = [head("200 OK", "text/event-stream", "Transfer-Encoding: chunked") + http_chunk(sse(events[0]))]
+    pieces = [
+        head("200 OK", "text/event-stream", "Transfer-Encoding: chunked")
+        + http_chunk(sse(events[0]))
+    ]
     pieces += [http_chunk(sse(event)) for event in events[1:]]
     return sends(*pieces, http_chunk(ends) + b"0\r\n\r\n", pause_s=pause_s)
 
@@ -137,7 +153,9 @@ class ScriptedServer:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 24))
+        server = self._loop.run_until_complete(
+            asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 24)
+        )
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         self._loop.run_forever()
@@ -166,19 +184,33 @@ class ScriptedServer:
         except asyncio.IncompleteReadError:
             return None
         method, path, _ = lines[0].split(" ", 2)
-        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:-2])}
+        headers = {
+            name.lower(): value.strip()
+            for name, _, value in (line.partition(":") for line in lines[1:-2])
+        }
         body = await reader.readexactly(int(headers.get("content-length", "0")))
         return Request(method, path, headers, body)
 
     async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> None:
         if self.passes_test and request.method == "GET":
-            models = {"object": "list", "data": [{"id": MODEL, "object": "model", "created": 1, "owned_by": "t"}]}
+            models = {
+                "object": "list",
+                "data": [{"id": MODEL, "object": "model", "created": 1, "owned_by": "t"}],
+            }
             writer.write(whole(json.dumps(models).encode(), content_type="application/json"))
         elif self.passes_test and b"Say: ok" in request.body:
             message = {"role": "assistant", "content": "ok"}
             choices = [{"index": 0, "message": message, "text": "ok", "finish_reason": "stop"}]
-            answer = {"id": "t", "object": "chat.completion", "created": 1, "model": MODEL, "choices": choices}
-            answer["output"] = [{"type": "message", "content": [{"type": "output_text", "text": "ok"}]}]
+            answer = {
+                "id": "t",
+                "object": "chat.completion",
+                "created": 1,
+                "model": MODEL,
+                "choices": choices,
+            }
+            answer["output"] = [
+                {"type": "message", "content": [{"type": "output_text", "text": "ok"}]}
+            ]
             writer.write(whole(json.dumps(answer).encode(), content_type="application/json"))
         else:
             request.number = len(self.requests)
@@ -194,7 +226,7 @@ class ScriptedServer:
 @pytest.fixture(autouse=True)
 def no_full_collections(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the collection before each run, which takes long in a process as large as pytest's."""
-    monkeypatch.setattr(st, "still_collector", contextlib.nullcontext)
+    monkeypatch.setattr(st, "gc_paused", contextlib.nullcontext)
 
 
 @pytest.fixture
@@ -241,7 +273,11 @@ class Project:
     def run(self, *arguments: str, env: dict[str, str] | None = None) -> Finished:
         """Run the program in this folder to its end, in this process: much faster."""
         out, err = io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
             patch.chdir(self.folder)
             for name, value in (env or {}).items():
                 patch.setenv(name, value)
@@ -250,7 +286,9 @@ class Project:
 
     def results(self, name: str = "run") -> dict[str, Any]:
         path = self.folder / "results" / f"{name}.json"
-        assert st.verify_run(st.load_results(path)) == [], "every results file that a test makes can be recomputed"
+        assert st.verify_run(st.load_results(path)) == [], (
+            "every results file that a test makes can be recomputed"
+        )
         data = json.loads(path.read_bytes())
         assert isinstance(data, dict)
         return data
@@ -261,7 +299,11 @@ class Project:
     @property
     def files(self) -> list[str]:
         """Everything that lies in the folder, but the two input files."""
-        paths = (path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if not path.is_dir())
+        paths = (
+            path.relative_to(self.folder).as_posix()
+            for path in self.folder.rglob("*")
+            if not path.is_dir()
+        )
         return sorted(path for path in paths if path not in ("config.json", "questions.json"))
 
 
@@ -289,17 +331,23 @@ async def ask_each(
     made = st.Config.model_validate({"server": url, "model": MODEL, "timeout": 5, **config})
     target = st.resolve_target(made, os.environ)
     asked = [
-        st.Question.model_validate({"id": f"q{place}", **({"question": entry} if isinstance(entry, str) else entry)})
+        st.Question.model_validate(
+            {"id": f"q{place}", **({"question": entry} if isinstance(entry, str) else entry)}
+        )
         for place, entry in enumerate(questions)
     ]
     results: list[st.Result] = []
     async with st.open_session(made, target) as session:
-        wire = st.Wire(session, made, target)
+        client = st.Client(session, made, target)
 
-        async def send(ask: st.Ask, messages: list[dict[str, str]], release: Callable[[], None]) -> st.Result:
-            return await st.send_question(wire, ask, messages, release)
+        async def send(
+            ask: st.PlannedRequest, messages: list[dict[str, str]], release: Callable[[], None]
+        ) -> st.Result:
+            return await st.send_question(client, ask, messages, release)
 
-        load = await st.process_questions(made, asked, send, results.append, st.Interrupt(), st.Load(wire.start_ns))
+        load = await st.process_questions(
+            made, asked, send, results.append, st.StopSignal(), st.Load(client.start_ns)
+        )
     return sorted(results, key=lambda result: (result.index, result.turn)), load
 
 

@@ -29,7 +29,9 @@ async def load(url: str, concurrent: int, requests: int) -> dict[str, float]:
     body, reads = json.dumps(REQUEST).encode(), 0
     semaphore = asyncio.Semaphore(concurrent)
     headers = {"Content-Type": "application/json"}
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=concurrent), headers=headers) as session:
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=concurrent), headers=headers
+    ) as session:
 
         async def one() -> None:
             nonlocal reads
@@ -42,7 +44,11 @@ async def load(url: str, concurrent: int, requests: int) -> dict[str, float]:
         gc.disable()  # as the program does it
         start, cpu = time.perf_counter(), time.process_time()
         await asyncio.gather(*[one() for _ in range(requests)])
-        cost = {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - start, "reads": reads}
+        cost = {
+            "cpu_s": time.process_time() - cpu,
+            "wall_s": time.perf_counter() - start,
+            "reads": reads,
+        }
         gc.enable()
     return cost
 

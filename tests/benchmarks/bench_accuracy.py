@@ -45,7 +45,7 @@ FIGURES = ("TTFT p50", "TTFT p99", "ITL mean", "E2E p50", "E2E p99")
 
 
 @dataclasses.dataclass
-class Run:
+class SavedRun:
     """One run: what was reported, and what was true."""
 
     outcome: bench.Outcome
@@ -55,12 +55,16 @@ class Run:
     def reported(self) -> dict[str, float]:
         """Return the program's figures, computed anew from its records."""
         gaps = [gap for result in self.results for gap in result["chunk_ms"]]
-        return summary([r["ttft_ms"] for r in self.results], gaps, [r["time"] for r in self.results])
+        return summary(
+            [r["ttft_ms"] for r in self.results], gaps, [r["time"] for r in self.results]
+        )
 
     def true(self) -> dict[str, float]:
         """Return the same figures from the server's log."""
         truths = [truth for truth in self.truths if truth.how == "ok"]
-        return summary([t.ttft_ms for t in truths], [t.itl_ms for t in truths], [t.e2e_ms for t in truths])
+        return summary(
+            [t.ttft_ms for t in truths], [t.itl_ms for t in truths], [t.e2e_ms for t in truths]
+        )
 
     def errors(self, what: str) -> list[float]:
         """Return each request's error in ms; none where the server's log does not say which request was which."""
@@ -78,7 +82,11 @@ class Run:
 def summary(ttft: Sequence[float], itl: Sequence[float], e2e: Sequence[float]) -> dict[str, float]:
     """Return the figures that are compared."""
     values = [bench.percentile(ttft, 0.5), bench.percentile(ttft, 0.99), statistics.fmean(itl)]
-    return dict(zip(FIGURES, [*values, bench.percentile(e2e, 0.5), bench.percentile(e2e, 0.99)], strict=True))
+    return dict(
+        zip(
+            FIGURES, [*values, bench.percentile(e2e, 0.5), bench.percentile(e2e, 0.99)], strict=True
+        )
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,28 +101,42 @@ def measure(options: Any, folder: Path) -> Iterator[bench.Target]:
         figures, verdicts = bench.Figures(), list[str]()
         for _ in range(options.runs):
             run = run_load(
-                dataclasses.replace(load, requests=load.requests // 3) if options.quick else load, options, folder
+                dataclasses.replace(load, requests=load.requests // 3) if options.quick else load,
+                options,
+                folder,
             )
             verdicts.append(run.outcome.verdict)
             add_figures(run, figures)
         title = f"{load.name}: {load.concurrent} streams, {bench.settings_text(load.server)}"
-        header = ("ms", "reported", "truth", "difference", "over the runs", "each request: p50", "p99 of its size")
+        header = (
+            "ms",
+            "reported",
+            "truth",
+            "difference",
+            "over the runs",
+            "each request: p50",
+            "p99 of its size",
+        )
         bench.print_table(title, header, rows(figures))
         print(f"  verdicts: {', '.join(verdicts)}")
-        print(f"  tokens/s {figures['tokens/s'].median:,.0f}, client CPU {figures['cpu'].median:.0%} of a core\n")
+        print(
+            f"  tokens/s {figures['tokens/s'].median:,.0f}, client CPU {figures['cpu'].median:.0%} of a core\n"
+        )
         yield from targets(load, figures, verdicts)
 
 
-def run_load(load: Load, options: Any, folder: Path) -> Run:
+def run_load(load: Load, options: Any, folder: Path) -> SavedRun:
     """Run the program once against the server."""
     questions = [f"This is question {place}" for place in range(load.requests)]
     with bench.TruthServer(options, folder, load.server) as server:
-        outcome = bench.run_program(server.base, folder, questions, concurrent=load.concurrent, questions="all")
+        outcome = bench.run_program(
+            server.base, folder, questions, concurrent=load.concurrent, questions="all"
+        )
     results = [result for result in outcome.results() if result["status"] == "ok"]
-    return Run(outcome, results, server.requests())
+    return SavedRun(outcome, results, server.requests())
 
 
-def add_figures(run: Run, figures: bench.Figures) -> None:
+def add_figures(run: SavedRun, figures: bench.Figures) -> None:
     """Add a run's figures."""
     reported, true = run.reported(), run.true()
     for name in FIGURES:
@@ -127,14 +149,20 @@ def add_figures(run: Run, figures: bench.Figures) -> None:
             figures.add(what, "error p99", value=bench.percentile(map(abs, errors), 0.99))
     figures.add("tokens/s", value=run.outcome.aggregate["tokens_per_s"])
     figures.add("cpu", value=run.outcome.meta["client"]["cpu_share"])
-    figures.add("uncounted", value=sum(t.sent for t in run.truths) - sum(r["token"] for r in run.results))
-    figures.add("chunks", value=sum(t.sent for t in run.truths) - sum(r["chunks"] for r in run.results))
+    figures.add(
+        "uncounted", value=sum(t.sent for t in run.truths) - sum(r["token"] for r in run.results)
+    )
+    figures.add(
+        "chunks", value=sum(t.sent for t in run.truths) - sum(r["chunks"] for r in run.results)
+    )
 
 
 def rows(figures: bench.Figures) -> Iterator[tuple[str, ...]]:
     """Yield a row a figure; the errors of single requests stand at the medians."""
     for name in FIGURES:
-        reported, true, difference = (figures[name, kind] for kind in ("reported", "truth", "difference"))
+        reported, true, difference = (
+            figures[name, kind] for kind in ("reported", "truth", "difference")
+        )
         single = ["", ""]
         what = name.removesuffix(" p50")
         if (what, "error p50") in figures:
@@ -146,17 +174,26 @@ def rows(figures: bench.Figures) -> Iterator[tuple[str, ...]]:
 def targets(load: Load, figures: bench.Figures, verdicts: Sequence[str]) -> Iterator[bench.Target]:
     """Yield what the load is to reach: limits, or a run that says itself that it was too much."""
     for name, limit in load.limits.items():
-        yield bench.at_most(f"{load.name}: {name} off by, ms", figures[name, "difference"], limit, 3)
+        yield bench.at_most(
+            f"{load.name}: {name} off by, ms", figures[name, "difference"], limit, 3
+        )
     for what in ("uncounted", "chunks"):
         yield bench.at_most(f"{load.name}: tokens lost ({what})", figures[what], 0, 0)
     if load.limits:
         return
     yield bench.at_least(f"{load.name}: tokens/s", figures["tokens/s"], 75_000)
     off = [
-        max(map(abs, pair)) for pair in zip(*(figures[name, "difference"].values for name in FIGURES[:2]), strict=True)
+        max(map(abs, pair))
+        for pair in zip(*(figures[name, "difference"].values for name in FIGURES[:2]), strict=True)
     ]
-    honest = all(error <= 5 or not verdict.startswith("VALID") for error, verdict in zip(off, verdicts, strict=True))
-    said = " / ".join(f"{error:.1f} ms: {verdict.split()[0]}" for error, verdict in zip(off, verdicts, strict=True))
+    honest = all(
+        error <= 5 or not verdict.startswith("VALID")
+        for error, verdict in zip(off, verdicts, strict=True)
+    )
+    said = " / ".join(
+        f"{error:.1f} ms: {verdict.split()[0]}"
+        for error, verdict in zip(off, verdicts, strict=True)
+    )
     yield bench.Target(f"{load.name}: TTFT off by > 5 ms is not VALID", "each run", honest, said)
 
 

@@ -35,7 +35,14 @@ class Load:
 
 
 LOADS = (
-    Load("light, a token a read", 50, (800, 200), (20, 200), {"ttft": 20, "itl": 10, "jitter": 0.5}, 8),
+    Load(
+        "light, a token a read",
+        50,
+        (800, 200),
+        (20, 200),
+        {"ttft": 20, "itl": 10, "jitter": 0.5},
+        8,
+    ),
     Load("burst, as fast as it goes", 50, (4000, 2000), (20, 200), {"ttft": 0, "itl": 0}, 4),
     Load("500 streams, 100,000 tokens/s", 500, (10000, 5000), (20, 100), {"ttft": 20, "itl": 4}, 5),
 )
@@ -64,14 +71,24 @@ def measure(options: Any, folder: Path) -> Iterator[bench.Target]:
             for client in CLIENTS:
                 run_client(client, small(load) if options.quick else load, options, folder, figures)
         title = f"{load.name}: {load.concurrent} streams, {bench.settings_text(load.server)} n={load.lengths}"
-        header = ("client", "us/token", "× bare", "us/request", "× bare", "tokens/s", "us/token over the runs")
+        header = (
+            "client",
+            "us/token",
+            "× bare",
+            "us/request",
+            "× bare",
+            "tokens/s",
+            "us/token over the runs",
+        )
         bench.print_table(title, header, rows(figures))
         yield from targets(load, figures)
 
 
 def small(load: Load) -> Load:
     """Return the load for a quick look."""
-    return dataclasses.replace(load, requests=(load.requests[0] // 4, load.requests[1] // 4), wrk_s=3)
+    return dataclasses.replace(
+        load, requests=(load.requests[0] // 4, load.requests[1] // 4), wrk_s=3
+    )
 
 
 def run_client(client: str, load: Load, options: Any, folder: Path, figures: bench.Figures) -> None:
@@ -85,8 +102,14 @@ def run_client(client: str, load: Load, options: Any, folder: Path, figures: ben
     figures.add(client, "us/request", value=request_s * 1e6)
     figures.add(client, "tokens/s", value=long.tokens / long.cost.wall_s)
     if client != "bare":
-        figures.add(client, "token ratio", value=token_s * 1e6 / figures["bare", "us/token"].values[-1])
-        figures.add(client, "request ratio", value=request_s * 1e6 / figures["bare", "us/request"].values[-1])
+        figures.add(
+            client, "token ratio", value=token_s * 1e6 / figures["bare", "us/token"].values[-1]
+        )
+        figures.add(
+            client,
+            "request ratio",
+            value=request_s * 1e6 / figures["bare", "us/request"].values[-1],
+        )
 
 
 def run_length(client: str, load: Load, place: int, options: Any, folder: Path) -> Sample | None:
@@ -99,7 +122,9 @@ def run_length(client: str, load: Load, place: int, options: Any, folder: Path) 
         elif client == "wrk":
             cost = bench.run_wrk(server.base, folder, load.concurrent, load.wrk_s)
         else:
-            cost = bench.run_program(server.base, folder, concurrent=load.concurrent, questions=requests).cost
+            cost = bench.run_program(
+                server.base, folder, concurrent=load.concurrent, questions=requests
+            ).cost
     truths = server.requests()
     return None if cost is None else Sample(len(truths), sum(truth.sent for truth in truths), cost)
 
@@ -119,10 +144,20 @@ def rows(figures: bench.Figures) -> Iterator[tuple[str, ...]]:
             continue
         ratios = ["1", "1"]
         if client != "bare":
-            ratios = [f"{figures[client, f'{what} ratio'].median:.2f}" for what in ("token", "request")]
+            ratios = [
+                f"{figures[client, f'{what} ratio'].median:.2f}" for what in ("token", "request")
+            ]
         token, request = figures[client, "us/token"], figures[client, "us/request"]
         speed = f"{figures[client, 'tokens/s'].median:,.0f}"
-        yield client, f"{token.median:.2f}", ratios[0], f"{request.median:.0f}", ratios[1], speed, token.spread()
+        yield (
+            client,
+            f"{token.median:.2f}",
+            ratios[0],
+            f"{request.median:.0f}",
+            ratios[1],
+            speed,
+            token.spread(),
+        )
 
 
 def targets(load: Load, figures: bench.Figures) -> Iterator[bench.Target]:

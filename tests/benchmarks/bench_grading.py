@@ -43,10 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def labelled() -> list[tuple[st.Question, str]]:
     """Return the labelled answers, but those of code, and those that are there to use up a time limit."""
-    entries = json.loads((ROOT / "tests" / "data" / "graded_answers.json").read_text(encoding="utf-8"))
+    entries = json.loads(
+        (ROOT / "tests" / "data" / "graded_answers.json").read_text(encoding="utf-8")
+    )
     keys = ("grader", "expected", "tolerance", "threshold")
     return [
-        (st.Question(id="q", question="?", **{key: entry[key] for key in keys if key in entry}), entry["answer"])
+        (
+            st.Question(id="q", question="?", **{key: entry[key] for key in keys if key in entry}),
+            entry["answer"],
+        )
         for entry in entries
         if entry["grader"] != "code" and entry["kind"] != "catastrophic"
     ]

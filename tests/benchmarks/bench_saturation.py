@@ -18,7 +18,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.benchmarks import harness as bench
 
 CONCURRENT = 200
-SERVER = {"ttft": 100.0, "itl": 20.0, "n": 64, "jitter": 0.2}  # a third of a core, when there is a whole one
+SERVER = {
+    "ttft": 100.0,
+    "itl": 20.0,
+    "n": 64,
+    "jitter": 0.2,
+}  # a third of a core, when there is a whole one
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,15 +40,35 @@ def measure(options: Any, folder: Path) -> Iterator[bench.Target]:
             outcome, ttft_ms = run(options, folder)
             lag, cpu = outcome.meta["client"]["loop_lag_ms"], outcome.meta["client"]["cpu_share"]
             reported = outcome.aggregate["ttft_ms"]["p50"]
-            times = (f"{lag['p50']:.2f}", f"{lag['p95']:.2f}", f"{cpu:.0%}", f"{reported:.1f}", f"{ttft_ms:.1f}")
+            times = (
+                f"{lag['p50']:.2f}",
+                f"{lag['p95']:.2f}",
+                f"{cpu:.0%}",
+                f"{reported:.1f}",
+                f"{ttft_ms:.1f}",
+            )
             table.append((f"{name}, run {place + 1}", *times, outcome.verdict, str(outcome.code)))
             verdicts.setdefault(name, []).append(outcome.verdict)
-    header = ("client", "lag p50, ms", "lag p95", "CPU", "TTFT p50", "truth", "verdict", "exit code")
+    header = (
+        "client",
+        "lag p50, ms",
+        "lag p95",
+        "CPU",
+        "TTFT p50",
+        "truth",
+        "verdict",
+        "exit code",
+    )
     bench.print_table(f"{CONCURRENT} streams, {bench.settings_text(SERVER)}", header, table)
     valid = all(verdict == "VALID" for verdict in verdicts["with room"])
-    caught = all(verdict.startswith("INVALID") and "client_saturated" in verdict for verdict in verdicts["starved"])
+    caught = all(
+        verdict.startswith("INVALID") and "client_saturated" in verdict
+        for verdict in verdicts["starved"]
+    )
     yield bench.Target("with room", "VALID", valid, " / ".join(verdicts["with room"]))
-    yield bench.Target("starved", "INVALID client_saturated", caught, " / ".join(verdicts["starved"]))
+    yield bench.Target(
+        "starved", "INVALID client_saturated", caught, " / ".join(verdicts["starved"])
+    )
 
 
 def free_run(options: Any, folder: Path) -> tuple[bench.Outcome, float]:
@@ -55,7 +80,9 @@ def starved_run(options: Any, folder: Path) -> tuple[bench.Outcome, float]:
     """Run on one core, which a busy loop has too; the server keeps the others."""
     cores = sorted(os.sched_getaffinity(0))
     with busy_loop(cores[-1]):
-        return run_load(options, folder, lambda pid: os.sched_setaffinity(pid, {cores[-1]}), set(cores[:-1]))
+        return run_load(
+            options, folder, lambda pid: os.sched_setaffinity(pid, {cores[-1]}), set(cores[:-1])
+        )
 
 
 def run_load(
@@ -66,7 +93,9 @@ def run_load(
     with bench.TruthServer(options, folder, SERVER) as server:
         if server_cores:
             os.sched_setaffinity(server.process.pid, server_cores)
-        outcome = bench.run_program(server.base, folder, started=started, concurrent=CONCURRENT, questions=requests)
+        outcome = bench.run_program(
+            server.base, folder, started=started, concurrent=CONCURRENT, questions=requests
+        )
     return outcome, bench.percentile((truth.ttft_ms for truth in server.requests()), 0.5)
 
 

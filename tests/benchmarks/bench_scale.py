@@ -43,7 +43,11 @@ class Memory:
             size = self.journal.stat().st_size if self.journal.exists() else 0
         except OSError:
             return
-        own = [int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("RssAnon")]
+        own = [
+            int(line.split()[1]) / 1024
+            for line in status.splitlines()
+            if line.startswith("RssAnon")
+        ]
         if own:
             self.peak_own_mb = max(self.peak_own_mb, own[0])
             self.samples.append((size, own[0]))
@@ -60,7 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def extend(parser: Any) -> None:
         parser.add_argument(
-            "--million", action="store_true", help="also 1,000,000 requests: some minutes, 2 GB of disk"
+            "--million",
+            action="store_true",
+            help="also 1,000,000 requests: some minutes, 2 GB of disk",
         )
 
     options = bench.options_of(__doc__, argv, extend)
@@ -97,7 +103,12 @@ def run_size(requests: int, options: Any, folder: Path, figures: bench.Figures) 
     memory = Memory(folder / "results" / "bench.journal")
     with bench.TruthServer(options, folder, {"ttft": 0, "itl": 0, "n": 1}, log=False) as server:
         outcome = bench.run_program(
-            server.base, folder, watch=memory.watch, concurrent=50, questions=requests, record_chunk_times=False
+            server.base,
+            folder,
+            watch=memory.watch,
+            concurrent=50,
+            questions=requests,
+            record_chunk_times=False,
         )
     steps = list(memory.steps(requests, max(requests // 10, 1)))
     load_s, name = outcome.cost.wall_s, str(requests)

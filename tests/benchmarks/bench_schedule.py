@@ -21,7 +21,10 @@ from tests.benchmarks import harness as bench
 CONCURRENT = 50
 RATE = 500
 STALL_S = 1.4
-STALL_RATE, STALL_CAP = 200, 8  # 8 of 1000 requests meet the stall in flight: too few for p99 from sent to show it
+STALL_RATE, STALL_CAP = (
+    200,
+    8,
+)  # 8 of 1000 requests meet the stall in flight: too few for p99 from sent to show it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,9 +44,14 @@ def closed_loop(options: Any, folder: Path) -> Iterator[bench.Target]:
     """Hold the wall time of N requests of one service time against N × T / concurrent."""
     figures, requests = bench.Figures(), 500 if options.quick else 2000
     for _ in range(options.runs):
-        for name, work in {"T = 100 ms": {"ttft": 100.0, "n": 1}, "T = 200 ms, 20 tokens": TWENTY_TOKENS}.items():
+        for name, work in {
+            "T = 100 ms": {"ttft": 100.0, "n": 1},
+            "T = 200 ms, 20 tokens": TWENTY_TOKENS,
+        }.items():
             with bench.TruthServer(options, folder, work) as server:
-                outcome = bench.run_program(server.base, folder, concurrent=CONCURRENT, questions=requests)
+                outcome = bench.run_program(
+                    server.base, folder, concurrent=CONCURRENT, questions=requests
+                )
             service_ms = statistics.fmean(truth.e2e_ms for truth in server.requests()[-requests:])
             ideal_ms = requests * service_ms / CONCURRENT
             figures.add(name, "served", value=service_ms)
@@ -59,7 +67,14 @@ def closed_loop(options: Any, folder: Path) -> Iterator[bench.Target]:
         )
         for name in names
     ]
-    header = ("service time", "T served, ms", "N × T / concurrent, ms", "wall time, ms", "ratio", "over the runs")
+    header = (
+        "service time",
+        "T served, ms",
+        "N × T / concurrent, ms",
+        "wall time, ms",
+        "ratio",
+        "over the runs",
+    )
     bench.print_table(f"closed loop: {requests} requests, {CONCURRENT} at once", header, table)
     for name in names:
         yield bench.at_most(f"closed loop, {name}: wall / ideal", figures[name, "ratio"], 1.02, 4)
@@ -80,10 +95,18 @@ def open_loop(options: Any, folder: Path) -> Iterator[bench.Target]:
         for arrival in ("constant", "poisson"):
             with bench.TruthServer(options, folder, {"ttft": 20, "itl": 5, "n": 5}) as server:
                 outcome = bench.run_program(
-                    server.base, folder, concurrent=200, questions=RATE * seconds, rate=RATE, arrival=arrival, seed=1
+                    server.base,
+                    folder,
+                    concurrent=200,
+                    questions=RATE * seconds,
+                    rate=RATE,
+                    arrival=arrival,
+                    seed=1,
                 )
             results = outcome.results()
-            asked, sent = (rate_of([result[key] for result in results]) for key in ("scheduled_ms", "sent_ms"))
+            asked, sent = (
+                rate_of([result[key] for result in results]) for key in ("scheduled_ms", "sent_ms")
+            )
             arrived = rate_of([truth.recv / 1e6 for truth in server.requests()])
             lags = [result["queue_ms"] for result in results]
             for kind, value in {"asked": asked, "sent": sent, "arrived": arrived}.items():
@@ -93,7 +116,11 @@ def open_loop(options: Any, folder: Path) -> Iterator[bench.Target]:
                 figures.add(arrival, kind, value=bench.percentile(lags, share))
     columns = ("asked", "sent", "arrived", "off", "p50", "p99", "max")
     table = [
-        (arrival, *(f"{figures[arrival, kind].median:.3f}" for kind in columns), figures[arrival, "p99"].spread(3))
+        (
+            arrival,
+            *(f"{figures[arrival, kind].median:.3f}" for kind in columns),
+            figures[arrival, "p99"].spread(3),
+        )
         for arrival in ("constant", "poisson")
     ]
     header = (
@@ -109,8 +136,12 @@ def open_loop(options: Any, folder: Path) -> Iterator[bench.Target]:
     )
     bench.print_table(f"open loop: {RATE} requests/s for {seconds} s", header, table)
     for arrival in ("constant", "poisson"):
-        yield bench.at_most(f"open loop, {arrival}: rate off by, %", figures[arrival, "off"], 0.5, 3)
-        yield bench.at_most(f"open loop, {arrival}: send lag p99, ms", figures[arrival, "p99"], 2.0, 3)
+        yield bench.at_most(
+            f"open loop, {arrival}: rate off by, %", figures[arrival, "off"], 0.5, 3
+        )
+        yield bench.at_most(
+            f"open loop, {arrival}: send lag p99, ms", figures[arrival, "p99"], 2.0, 3
+        )
 
 
 def rate_of(times_ms: Sequence[float]) -> float:
@@ -123,22 +154,42 @@ def stall(options: Any, folder: Path) -> Iterator[bench.Target]:
     figures = bench.Figures()
     own_server = argparse.Namespace(server=None)
     for _ in range(options.runs):
-        settings: dict[str, dict[str, bench.Setting]] = {"no stall": {}, "stall": {"stall": f"2:{STALL_S}"}}
+        settings: dict[str, dict[str, bench.Setting]] = {
+            "no stall": {},
+            "stall": {"stall": f"2:{STALL_S}"},
+        }
         for name, setting in settings.items():
-            with bench.TruthServer(own_server, folder, {"ttft": 10, "itl": 2, "n": 4, **setting}) as server:
+            with bench.TruthServer(
+                own_server, folder, {"ttft": 10, "itl": 2, "n": 4, **setting}
+            ) as server:
                 outcome = bench.run_program(
-                    server.base, folder, concurrent=STALL_CAP, questions=1000, rate=STALL_RATE, arrival="constant"
+                    server.base,
+                    folder,
+                    concurrent=STALL_CAP,
+                    questions=1000,
+                    rate=STALL_RATE,
+                    arrival="constant",
                 )
             for kind in ("e2e_ms", "scheduled_e2e_ms"):
                 figures.add(name, kind, value=outcome.aggregate[kind]["p99"])
             figures.add(name, "max", value=outcome.aggregate["scheduled_e2e_ms"]["max"])
     table = [
-        (name, *(f"{figures[name, kind].median:.1f}" for kind in ("e2e_ms", "scheduled_e2e_ms", "max")))
+        (
+            name,
+            *(
+                f"{figures[name, kind].median:.1f}"
+                for kind in ("e2e_ms", "scheduled_e2e_ms", "max")
+            ),
+        )
         for name in ("no stall", "stall")
     ]
     title = f"a stall of {STALL_S} s: 1000 requests at {STALL_RATE}/s, at most {STALL_CAP} at once"
-    bench.print_table(title, ("E2E, ms", "p99 from sent", "p99 from scheduled", "max from scheduled"), table)
-    yield bench.at_least("stall: p99 from scheduled, ms", figures["stall", "scheduled_e2e_ms"], STALL_S * 1e3 * 0.95)
+    bench.print_table(
+        title, ("E2E, ms", "p99 from sent", "p99 from scheduled", "max from scheduled"), table
+    )
+    yield bench.at_least(
+        "stall: p99 from scheduled, ms", figures["stall", "scheduled_e2e_ms"], STALL_S * 1e3 * 0.95
+    )
 
 
 if __name__ == "__main__":

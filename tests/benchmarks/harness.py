@@ -28,12 +28,22 @@ LIMIT_S = 1800.0  # no single load takes longer
 Setting = float | str
 
 
-def options_of(doc: str | None, argv: Sequence[str] | None, extend: Callable[[Any], None] = lambda _: None) -> Any:
+def options_of(
+    doc: str | None, argv: Sequence[str] | None, extend: Callable[[Any], None] = lambda _: None
+) -> Any:
     """Return the options that all benchmarks have, and those that `extend` adds to the parser."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--server", type=Path, metavar="PATH", help="another ground-truth server, same command line")
-    parser.add_argument("--runs", type=int, default=3, metavar="N", help="measure so often (default 3)")
-    parser.add_argument("--quick", action="store_true", help="smaller loads and one run, to see that it works")
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--server", type=Path, metavar="PATH", help="another ground-truth server, same command line"
+    )
+    parser.add_argument(
+        "--runs", type=int, default=3, metavar="N", help="measure so often (default 3)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="smaller loads and one run, to see that it works"
+    )
     extend(parser)
     options = parser.parse_args(argv)
     if options.quick:
@@ -53,7 +63,11 @@ def run_all(doc: str, body: Callable[[Path], Iterable[Target]]) -> int:
     print(f"{doc.splitlines()[0]}\n{machine()}\n", flush=True)
     with work_folder() as folder:
         targets = list(body(folder))
-    print_table("targets", ("target", "limit", "measured", "spread", "met"), [target.row() for target in targets])
+    print_table(
+        "targets",
+        ("target", "limit", "measured", "spread", "met"),
+        [target.row() for target in targets],
+    )
     return 0 if all(target.met for target in targets) else 1
 
 
@@ -62,7 +76,10 @@ def machine() -> str:
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+        model = next(
+            (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+            model,
+        )
     usable = len(os.sched_getaffinity(0))
     python = f"{platform.python_implementation()} {platform.python_version()}"
     busy = f"load average before: {os.getloadavg()[0]:.2f}"
@@ -102,24 +119,37 @@ class Truth(NamedTuple):
 class TruthServer:
     """A ground-truth server in a process of its own, ended with the block; then its log can be read."""
 
-    def __init__(self, options: Any, folder: Path, settings: Mapping[str, Setting], *, log: bool = True) -> None:
+    def __init__(
+        self, options: Any, folder: Path, settings: Mapping[str, Setting], *, log: bool = True
+    ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.base = f"http://127.0.0.1:{self.port}/v1"
         self.log = folder / f"truth_{self.port}.jsonl" if log else None
-        given = [str(options.server)] if options.server else [sys.executable, str(HERE / "truth_server.py")]
+        given = (
+            [str(options.server)]
+            if options.server
+            else [sys.executable, str(HERE / "truth_server.py")]
+        )
         arguments = [f"{key}={value}" for key, value in settings.items()]
         self._command = [*given, str(self.port), str(self.log or "-"), *arguments]
 
     def __enter__(self) -> Self:
-        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        self.process = subprocess.Popen(
+            self._command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
         end = time.monotonic() + 10
         while time.monotonic() < end and self.process.poll() is None:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(("127.0.0.1", self.port), 1),
+            ):
                 return self
             time.sleep(0.02)
         self.__exit__()
-        raise RuntimeError(f"{self._command} does not serve: {self.process.stderr and self.process.stderr.read()!r}")
+        raise RuntimeError(
+            f"{self._command} does not serve: {self.process.stderr and self.process.stderr.read()!r}"
+        )
 
     def __exit__(self, *exc_info: object) -> None:
         self.process.terminate()
@@ -135,7 +165,10 @@ class TruthServer:
             return []
         records = [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
         fields = [name for name in Truth._fields if name != "tag"]
-        truths = [Truth(**{name: record[name] for name in fields}, tag=record.get("tag")) for record in records]
+        truths = [
+            Truth(**{name: record[name] for name in fields}, tag=record.get("tag"))
+            for record in records
+        ]
         several = any(truth.total > 1 for truth in truths)
         return sorted(truth for truth in truths if truth.total > 1 or not several)
 
@@ -201,7 +234,15 @@ def run_program(
     (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
     files = ["-c", str(folder / "config.json"), "-q", str(folder / "questions.json")]
     folders = ["--results-dir", str(folder / "results"), "--log-dir", str(folder / "logs")]
-    command = [sys.executable, str(ROOT / "llm_stresstest.py"), "bench", *files, *folders, "--overwrite", "--quiet"]
+    command = [
+        sys.executable,
+        str(ROOT / "llm_stresstest.py"),
+        "bench",
+        *files,
+        *folders,
+        "--overwrite",
+        "--quiet",
+    ]
     start = time.monotonic()
     with (folder / "stderr").open("wb") as stderr:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr)
@@ -210,12 +251,18 @@ def run_program(
     wall_s, exited = time.monotonic() - start, time.time()
     path = folder / "results" / "bench.json"
     if process.returncode not in (0, 1):
-        raise RuntimeError(f"exit code {process.returncode}: {(folder / 'stderr').read_text(encoding='utf-8')}")
+        raise RuntimeError(
+            f"exit code {process.returncode}: {(folder / 'stderr').read_text(encoding='utf-8')}"
+        )
     meta, aggregate = read_parts(path)
-    return Outcome(process.returncode, wall_s, exited, usage.ru_maxrss / 1024, meta, aggregate, path)
+    return Outcome(
+        process.returncode, wall_s, exited, usage.ru_maxrss / 1024, meta, aggregate, path
+    )
 
 
-def wait_for(process: subprocess.Popen[bytes], watch: Callable[[int], None] = lambda _pid: None) -> Any:
+def wait_for(
+    process: subprocess.Popen[bytes], watch: Callable[[int], None] = lambda _pid: None
+) -> Any:
     """Wait until the process ends and return its resource usage; kill it when it takes too long."""
     end = time.monotonic() + LIMIT_S
     while True:
@@ -241,7 +288,13 @@ def read_parts(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def run_bare(base: str, concurrent: int, requests: int) -> Cost:
     """Run the bare aiohttp loop."""
-    command = [sys.executable, str(HERE / "bare_client.py"), f"{base}/chat/completions", str(concurrent), str(requests)]
+    command = [
+        sys.executable,
+        str(HERE / "bare_client.py"),
+        f"{base}/chat/completions",
+        str(concurrent),
+        str(requests),
+    ]
     done = subprocess.run(command, capture_output=True, timeout=LIMIT_S, check=True)
     return Cost(**json.loads(done.stdout))
 
@@ -251,11 +304,24 @@ def run_wrk(base: str, folder: Path, concurrent: int, seconds: int) -> Cost | No
     wrk = shutil.which("wrk")
     if wrk is None:
         return None
-    body = {"model": "truth", "messages": [{"role": "user", "content": "What is it?"}], "max_tokens": 512}
+    body = {
+        "model": "truth",
+        "messages": [{"role": "user", "content": "What is it?"}],
+        "max_tokens": 512,
+    }
     text = json.dumps({**body, "stream": True, "stream_options": {"include_usage": True}})
     lua = f"wrk.method = 'POST'\nwrk.body = '{text}'\nwrk.headers['Content-Type'] = 'application/json'\n"
     (folder / "post.lua").write_text(lua, encoding="utf-8")
-    command = [wrk, "-t1", f"-c{concurrent}", f"-d{seconds}s", "--timeout", "60s", "-s", str(folder / "post.lua")]
+    command = [
+        wrk,
+        "-t1",
+        f"-c{concurrent}",
+        f"-d{seconds}s",
+        "--timeout",
+        "60s",
+        "-s",
+        str(folder / "post.lua"),
+    ]
     start = time.monotonic()
     process = subprocess.Popen([*command, f"{base}/chat/completions"], stdout=subprocess.DEVNULL)
     usage = wait_for(process)
@@ -286,7 +352,11 @@ class Runs:
 
     def spread(self, digits: int = 2) -> str:
         """Return the range over the runs."""
-        return f"{min(self.values):.{digits}f} … {max(self.values):.{digits}f}" if len(self.values) > 1 else "one run"
+        return (
+            f"{min(self.values):.{digits}f} … {max(self.values):.{digits}f}"
+            if len(self.values) > 1
+            else "one run"
+        )
 
 
 class Figures:
@@ -329,7 +399,13 @@ def at_most(name: str, runs: Runs, limit: float, digits: int = 2) -> Target:
 
 def at_least(name: str, runs: Runs, limit: float, digits: int = 0) -> Target:
     """Return a target that the median must reach."""
-    return Target(name, f">= {limit:g}", runs.median >= limit, f"{runs.median:.{digits}f}", runs.spread(digits))
+    return Target(
+        name,
+        f">= {limit:g}",
+        runs.median >= limit,
+        f"{runs.median:.{digits}f}",
+        runs.spread(digits),
+    )
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -27,6 +27,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -51,8 +52,8 @@ HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n"
 )
-MS = 1_000_000  # ns in a ms
-SECOND = 1_000_000_000  # ns in a s
+NS_PER_MS = 1_000_000  # ns in a ms
+NS_PER_S = 1_000_000_000  # ns in a s
 
 
 @dataclasses.dataclass
@@ -76,7 +77,9 @@ class Settings:
     @classmethod
     def parse(cls, arguments: Sequence[str]) -> Settings:
         """Read the arguments; ValueError names a bad one."""
-        kinds: dict[str, type[str | int | float]] = {name: type(value) for name, value in vars(cls()).items()}
+        kinds: dict[str, type[str | int | float]] = {
+            name: type(value) for name, value in vars(cls()).items()
+        }
         values: dict[str, Any] = {}
         for argument in arguments:
             key, equals, text = argument.partition("=")
@@ -89,7 +92,11 @@ class Settings:
     def stall_ns(self) -> tuple[int, int]:
         """When the stall begins and how long it lasts; (0, 0) without one."""
         at_s, _, for_s = self.stall.partition(":")
-        return (round(float(at_s) * SECOND), round(float(for_s) * SECOND)) if self.stall else (0, 0)
+        return (
+            (round(float(at_s) * NS_PER_S), round(float(for_s) * NS_PER_S))
+            if self.stall
+            else (0, 0)
+        )
 
 
 class Wanted(NamedTuple):
@@ -130,8 +137,15 @@ def read_body(body: bytes) -> Wanted:
 
 def event(content: dict[str, Any]) -> bytes:
     """Return an SSE event in an HTTP chunk of its own."""
-    about = {"id": "chatcmpl-truth", "object": "chat.completion.chunk", "created": 1, "model": "truth"}
-    return chunk(b"data: " + json.dumps({**about, **content}, separators=(",", ":")).encode() + b"\n\n")
+    about = {
+        "id": "chatcmpl-truth",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "truth",
+    }
+    return chunk(
+        b"data: " + json.dumps({**about, **content}, separators=(",", ":")).encode() + b"\n\n"
+    )
 
 
 def chunk(data: bytes) -> bytes:
@@ -182,7 +196,13 @@ def whole_answer(total: int) -> bytes:
     return whole(200, {**about, "choices": [said], "usage": usage_of(total)})
 
 
-MODELS = whole(200, {"object": "list", "data": [{"id": "truth", "object": "model", "created": 1, "owned_by": "truth"}]})
+MODELS = whole(
+    200,
+    {
+        "object": "list",
+        "data": [{"id": "truth", "object": "model", "created": 1, "owned_by": "truth"}],
+    },
+)
 FAILED = whole(500, {"error": {"message": "injected failure", "type": "server_error", "code": 500}})
 
 
@@ -235,7 +255,9 @@ class Server:
         self.poll = select.epoll()
         self.poll.register(self.listener.fileno(), select.EPOLLIN)
         self.connections: dict[int, Connection] = {}
-        self.deadlines: list[tuple[int, int, Connection, int]] = []  # when, tie-breaker, whose, which request
+        self.deadlines: list[
+            tuple[int, int, Connection, int]
+        ] = []  # when, tie-breaker, whose, which request
         self.pushed = 0
         self.queue: deque[Connection] = deque()
         self.active = 0
@@ -252,7 +274,9 @@ class Server:
         while True:
             select.select(poll_fd, [], [], self.wait_s())  # epoll's own timeout is in ms only
             ready = self.poll.poll(0)
-            arrived = [found for fd, events in ready if (found := self.on_event(fd, events)) is not None]
+            arrived = [
+                found for fd, events in ready if (found := self.on_event(fd, events)) is not None
+            ]
             for connection in arrived:
                 self.understand(connection)
             self.serve_due()
@@ -265,7 +289,7 @@ class Server:
         due = self.deadlines[0][0]
         if self.stall_from <= now < self.stall_to:
             due = max(due, self.stall_to)
-        return max(due - now, 0) / SECOND
+        return max(due - now, 0) / NS_PER_S
 
     def on_event(self, fd: int, events: int) -> Connection | None:
         """Accept, write or read; return the connection when it brought bytes."""
@@ -311,7 +335,9 @@ class Server:
             body, connection.inbox = connection.inbox[end + 4 : until], connection.inbox[until:]
             if head.post and head.path.endswith(b"/completions"):
                 self.take(connection, read_body(body))
-            elif not self.write(connection, MODELS if head.path.endswith(b"/models") else whole(404, {})):
+            elif not self.write(
+                connection, MODELS if head.path.endswith(b"/models") else whole(404, {})
+            ):
                 return
 
     def take(self, connection: Connection, wanted: Wanted) -> None:
@@ -319,7 +345,11 @@ class Server:
         settings = self.settings
         connection.busy, connection.wanted, connection.recv = True, wanted, connection.read_at
         connection.serial += 1
-        connection.total, connection.step, connection.sent = max(1, min(settings.n, wanted.limit)), 0, 0
+        connection.total, connection.step, connection.sent = (
+            max(1, min(settings.n, wanted.limit)),
+            0,
+            0,
+        )
         connection.start = connection.first = connection.last = connection.itl_max = 0
         if wanted.stream:
             connection.writes = script(connection.total, wanted.usage, settings.burst, settings.pad)
@@ -327,13 +357,23 @@ class Server:
                 at_ns, for_ns = settings.stall_ns
                 self.stall_from = time.monotonic_ns() + at_ns
                 self.stall_to = self.stall_from + for_ns
-        luck = self.random.random() * 1000 if settings.fail or settings.reset or settings.hang else 1000.0
+        luck = (
+            self.random.random() * 1000
+            if settings.fail or settings.reset or settings.hang
+            else 1000.0
+        )
         if luck < settings.fail:
             if self.write(connection, FAILED):
                 self.finish(connection, "500")
             return
         luck -= settings.fail
-        connection.fault = "reset" if luck < settings.reset else "hang" if luck < settings.reset + settings.hang else ""
+        connection.fault = (
+            "reset"
+            if luck < settings.reset
+            else "hang"
+            if luck < settings.reset + settings.hang
+            else ""
+        )
         self.queue.append(connection)
         self.admit()
 
@@ -348,7 +388,7 @@ class Server:
             wait_ms = self.varied(self.settings.ttft)
             if not connection.wanted.stream:
                 wait_ms += self.settings.itl * (connection.total - 1)
-            self.plan(time.monotonic_ns() + round(wait_ms * MS), connection)
+            self.plan(time.monotonic_ns() + round(wait_ms * NS_PER_MS), connection)
 
     def varied(self, ms: float) -> float:
         """Return the time with its jitter."""
@@ -374,7 +414,9 @@ class Server:
         """Write the next tokens, and plan the ones after them."""
         if connection.fault and connection.sent >= connection.total // 2:
             if connection.fault == "reset":
-                connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.sock.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )
                 self.drop(connection, "reset")
             return
         stamp = time.time_ns()
@@ -394,8 +436,11 @@ class Server:
         if connection.sent >= connection.total:
             self.finish(connection, "ok")
             return
-        gap_ms = self.varied(self.settings.itl + self.settings.batch * (self.active - 1)) * self.settings.burst
-        gap, now = round(gap_ms * MS), time.monotonic_ns()
+        gap_ms = (
+            self.varied(self.settings.itl + self.settings.batch * (self.active - 1))
+            * self.settings.burst
+        )
+        gap, now = round(gap_ms * NS_PER_MS), time.monotonic_ns()
         self.plan((due if now - due < gap else now) + gap, connection)  # small delays do not add up
 
     def write(self, connection: Connection, data: bytes) -> bool:
@@ -463,7 +508,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
-    with contextlib.nullcontext() if log_name == "-" else open(log_name, "w", encoding="utf-8") as log:  # noqa: PTH123
+    log_file = None if log_name == "-" else Path(log_name).open("w", encoding="utf-8")
+    with log_file or contextlib.nullcontext() as log:
         server = Server(settings, port, log)
         if port == 0:
             print(server.port, flush=True)

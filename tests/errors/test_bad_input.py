@@ -104,7 +104,9 @@ def test_a_missing_environment_variable_is_named(project: Project, server: Scrip
     assert "NO_SUCH_KEY" in finished.err
 
 
-def test_more_connections_than_the_system_allows_are_refused(project: Project, server: ScriptedServer) -> None:
+def test_more_connections_than_the_system_allows_are_refused(
+    project: Project, server: ScriptedServer
+) -> None:
     import resource
 
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -49,11 +49,15 @@ def lengthy(project: Project, server: ScriptedServer) -> Project:
     return project
 
 
-def test_no_room_for_the_journals_first_line_leaves_nothing_behind(lengthy: Project, server: ScriptedServer) -> None:
+def test_no_room_for_the_journals_first_line_leaves_nothing_behind(
+    lengthy: Project, server: ScriptedServer
+) -> None:
     with room_for(100):
         finished = lengthy.run("run")
     assert is_refused(finished)
-    assert "run.journal" in finished.err and "--resume" not in finished.err, "there is nothing to go on with"
+    assert "run.journal" in finished.err and "--resume" not in finished.err, (
+        "there is nothing to go on with"
+    )
     assert results(lengthy) == [] and server.requests == []
     assert lengthy.run("run").code == 0
     assert results(lengthy) == ["results/run.json"]
@@ -69,7 +73,10 @@ def test_no_room_in_the_middle_keeps_what_is_finished_and_says_how_much(
     assert results(lengthy) == ["results/run.journal"]
     reader = st.JournalReader(lengthy.folder / "results" / "run.journal")
     assert reader.lost_bytes == 0, "the line that did not fit is taken out again"
-    assert f"{len(reader)} finished answers are kept in it" in finished.err and "--resume" in finished.err
+    assert (
+        f"{len(reader)} finished answers are kept in it" in finished.err
+        and "--resume" in finished.err
+    )
     asked = len(server.requests)
     assert lengthy.run("run", "--resume").code == 0
     assert len(server.requests) - asked == 8 - len(reader)
@@ -94,8 +101,12 @@ def test_no_room_for_the_results_keeps_the_old_file_and_names_the_journal(
         finished = lengthy.run("run", "--overwrite")
     assert is_refused(finished)
     assert path.read_bytes() == old
-    assert results(lengthy) == ["results/run.journal", "results/run.json"], "no temporary file is left"
-    assert "run.json" in finished.err and "run.journal" in finished.err and "--resume" in finished.err, finished.err
+    assert results(lengthy) == ["results/run.journal", "results/run.json"], (
+        "no temporary file is left"
+    )
+    assert (
+        "run.json" in finished.err and "run.journal" in finished.err and "--resume" in finished.err
+    ), finished.err
     asked = len(server.requests)
     assert lengthy.run("run", "--resume", "--overwrite").code == 0
     assert len(server.requests) == asked and len(lengthy.results()["results"]) == 8
@@ -124,7 +135,9 @@ def test_wherever_the_room_ends_the_old_file_stays_and_the_run_can_be_gone_on_wi
 
 def test_a_whole_process_with_no_room_ends_in_one_line(lengthy: Project) -> None:
     limit = (9000, resource.RLIM_INFINITY)
-    finished = lengthy.spawn("run", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    finished = lengthy.spawn(
+        "run", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    )
     assert is_refused(finished)
     assert results(lengthy) == ["results/run.journal"]
     assert "finished answers are kept" in finished.err
@@ -134,7 +147,9 @@ def test_a_whole_process_with_no_room_ends_in_one_line(lengthy: Project) -> None
 def test_a_disk_that_is_really_full(lengthy: Project, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(disk)], check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(disk)], check=False
+    )
     if mounted.returncode:
         pytest.skip("this container may not mount")
     try:
@@ -150,7 +165,9 @@ def test_a_disk_that_is_really_full(lengthy: Project, tmp_path: Path) -> None:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def test_a_write_that_takes_only_a_part_is_completed(lengthy: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_takes_only_a_part_is_completed(
+    lengthy: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write = os.write
     sizes = iter([1, 7, 100, 3] * 100_000)
     monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[: next(sizes)]))
@@ -168,7 +185,9 @@ def test_a_write_that_takes_only_a_part_is_completed(lengthy: Project, monkeypat
     assert len(lengthy.results()["results"]) == 8
 
 
-def test_a_write_that_fails_halfway_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_halfway_leaves_no_half_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     journal = st.Journal.create(tmp_path / "a.journal")
     with journal:
         journal.append("header", {})
@@ -188,7 +207,9 @@ def test_a_write_that_fails_halfway_leaves_no_half_line(tmp_path: Path, monkeypa
     assert (reader.lines, reader.lost_bytes, reader.footer) == (2, 0, {"status": "complete"})
 
 
-def test_a_disk_that_fails_to_sync_stops_the_run(lengthy: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fails_to_sync_stops_the_run(
+    lengthy: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(_fd: int) -> None:
         raise OSError(5, "Input/output error")
 
@@ -232,7 +253,9 @@ def test_a_folder_where_the_results_file_should_be_is_kept(project: Project) -> 
     assert (project.folder / "results" / "run.json").is_dir()
 
 
-def test_a_full_log_costs_the_log_and_not_the_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_log_costs_the_log_and_not_the_run(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import logging
 
     class Full(logging.FileHandler):

@@ -71,7 +71,9 @@ class Kill:
         """The answers that can be recovered."""
         if not self.journal.exists():
             return {}
-        return {result.question: result.answer for result in st.JournalReader(self.journal) if result.ok}
+        return {
+            result.question: result.answer for result in st.JournalReader(self.journal) if result.ok
+        }
 
 
 def kill_a_run(folder: Path, witness: Witness, chance: random.Random, count: int) -> Kill:
@@ -97,7 +99,11 @@ def is_recovered(kill: Kill, witness: Witness) -> bool:
     kept = kill.kept
     if done.exists():
         kept |= {entry["question"]: entry["answer"] for entry in kill.project.results()["results"]}
-    early = [text for text in kill.questions if witness.finished_s.get(text, kill.killed_s) < kill.killed_s - LATE_S]
+    early = [
+        text
+        for text in kill.questions
+        if witness.finished_s.get(text, kill.killed_s) < kill.killed_s - LATE_S
+    ]
     return all(kept.get(text) == f"You said {text}" for text in early)
 
 
@@ -109,20 +115,26 @@ def is_completed(kill: Kill, witness: Witness) -> bool:
     finished = kill.project.run("run", "--resume", "--quiet")
     validity = kill.project.results()["meta"]["validity"]
     assert finished.code == (1 if validity["verdict"] == "INVALID" else 0), finished.err
-    saturated = "client_saturated" in {reason["code"] for reason in validity["reasons"]}  # it shares its process
+    saturated = "client_saturated" in {
+        reason["code"] for reason in validity["reasons"]
+    }  # it shares its process
     assert saturated or validity["verdict"] != "INVALID"
     asked = sorted(request.question for request in witness.server.requests[asked_before:])
     data = kill.project.results()
     assert asked == sorted(set(kill.questions) - set(kept))
     assert [entry["question"] for entry in data["results"]] == kill.questions
-    assert [entry["answer"] for entry in data["results"]] == [f"You said {text}" for text in kill.questions]
+    assert [entry["answer"] for entry in data["results"]] == [
+        f"You said {text}" for text in kill.questions
+    ]
     assert data["meta"]["status"] == "complete" and data["aggregate"]["ok"] == len(kill.questions)
     assert st.verify_run(st.load_results(kill.project.folder / "results" / "run.json")) == []
     assert [path.name for path in (kill.project.folder / "results").iterdir()] == ["run.json"]
     return True
 
 
-def kill_many(base: Path, witness: Witness, times: int, *, seed: int, count: int = 160, at_once: int = 4) -> list[Kill]:
+def kill_many(
+    base: Path, witness: Witness, times: int, *, seed: int, count: int = 160, at_once: int = 4
+) -> list[Kill]:
     """Kill so many runs, some at once, and look at what each left."""
 
     def one(number: int) -> Kill:
@@ -188,23 +200,40 @@ def test_a_resumed_run_ends_in_the_file_of_an_unbroken_one(
     whole_run, resumed = project.results("unbroken"), project.results("run")
     assert timeless(resumed["results"]) == timeless(whole_run["results"])
     assert resumed.keys() == whole_run.keys() and resumed["meta"].keys() == whole_run["meta"].keys()
-    assert resumed["aggregate"].keys() | {"itl_histogram_us"} == whole_run["aggregate"].keys() | {"itl_histogram_us"}
+    assert resumed["aggregate"].keys() | {"itl_histogram_us"} == whole_run["aggregate"].keys() | {
+        "itl_histogram_us"
+    }
     counts = ("requests", "ok", "failed", "token_sum", "error_rate", "finish_reasons")
-    assert [resumed["aggregate"][key] for key in counts] == [whole_run["aggregate"][key] for key in counts]
+    assert [resumed["aggregate"][key] for key in counts] == [
+        whole_run["aggregate"][key] for key in counts
+    ]
 
 
-def test_a_conversation_that_was_cut_between_two_turns_is_held_again(project: Project, echoing: ScriptedServer) -> None:
-    project.write("questions.json", json.dumps([{"turns": ["First?", "Second?", "Third?"]}, "Other?"]))
+def test_a_conversation_that_was_cut_between_two_turns_is_held_again(
+    project: Project, echoing: ScriptedServer
+) -> None:
+    project.write(
+        "questions.json", json.dumps([{"turns": ["First?", "Second?", "Third?"]}, "Other?"])
+    )
     project.configure(server=echoing.url, questions=2, concurrent=1)
     project.run("unbroken")
     leave_journal(project, 2)
     before = len(echoing.requests)
     assert project.run("run", "--resume").code == 0
-    assert [request.question for request in echoing.requests[before:]] == ["First?", "Second?", "Third?", "Other?"]
-    assert timeless(project.results("run")["results"]) == timeless(project.results("unbroken")["results"])
+    assert [request.question for request in echoing.requests[before:]] == [
+        "First?",
+        "Second?",
+        "Third?",
+        "Other?",
+    ]
+    assert timeless(project.results("run")["results"]) == timeless(
+        project.results("unbroken")["results"]
+    )
 
 
-def test_a_failed_question_is_finished_too_and_not_asked_again(project: Project, server: ScriptedServer) -> None:
+def test_a_failed_question_is_finished_too_and_not_asked_again(
+    project: Project, server: ScriptedServer
+) -> None:
     async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
         failed = whole(b"no", "500 Oops", "text/plain")
         writer.write(failed) if request.question == "One?" else await echo(request)(request, writer)
@@ -218,7 +247,9 @@ def test_a_failed_question_is_finished_too_and_not_asked_again(project: Project,
     assert [entry["status"] for entry in project.results()["results"]] == ["error", "ok", "ok"]
 
 
-def test_a_damaged_journal_says_what_it_lost_when_the_run_goes_on(project: Project, echoing: ScriptedServer) -> None:
+def test_a_damaged_journal_says_what_it_lost_when_the_run_goes_on(
+    project: Project, echoing: ScriptedServer
+) -> None:
     project.configure(server=echoing.url, concurrent=1)
     path = leave_journal(project, 3)
     data = path.read_bytes()
@@ -226,7 +257,9 @@ def test_a_damaged_journal_says_what_it_lost_when_the_run_goes_on(project: Proje
     lost = len(data) - 10 - data[:-1].rindex(b"\n") - 1
     finished = project.run("run", "--resume")
     assert finished.code == 0
-    assert f"its last {lost} bytes were damaged and are left out; 2 answers are kept" in finished.err
+    assert (
+        f"its last {lost} bytes were damaged and are left out; 2 answers are kept" in finished.err
+    )
     assert len(project.results()["results"]) == 4 and not path.exists()
 
 
@@ -234,7 +267,9 @@ def test_a_run_that_ends_between_its_file_and_its_journal_leaves_one_result(
     project: Project, echoing: ScriptedServer
 ) -> None:
     leave_journal(project, 4)
-    (project.folder / "results" / "kept").write_bytes((project.folder / "results" / "run.journal").read_bytes())
+    (project.folder / "results" / "kept").write_bytes(
+        (project.folder / "results" / "run.journal").read_bytes()
+    )
     project.run("run", "--resume")
     first = project.results()
     (project.folder / "results" / "kept").rename(project.folder / "results" / "run.journal")
@@ -289,7 +324,9 @@ def test_resuming_with_other_questions_or_another_config_is_refused_and_changes_
     project.write("config.json", json.dumps({**config, "server": echoing.url}))
     asked = len(echoing.requests)
     finished = project.run("run", "--resume")
-    assert (finished.code, finished.err.count("\n")) == (2, 1) and said in finished.err, finished.err
+    assert (finished.code, finished.err.count("\n")) == (2, 1) and said in finished.err, (
+        finished.err
+    )
     assert path.read_bytes() == before and len(echoing.requests) == asked
     assert not (project.folder / "results" / "run.json").exists()
 
@@ -306,7 +343,9 @@ def test_the_journal_of_a_crashed_run_is_named_by_the_next_run_and_kept(
     assert len(list((project.folder / "results").glob("run_*.json"))) == 1
 
 
-def test_the_journal_of_a_crashed_run_is_named_by_verify(project: Project, echoing: ScriptedServer) -> None:
+def test_the_journal_of_a_crashed_run_is_named_by_verify(
+    project: Project, echoing: ScriptedServer
+) -> None:
     leave_journal(project, 2)
     finished = project.run("verify", "run")
     assert finished.code == 2 and finished.err.count("\n") == 1
@@ -326,7 +365,9 @@ def test_two_runs_of_one_name_never_mix(project: Project, server: ScriptedServer
         for option in ([], ["--overwrite"]):
             second = project.run("run", *option)
             assert second.code == 0
-            assert "in progress" in second.err and "delete" not in second.err, "it must not be told to delete it"
+            assert "in progress" in second.err and "delete" not in second.err, (
+                "it must not be told to delete it"
+            )
         assert path.exists() and first.poll() is None
         _, err = first.communicate(timeout=30)
     finally:
@@ -361,11 +402,15 @@ def run_with_signal(project: Project, server: ScriptedServer, signum: int, at: i
 
 def streams_head(request: Request) -> bytes:
     body = b'data: {"choices": [{"delta": {"content": "half"}}]}\n\n'
-    return b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 9999\r\n\r\n" + body
+    return (
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 9999\r\n\r\n" + body
+    )
 
 
 @pytest.mark.parametrize("signum", SIGNALS, ids=lambda signum: signum.name)
-def test_a_signal_saves_what_was_measured(project: Project, server: ScriptedServer, signum: signal.Signals) -> None:
+def test_a_signal_saves_what_was_measured(
+    project: Project, server: ScriptedServer, signum: signal.Signals
+) -> None:
     begun = time.monotonic()
     finished = run_with_signal(project, server, signum)
     assert time.monotonic() - begun < 5
@@ -374,13 +419,17 @@ def test_a_signal_saves_what_was_measured(project: Project, server: ScriptedServ
     assert data["meta"]["status"] == "interrupted"
     assert "interrupted" in {reason["code"] for reason in data["meta"]["validity"]["reasons"]}
     by_status = [(entry["status"], entry["answer"]) for entry in data["results"]]
-    assert by_status[:5] == [("ok", f"You said {text}") for text in ["One?", "Two?", "Three?", "One?", "Two?"]]
+    assert by_status[:5] == [
+        ("ok", f"You said {text}") for text in ["One?", "Two?", "Three?", "One?", "Two?"]
+    ]
     assert by_status[5] == ("cancelled", "half")
     assert data["aggregate"]["ok"] == 5 and data["aggregate"]["failed"] == 0
     assert "interrupted" in finished.out
 
 
-def test_a_run_that_a_signal_stopped_can_be_gone_on_with(project: Project, server: ScriptedServer) -> None:
+def test_a_run_that_a_signal_stopped_can_be_gone_on_with(
+    project: Project, server: ScriptedServer
+) -> None:
     run_with_signal(project, server, signal.SIGTERM)
     Witness(server, pause_s=0.0)
     before = len(server.requests)
@@ -407,7 +456,9 @@ def test_a_signal_before_the_first_question_is_one_line(
     assert not any(name.startswith("results/") for name in project.files)
 
 
-def test_a_second_signal_ends_at_once_with_the_journal_intact(project: Project, server: ScriptedServer) -> None:
+def test_a_second_signal_ends_at_once_with_the_journal_intact(
+    project: Project, server: ScriptedServer
+) -> None:
     async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
         if request.number < 5:
             await echo(request)(request, writer)
@@ -435,7 +486,9 @@ def test_a_second_signal_ends_at_once_with_the_journal_intact(project: Project, 
     assert project.results()["aggregate"]["ok"] == 12
 
 
-def test_a_job_whose_terminal_went_away_goes_on_under_nohup(project: Project, server: ScriptedServer) -> None:
+def test_a_job_whose_terminal_went_away_goes_on_under_nohup(
+    project: Project, server: ScriptedServer
+) -> None:
     Witness(server, pause_s=0.1)
     process = project.start("run", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
     while not server.requests:
@@ -446,18 +499,28 @@ def test_a_job_whose_terminal_went_away_goes_on_under_nohup(project: Project, se
     assert project.results()["meta"]["status"] == "complete"
 
 
-def test_a_run_whose_every_request_failed_is_written_down(project: Project, server: ScriptedServer) -> None:
+def test_a_run_whose_every_request_failed_is_written_down(
+    project: Project, server: ScriptedServer
+) -> None:
     async def behave(_request: Request, writer: asyncio.StreamWriter) -> None:
-        writer.write(whole(b'{"error": {"message": "out of memory"}}', "500 Oops", "application/json"))
+        writer.write(
+            whole(b'{"error": {"message": "out of memory"}}', "500 Oops", "application/json")
+        )
 
     server.behaviour = behave
     finished = project.run("run")
     assert finished.code == 1
     data = project.results()
     assert data["meta"]["status"] == "complete" and data["meta"]["validity"]["verdict"] == "INVALID"
-    names = [f"{what}_{how}" for what in ("runtime", "token") for how in ("sum", "avg", "min", "max")]
+    names = [
+        f"{what}_{how}" for what in ("runtime", "token") for how in ("sum", "avg", "min", "max")
+    ]
     assert {data["aggregate"][name] for name in names} == {None}
-    assert (data["aggregate"]["ok"], data["aggregate"]["failed"], data["aggregate"]["error_rate"]) == (0, 4, 1.0)
+    assert (
+        data["aggregate"]["ok"],
+        data["aggregate"]["failed"],
+        data["aggregate"]["error_rate"],
+    ) == (0, 4, 1.0)
     assert [entry["error"]["message"] for entry in data["results"]] == ["out of memory"] * 4
     assert "INVALID" in finished.out and "no request succeeded" in finished.out
 
@@ -483,4 +546,6 @@ def test_the_journal_is_brought_to_the_disk_within_a_second_and_not_by_the_event
     assert len(in_the_run) >= 2
     moments = [begun, *in_the_run]
     assert max(later - earlier for earlier, later in itertools.pairwise(moments[1:])) < 1
-    assert all(in_loop is False for _, in_loop in synced[:-1]), "the last one, after the load, may be anywhere"
+    assert all(in_loop is False for _, in_loop in synced[:-1]), (
+        "the last one, after the load, may be anywhere"
+    )

@@ -65,7 +65,12 @@ class Row:
         return STATUS.get(self.kind, "error")
 
 
-STATUS = {None: "ok", "truncated": "truncated", "timeout": "timeout", "idle": "timeout"}  # the others: "error"
+STATUS = {
+    None: "ok",
+    "truncated": "truncated",
+    "timeout": "timeout",
+    "idle": "timeout",
+}  # the others: "error"
 
 
 def answers(*events: Any) -> Behaviour:
@@ -122,32 +127,66 @@ BOMB = gzip.compress(sse(HELLO) + b": " + b"0" * (64 << 20) + b"\n\n" + sse(fini
 SMALL = {"max_answer_bytes": 1 << 20}
 
 STREAMS = [
-    Row("role-only first chunk", answers(chunk(role="assistant", content=""), HELLO, finish(), DONE), token=1),
-    Row("content null", answers(chunk(role="assistant", content=None), HELLO, finish(), DONE), token=1),
+    Row(
+        "role-only first chunk",
+        answers(chunk(role="assistant", content=""), HELLO, finish(), DONE),
+        token=1,
+    ),
+    Row(
+        "content null",
+        answers(chunk(role="assistant", content=None), HELLO, finish(), DONE),
+        token=1,
+    ),
     Row("delta null", answers({"choices": [{"index": 0, "delta": None}]}, HELLO, finish(), DONE)),
-    Row("reasoning_content", answers(chunk(reasoning_content="hm"), HELLO, finish(), DONE), reasoning="hm", token=2),
-    Row("reasoning", answers(chunk(reasoning="hm"), HELLO, finish(), DONE), reasoning="hm", token=2),
+    Row(
+        "reasoning_content",
+        answers(chunk(reasoning_content="hm"), HELLO, finish(), DONE),
+        reasoning="hm",
+        token=2,
+    ),
+    Row(
+        "reasoning", answers(chunk(reasoning="hm"), HELLO, finish(), DONE), reasoning="hm", token=2
+    ),
     Row(
         "reasoning_details",
-        answers(chunk(reasoning_details=[{"type": "reasoning.text", "text": "hm"}]), HELLO, finish(), DONE),
+        answers(
+            chunk(reasoning_details=[{"type": "reasoning.text", "text": "hm"}]),
+            HELLO,
+            finish(),
+            DONE,
+        ),
         reasoning="hm",
     ),
     Row(
         "the same reasoning in two fields",
-        answers(chunk(reasoning="hm", reasoning_details=[{"type": "reasoning.text", "text": "hm"}]), HELLO, DONE),
+        answers(
+            chunk(reasoning="hm", reasoning_details=[{"type": "reasoning.text", "text": "hm"}]),
+            HELLO,
+            DONE,
+        ),
         reasoning="hm",
     ),
     Row(
-        "reasoning and nothing else", answers(chunk(reasoning="hm"), finish("length"), DONE), answer="", reasoning="hm"
+        "reasoning and nothing else",
+        answers(chunk(reasoning="hm"), finish("length"), DONE),
+        answer="",
+        reasoning="hm",
     ),
     Row(
         "content as a list of parts",
-        answers(chunk(content=[{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]), finish(), DONE),
+        answers(
+            chunk(content=[{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]),
+            finish(),
+            DONE,
+        ),
     ),
     Row(
         "thinking as a part of content",
         answers(
-            chunk(content=[{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]), HELLO, finish(), DONE
+            chunk(content=[{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]),
+            HELLO,
+            finish(),
+            DONE,
         ),
         reasoning="hm",
     ),
@@ -156,36 +195,61 @@ STREAMS = [
         answers(chunk(content="<think>"), chunk(content="hm</think>"), HELLO, finish(), DONE),
         answer="<think>hm</think>Hello",
     ),
-    Row("empty choices first", answers({"id": "", "choices": [], "created": 0}, HELLO, finish(), DONE)),
+    Row(
+        "empty choices first",
+        answers({"id": "", "choices": [], "created": 0}, HELLO, finish(), DONE),
+    ),
     Row("usage-only last chunk", answers(HELLO, finish(), usage(completion=7), DONE), token=7),
     Row(
         "usage in every chunk",
-        answers({**HELLO, "usage": {"completion_tokens": 1}}, {**finish(), "usage": {"completion_tokens": 3}}, DONE),
+        answers(
+            {**HELLO, "usage": {"completion_tokens": 1}},
+            {**finish(), "usage": {"completion_tokens": 3}},
+            DONE,
+        ),
         token=3,
     ),
     Row(
         "cumulative usage",
         answers(
-            *({**chunk(content=text), "usage": usage(completion=n)["usage"]} for n, text in [(4, "Hel"), (9, "lo")]),
+            *(
+                {**chunk(content=text), "usage": usage(completion=n)["usage"]}
+                for n, text in [(4, "Hel"), (9, "lo")]
+            ),
             finish(),
             DONE,
         ),
         token=9,
     ),
     Row("usage null", answers({**HELLO, "usage": None}, finish(), DONE), token=1),
-    Row("no usage at all", answers(chunk(content="Hel"), chunk(content="lo"), finish(), DONE), token=2),
-    Row("keep-alive comments", sends(whole(b": PROCESSING\n\n" * 17 + sse(HELLO) + b":\n\n" + sse(finish(), DONE)))),
+    Row(
+        "no usage at all",
+        answers(chunk(content="Hel"), chunk(content="lo"), finish(), DONE),
+        token=2,
+    ),
+    Row(
+        "keep-alive comments",
+        sends(whole(b": PROCESSING\n\n" * 17 + sse(HELLO) + b":\n\n" + sse(finish(), DONE))),
+    ),
     Row("byte order mark", sends(whole(b"\xef\xbb\xbf" + sse(HELLO, finish(), DONE)))),
     Row("CRLF line ends", sends(whole(sse(HELLO, finish(), DONE).replace(b"\n", b"\r\n")))),
     Row("CR line ends", sends(whole(sse(HELLO, finish(), DONE).replace(b"\n", b"\r")))),
-    Row("data of several lines", sends(whole(sse(HELLO).replace(b', "choices"', b',\ndata: "choices"') + sse(DONE)))),
+    Row(
+        "data of several lines",
+        sends(whole(sse(HELLO).replace(b', "choices"', b',\ndata: "choices"') + sse(DONE))),
+    ),
     Row(
         "bytes that are not UTF-8",
         sends(whole(sse(HELLO).replace(b"Hello", b"Hel\xff\xfelo") + sse(finish(), DONE))),
         answer="Hel\ufffd\ufffdlo",
     ),
     Row("event: error", sends(whole(b"event: error\n" + sse(ERROR))), "server_error", ""),
-    Row("event: error with plain text", sends(whole(b"event: error\n" + sse("overloaded"))), "bad_json", ""),
+    Row(
+        "event: error with plain text",
+        sends(whole(b"event: error\n" + sse("overloaded"))),
+        "bad_json",
+        "",
+    ),
     Row("error object before text", answers(ERROR, DONE), "server_error", ""),
     Row("error object after text", answers(HELLO, ERROR, DONE), "server_error"),
     Row("error object beside choices", answers(HELLO, {**finish(), **ERROR}, DONE), "server_error"),
@@ -194,15 +258,28 @@ STREAMS = [
     Row("no [DONE] but a finish reason", answers(HELLO, finish())),
     Row("neither [DONE] nor a finish reason", answers(HELLO), "truncated"),
     Row("[DONE] and nothing else", answers(DONE), "empty", ""),
-    Row("a finish reason and nothing else", answers(finish(), usage(completion=0), DONE), "empty", ""),
-    Row("no event at all", answers(), "truncated", ""),
-    Row("no body at all", sends(head("200 OK", "text/event-stream", "Content-Length: 0")), "truncated", ""),
     Row(
-        "[DONE] as a part of the answer", answers(chunk(content="[DONE]"), HELLO, finish(), DONE), answer="[DONE]Hello"
+        "a finish reason and nothing else",
+        answers(finish(), usage(completion=0), DONE),
+        "empty",
+        "",
+    ),
+    Row("no event at all", answers(), "truncated", ""),
+    Row(
+        "no body at all",
+        sends(head("200 OK", "text/event-stream", "Content-Length: 0")),
+        "truncated",
+        "",
+    ),
+    Row(
+        "[DONE] as a part of the answer",
+        answers(chunk(content="[DONE]"), HELLO, finish(), DONE),
+        answer="[DONE]Hello",
     ),
     Row("text after [DONE]", answers(HELLO, finish(), DONE, chunk(content="no"))),
     Row(
-        "a second alternative", answers(HELLO, {"choices": [{"index": 1, "delta": {"content": "no"}}]}, finish(), DONE)
+        "a second alternative",
+        answers(HELLO, {"choices": [{"index": 1, "delta": {"content": "no"}}]}, finish(), DONE),
     ),
     Row(
         "an Anthropic stream",
@@ -210,7 +287,12 @@ STREAMS = [
             whole(
                 b"event: message_start\n"
                 + sse({"type": "message_start", "message": {"id": "m"}})
-                + sse({"type": "content_block_delta", "delta": {"type": "text_delta", "text": "Hello"}})
+                + sse(
+                    {
+                        "type": "content_block_delta",
+                        "delta": {"type": "text_delta", "text": "Hello"},
+                    }
+                )
                 + sse({"type": "message_stop"})
             )
         ),
@@ -227,7 +309,10 @@ STREAMS = [
         "wrong_api",
         "",
     ),
-    Row("a chat answered in the shape of completions", answers({"choices": [{"text": "Hello"}]}, DONE)),
+    Row(
+        "a chat answered in the shape of completions",
+        answers({"choices": [{"text": "Hello"}]}, DONE),
+    ),
     Row(
         "JSON where a stream was asked for",
         answers_json({"choices": [{"message": {"content": "Hello"}, "finish_reason": "stop"}]}),
@@ -247,8 +332,20 @@ STREAMS = [
         "",
         config={"stream": False},
     ),
-    Row("JSON of another shape", answers_json({"choices": [5]}), "wrong_type", "", config={"stream": False}),
-    Row("JSON without choices", answers_json({"choices": []}), "wrong_api", "", config={"stream": False}),
+    Row(
+        "JSON of another shape",
+        answers_json({"choices": [5]}),
+        "wrong_type",
+        "",
+        config={"stream": False},
+    ),
+    Row(
+        "JSON without choices",
+        answers_json({"choices": []}),
+        "wrong_api",
+        "",
+        config={"stream": False},
+    ),
     Row(
         "JSON with an empty answer",
         answers_json({"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]}),
@@ -259,14 +356,35 @@ STREAMS = [
 ]
 
 HOSTILE = [
-    Row("a chunked body that ends early", sends(CHUNKED + http_chunk(sse(HELLO)), close=True), "truncated"),
-    Row("a chunk shorter than it says", sends(CHUNKED + b"ffff\r\n" + sse(HELLO), close=True), "truncated"),
     Row(
-        "a chunk size that is no number", sends(CHUNKED + http_chunk(sse(HELLO)), b"ZZZ\r\n", pause_s=0.05), "bad_http"
+        "a chunked body that ends early",
+        sends(CHUNKED + http_chunk(sse(HELLO)), close=True),
+        "truncated",
     ),
-    Row("a negative chunk size", sends(CHUNKED + http_chunk(sse(HELLO)), b"-5\r\nHello", pause_s=0.05), "bad_http"),
-    Row("a huge chunk size", then_silent(CHUNKED + b"F" * 40 + b"\r\n" + sse(HELLO)), "bad_http", ""),
-    Row("a chunk longer than it says", sends(CHUNKED + b"5\r\n" + sse(HELLO) + b"0\r\n\r\n"), "bad_http", ""),
+    Row(
+        "a chunk shorter than it says",
+        sends(CHUNKED + b"ffff\r\n" + sse(HELLO), close=True),
+        "truncated",
+    ),
+    Row(
+        "a chunk size that is no number",
+        sends(CHUNKED + http_chunk(sse(HELLO)), b"ZZZ\r\n", pause_s=0.05),
+        "bad_http",
+    ),
+    Row(
+        "a negative chunk size",
+        sends(CHUNKED + http_chunk(sse(HELLO)), b"-5\r\nHello", pause_s=0.05),
+        "bad_http",
+    ),
+    Row(
+        "a huge chunk size", then_silent(CHUNKED + b"F" * 40 + b"\r\n" + sse(HELLO)), "bad_http", ""
+    ),
+    Row(
+        "a chunk longer than it says",
+        sends(CHUNKED + b"5\r\n" + sse(HELLO) + b"0\r\n\r\n"),
+        "bad_http",
+        "",
+    ),
     Row(
         "a Content-Length that is too long",
         sends(head("200 OK", "text/event-stream", "Content-Length: 9999") + sse(HELLO), close=True),
@@ -274,7 +392,10 @@ HOSTILE = [
     ),
     Row(
         "a Content-Length that is too short",
-        sends(head("200 OK", "text/event-stream", f"Content-Length: {len(sse(HELLO))}") + sse(HELLO, finish(), DONE)),
+        sends(
+            head("200 OK", "text/event-stream", f"Content-Length: {len(sse(HELLO))}")
+            + sse(HELLO, finish(), DONE)
+        ),
         "bad_http",
         None,
     ),
@@ -288,7 +409,9 @@ HOSTILE = [
     ),
     Row(
         "a JSON body that ends early",
-        sends(head("200 OK", "application/json", "Content-Length: 99") + b'{"choices": [', close=True),
+        sends(
+            head("200 OK", "application/json", "Content-Length: 99") + b'{"choices": [', close=True
+        ),
         "truncated",
         "",
         config={"stream": False},
@@ -301,11 +424,18 @@ HOSTILE = [
     ),
     Row(
         "two Content-Lengths",
-        sends(head("200 OK", "text/event-stream", "Content-Length: 5", "Content-Length: 9") + sse(HELLO, DONE)),
+        sends(
+            head("200 OK", "text/event-stream", "Content-Length: 5", "Content-Length: 9")
+            + sse(HELLO, DONE)
+        ),
         "bad_http",
         "",
     ),
-    Row("cut at the end of an event, until-close", sends(UNTIL_CLOSE + sse(HELLO), close=True), "truncated"),
+    Row(
+        "cut at the end of an event, until-close",
+        sends(UNTIL_CLOSE + sse(HELLO), close=True),
+        "truncated",
+    ),
     Row("a whole answer, until-close", sends(UNTIL_CLOSE + sse(HELLO, finish(), DONE), close=True)),
     Row(
         "a gzip bomb though identity was asked for",
@@ -327,9 +457,26 @@ HOSTILE = [
         "",
         config=SMALL,
     ),
-    Row("an endless comment", endless(UNTIL_CLOSE + sse(HELLO) + b": ", b"x" * 65536), "too_large", config=SMALL),
-    Row("an endless answer", endless(CHUNKED, http_chunk(sse(HELLO) * 400)), "too_large", None, config=SMALL),
-    Row("an endless body of new lines", endless(UNTIL_CLOSE, b"\n" * 65536), "too_large", "", config=SMALL),
+    Row(
+        "an endless comment",
+        endless(UNTIL_CLOSE + sse(HELLO) + b": ", b"x" * 65536),
+        "too_large",
+        config=SMALL,
+    ),
+    Row(
+        "an endless answer",
+        endless(CHUNKED, http_chunk(sse(HELLO) * 400)),
+        "too_large",
+        None,
+        config=SMALL,
+    ),
+    Row(
+        "an endless body of new lines",
+        endless(UNTIL_CLOSE, b"\n" * 65536),
+        "too_large",
+        "",
+        config=SMALL,
+    ),
     Row(
         "an endless JSON body",
         endless(head("200 OK", "application/json", "Connection: close"), b"[" * 65536),
@@ -346,14 +493,28 @@ HOSTILE = [
     ),
     Row(
         "a body longer than allowed, announced",
-        sends(head("200 OK", "text/event-stream", f"Content-Length: {1 << 40}") + sse(HELLO) + b":" * (2 << 20)),
+        sends(
+            head("200 OK", "text/event-stream", f"Content-Length: {1 << 40}")
+            + sse(HELLO)
+            + b":" * (2 << 20)
+        ),
         "too_large",
         config=SMALL,
     ),
-    Row("endless headers", endless(b"HTTP/1.1 200 OK\r\n", b"X-More: and more\r\n" * 1000), "bad_http", ""),
+    Row(
+        "endless headers",
+        endless(b"HTTP/1.1 200 OK\r\n", b"X-More: and more\r\n" * 1000),
+        "bad_http",
+        "",
+    ),
     Row("an endless header", endless(b"HTTP/1.1 200 OK\r\nX: ", b"x" * 65536), "bad_http", ""),
     Row("an endless status line", endless(b"HTTP/1.1 200 ", b"x" * 65536), "bad_http", ""),
-    Row("an endless trailer", endless(CHUNKED + http_chunk(sse(HELLO)) + b"0\r\nX: ", b"x" * 65536), "bad_http", None),
+    Row(
+        "an endless trailer",
+        endless(CHUNKED + http_chunk(sse(HELLO)) + b"0\r\nX: ", b"x" * 65536),
+        "bad_http",
+        None,
+    ),
     Row(
         "endless interim responses",
         endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.01),
@@ -390,7 +551,11 @@ HOSTILE = [
         config={"timeout": 0.4},
     ),
     Row(
-        "comments for ever", endless(CHUNKED, http_chunk(b": ping\n\n"), 0.02), "idle", "", config={"idle_timeout": 0.3}
+        "comments for ever",
+        endless(CHUNKED, http_chunk(b": ping\n\n"), 0.02),
+        "idle",
+        "",
+        config={"idle_timeout": 0.3},
     ),
     Row(
         "an answer and then comments for ever",
@@ -405,23 +570,43 @@ HOSTILE = [
         "",
         config={"idle_timeout": 0.3},
     ),
-    Row("[DONE] and the body kept open", then_silent(CHUNKED + http_chunk(sse(HELLO, finish(), DONE)))),
-    Row("[DONE] and then a cut", sends(CHUNKED + http_chunk(sse(HELLO, finish(), DONE)), close=True)),
+    Row(
+        "[DONE] and the body kept open",
+        then_silent(CHUNKED + http_chunk(sse(HELLO, finish(), DONE))),
+    ),
+    Row(
+        "[DONE] and then a cut", sends(CHUNKED + http_chunk(sse(HELLO, finish(), DONE)), close=True)
+    ),
     Row(
         "[DONE] and then an endless body",
         endless(CHUNKED + http_chunk(sse(HELLO, finish(), DONE)), http_chunk(b"x" * 65536)),
         config=SMALL,
     ),
-    Row("redirect to another path", sends(whole(b"", "302 Found", "text/html", "Location: /v2")), "redirect", ""),
+    Row(
+        "redirect to another path",
+        sends(whole(b"", "302 Found", "text/html", "Location: /v2")),
+        "redirect",
+        "",
+    ),
     Row(
         "redirect to itself for ever",
         sends(whole(b"", "307 Temporary Redirect", "text/html", "Location: /v1/chat/completions")),
         "redirect",
         "",
     ),
-    Row("redirect to nowhere", sends(whole(b"", "301 Moved Permanently", "text/html")), "redirect", ""),
+    Row(
+        "redirect to nowhere",
+        sends(whole(b"", "301 Moved Permanently", "text/html")),
+        "redirect",
+        "",
+    ),
     Row("binary instead of HTTP", sends(bytes(range(128, 256)) * 8, close=True), "bad_http", ""),
-    Row("a TLS alert instead of HTTP", sends(b"\x15\x03\x01\x00\x02\x02\x46", close=True), "bad_http", ""),
+    Row(
+        "a TLS alert instead of HTTP",
+        sends(b"\x15\x03\x01\x00\x02\x02\x46", close=True),
+        "bad_http",
+        "",
+    ),
     Row("another protocol", sends(b"SSH-2.0-OpenSSH_9.9\r\n", close=True), "bad_http", ""),
     Row(
         "HTTP/2 without asking",
@@ -435,16 +620,30 @@ HOSTILE = [
         "bad_http",
         "",
     ),
-    Row("a head that ends in the middle", sends(b"HTTP/1.1 200 OK\r\nContent-Ty", close=True), "reset", ""),
+    Row(
+        "a head that ends in the middle",
+        sends(b"HTTP/1.1 200 OK\r\nContent-Ty", close=True),
+        "reset",
+        "",
+    ),
     Row("closed without a word", sends(close=True), "reset", ""),
-    Row("100 before 200", sends(b"HTTP/1.1 100 Continue\r\n\r\n" + whole(sse(HELLO, finish(), DONE)))),
+    Row(
+        "100 before 200",
+        sends(b"HTTP/1.1 100 Continue\r\n\r\n" + whole(sse(HELLO, finish(), DONE))),
+    ),
     Row(
         "103 before 200",
-        sends(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", whole(sse(HELLO, finish(), DONE)), pause_s=0.02),
+        sends(
+            b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n",
+            whole(sse(HELLO, finish(), DONE)),
+            pause_s=0.02,
+        ),
     ),
     Row(
         "101 and another protocol",
-        then_silent(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"),
+        then_silent(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"
+        ),
         "http_status",
         "",
         config={"timeout": 1},
@@ -452,12 +651,27 @@ HOSTILE = [
     Row("204", sends(b"HTTP/1.1 204 No Content\r\n\r\n"), "http_status", ""),
     Row("206", sends(whole(sse(HELLO, finish(), DONE), "206 Partial Content")), "http_status", ""),
     Row("304", sends(b"HTTP/1.1 304 Not Modified\r\n\r\n"), "http_status", ""),
-    Row("an answer in a 500", sends(whole(sse(HELLO, finish(), DONE), "500 Oops")), "http_status", ""),
+    Row(
+        "an answer in a 500",
+        sends(whole(sse(HELLO, finish(), DONE), "500 Oops")),
+        "http_status",
+        "",
+    ),
     Row("a status that is no number", sends(b"HTTP/1.1 OK\r\n\r\n", close=True), "bad_http", ""),
     Row("a status of 999", sends(whole(b"", "999 What")), "http_status", ""),
     Row("401", answers_json(ERROR, status="401 Unauthorized"), "http_status", ""),
-    Row("429 with Retry-After", answers_json(ERROR, "Retry-After: 7", status="429 Too Many"), "http_status", ""),
-    Row("503 with Retry-After", answers_json(ERROR, "Retry-After: 0", status="503 Down"), "http_status", ""),
+    Row(
+        "429 with Retry-After",
+        answers_json(ERROR, "Retry-After: 7", status="429 Too Many"),
+        "http_status",
+        "",
+    ),
+    Row(
+        "503 with Retry-After",
+        answers_json(ERROR, "Retry-After: 0", status="503 Down"),
+        "http_status",
+        "",
+    ),
     Row(
         "429 with a Retry-After that is not UTF-8",
         sends(b"HTTP/1.1 429 Slow\r\nRetry-After: \xff\xfe\r\nContent-Length: 0\r\n\r\n"),
@@ -490,7 +704,9 @@ def is_healthy(result: Any, row: Row) -> bool:
     """Whether the request after the hostile one came to what a healthy server's does."""
     if row.config.get("stream", True):
         return (result.status, result.answer) == ("ok", "Hello world")
-    return bool(result.error is not None and result.error.kind == "wrong_type")  # HEALTHY streams, whatever was asked
+    return bool(
+        result.error is not None and result.error.kind == "wrong_type"
+    )  # HEALTHY streams, whatever was asked
 
 
 @pytest.mark.parametrize("row", [*STREAMS, *HOSTILE], ids=lambda row: row.name)
@@ -499,7 +715,9 @@ async def test_a_behaviour_has_its_one_outcome_and_the_next_request_is_unharmed(
 ) -> None:
     server.behaviour = first_then_healthy(row.behave)
     begun = time.monotonic()
-    results, _ = await ask_each(server.url, ["First?", "Next?"], **{"concurrent": 1, "timeout": 5, **row.config})
+    results, _ = await ask_each(
+        server.url, ["First?", "Next?"], **{"concurrent": 1, "timeout": 5, **row.config}
+    )
     assert time.monotonic() - begun < 3
     met, following = results
     assert (met.status, met.error and met.error.kind) == (row.status, row.kind), met
@@ -507,13 +725,25 @@ async def test_a_behaviour_has_its_one_outcome_and_the_next_request_is_unharmed(
     assert met.reasoning == row.reasoning
     assert row.token is None or met.token == row.token
     assert is_healthy(following, row), following
-    assert all(json.dumps(result.to_record(), ensure_ascii=False).encode() for result in results), "fit for a file"
-    assert [request.question for request in server.requests] == ["First?", "Next?"], "each asked once"
+    assert all(json.dumps(result.to_record(), ensure_ascii=False).encode() for result in results), (
+        "fit for a file"
+    )
+    assert [request.question for request in server.requests] == ["First?", "Next?"], (
+        "each asked once"
+    )
 
 
 def test_the_table_knows_every_kind_of_failure_that_a_server_can_cause() -> None:
     caused = {row.kind for row in [*STREAMS, *HOSTILE]}
-    elsewhere = {"connection_refused", "connect", "dns", "tls", "cancelled", "turn_skipped", "internal"}
+    elsewhere = {
+        "connection_refused",
+        "connect",
+        "dns",
+        "tls",
+        "cancelled",
+        "turn_skipped",
+        "internal",
+    }
     import llm_stresstest as st
 
     assert caused - {None} == st.FAILURES.keys() - elsewhere
@@ -544,28 +774,41 @@ def elsewhere() -> Iterator[ScriptedServer]:
 def test_a_redirect_to_another_origin_is_never_followed(
     project: Project, server: ScriptedServer, elsewhere: ScriptedServer, status: int
 ) -> None:
-    server.behaviour = sends(whole(b"", f"{status} Moved", "text/html", f"Location: {elsewhere.url}/chat/completions"))
-    project.configure(server=server.url, api_key_env="KEY", headers={"X-API-Key": "${KEY}"}, questions=2)
+    server.behaviour = sends(
+        whole(b"", f"{status} Moved", "text/html", f"Location: {elsewhere.url}/chat/completions")
+    )
+    project.configure(
+        server=server.url, api_key_env="KEY", headers={"X-API-Key": "${KEY}"}, questions=2
+    )
     finished = project.run("run", env={"KEY": "sk-canary-123456"})
     assert finished.code == 1
     assert [entry["error"]["kind"] for entry in project.results()["results"]] == ["redirect"] * 2
     assert elsewhere.requests == []
 
 
-@pytest.mark.parametrize("surplus", [whole(sse(chunk(content="evil"), finish(), DONE)), b"garbage", sse(HELLO)])
+@pytest.mark.parametrize(
+    "surplus", [whole(sse(chunk(content="evil"), finish(), DONE)), b"garbage", sse(HELLO)]
+)
 async def test_bytes_on_an_idle_connection_are_never_taken_for_the_next_answer(
     server: ScriptedServer, surplus: bytes
 ) -> None:
-    server.behaviour = first_then_healthy(sends(whole(sse(HELLO, finish(), DONE)), surplus, pause_s=0.03))
+    server.behaviour = first_then_healthy(
+        sends(whole(sse(HELLO, finish(), DONE)), surplus, pause_s=0.03)
+    )
     results, _ = await ask_each(server.url, ["First?", "Next?"], rate=8, arrival="constant")
-    assert [(result.status, result.answer) for result in results] == [("ok", "Hello"), ("ok", "Hello world")]
+    assert [(result.status, result.answer) for result in results] == [
+        ("ok", "Hello"),
+        ("ok", "Hello world"),
+    ]
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_the_connection_test_follows_no_redirect_either(
     project: Project, server: ScriptedServer, elsewhere: ScriptedServer, method: str
 ) -> None:
-    moved = sends(whole(b"", "307 Moved", "text/html", f"Location: {elsewhere.url}/chat/completions"))
+    moved = sends(
+        whole(b"", "307 Moved", "text/html", f"Location: {elsewhere.url}/chat/completions")
+    )
 
     async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
         lists = answers_json({"object": "list", "data": []})
@@ -580,13 +823,17 @@ def test_the_connection_test_follows_no_redirect_either(
 
 async def test_a_cookie_is_never_sent_back(server: ScriptedServer) -> None:
     body = sse(HELLO, finish(), DONE)
-    server.behaviour = sends(whole(body, "200 OK", "text/event-stream", "Set-Cookie: track=me; Path=/"))
+    server.behaviour = sends(
+        whole(body, "200 OK", "text/event-stream", "Set-Cookie: track=me; Path=/")
+    )
     results, _ = await ask_each(server.url, ["One?", "Two?", "Three?"], concurrent=1)
     assert [result.status for result in results] == ["ok"] * 3
     assert all("cookie" not in request.headers for request in server.requests)
 
 
-async def test_a_kept_connection_that_closes_after_each_answer_is_replaced_and_counted(server: ScriptedServer) -> None:
+async def test_a_kept_connection_that_closes_after_each_answer_is_replaced_and_counted(
+    server: ScriptedServer,
+) -> None:
     """As llama.cpp's server does: it says keep-alive, and hangs up when the next request is on its way."""
 
     async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
@@ -606,7 +853,9 @@ async def test_a_kept_connection_that_closes_after_each_answer_is_replaced_and_c
     assert all(result.connect_ms is not None for result in results if result.reconnects)
 
 
-async def test_a_connection_that_dies_within_an_answer_is_not_tried_again(server: ScriptedServer) -> None:
+async def test_a_connection_that_dies_within_an_answer_is_not_tried_again(
+    server: ScriptedServer,
+) -> None:
     async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
         await (resets(b"HTTP/1.1 200 OK\r\n") if request.number else HEALTHY)(request, writer)
 
@@ -625,9 +874,14 @@ async def test_a_connection_that_dies_within_an_answer_is_not_tried_again(server
         sends(whole(BOMB, "200 OK", "application/json", "Content-Encoding: gzip")),
         sends(bytes(range(128, 256)) * 8, close=True),
         then_silent(),
-        sends(head("200 OK", "application/json", "Content-Length: 99") + b'{"object": "list"', close=True),
         sends(
-            head("200 OK", "application/json", "Transfer-Encoding: chunked") + http_chunk(b"{"), b"ZZ\r\n", pause_s=0.02
+            head("200 OK", "application/json", "Content-Length: 99") + b'{"object": "list"',
+            close=True,
+        ),
+        sends(
+            head("200 OK", "application/json", "Transfer-Encoding: chunked") + http_chunk(b"{"),
+            b"ZZ\r\n",
+            pause_s=0.02,
         ),
         resets(head("200 OK", "application/json", "Content-Length: 99") + b"{"),
         answers_json(json.loads("[" * 900 + "]" * 900)),

@@ -19,7 +19,15 @@ HEADER = {"schema_version": 1, "run_id": "r", "config": {}}
 
 
 def result(index: int, answer: str = "Hello", turn: int = 0, **values: object) -> st.Result:
-    made = st.Result(index, f"q{index}", f"Question {index}?", answer=answer, turn=turn, sent_ns=1000, end_ns=5000)
+    made = st.Result(
+        index,
+        f"q{index}",
+        f"Question {index}?",
+        answer=answer,
+        turn=turn,
+        sent_ns=1000,
+        end_ns=5000,
+    )
     for name, value in values.items():
         setattr(made, name, value)
     return made
@@ -27,7 +35,10 @@ def result(index: int, answer: str = "Hello", turn: int = 0, **values: object) -
 
 def lines(count: int, text: str = "Hello") -> list[bytes]:
     """Return the lines of a whole journal of so many results."""
-    results = (st.journal_line(place + 1, "result", result(place, text).to_record()) for place in range(count))
+    results = (
+        st.journal_line(place + 1, "result", result(place, text).to_record())
+        for place in range(count)
+    )
     return [
         st.journal_line(0, "header", HEADER),
         *results,
@@ -57,7 +68,11 @@ def good_lines(data: bytes) -> list[dict[str, object]]:
             entry = json.loads(b"{" + rest)
         except (ValueError, UnicodeDecodeError):
             break
-        whole = line.startswith(b'{"crc":"') and f"{crc32(rest):08x}".encode() == crc and entry["seq"] == len(entries)
+        whole = (
+            line.startswith(b'{"crc":"')
+            and f"{crc32(rest):08x}".encode() == crc
+            and entry["seq"] == len(entries)
+        )
         if not whole or (len(entries) == 0) != (entry["kind"] == "header"):
             break
         entries.append(entry)
@@ -92,9 +107,10 @@ def is_prefix(reader: st.JournalReader, damage: int, size: int) -> bool:
 
 def test_the_checksum_is_the_one_that_everybody_knows() -> None:
     assert crc32(b"123456789") == 0xCBF43926
-    assert [{"crc": line[8:16].decode(), **entry} for line, entry in zip(WHOLE, good_lines(DATA), strict=True)] == [
-        json.loads(line) for line in WHOLE
-    ]
+    assert [
+        {"crc": line[8:16].decode(), **entry}
+        for line, entry in zip(WHOLE, good_lines(DATA), strict=True)
+    ] == [json.loads(line) for line in WHOLE]
 
 
 def test_a_whole_journal_is_read_whole() -> None:
@@ -113,7 +129,9 @@ def test_any_truncation_keeps_the_lines_before_it(cut: int) -> None:
 
 @settings(max_examples=2000, deadline=None)
 @given(place=hs.integers(0, len(DATA) - 1), flip=hs.integers(1, 255))
-def test_any_flipped_byte_costs_its_line_and_what_follows_and_nothing_before(place: int, flip: int) -> None:
+def test_any_flipped_byte_costs_its_line_and_what_follows_and_nothing_before(
+    place: int, flip: int
+) -> None:
     damaged = bytearray(DATA)
     damaged[place] ^= flip
     assert is_prefix(read(bytes(damaged)), place, len(DATA))
@@ -122,11 +140,17 @@ def test_any_flipped_byte_costs_its_line_and_what_follows_and_nothing_before(pla
 @settings(max_examples=2000, deadline=None)
 @given(
     pieces=hs.lists(
-        hs.sampled_from(WHOLE) | hs.sampled_from(lines(6)) | hs.binary(max_size=20) | hs.just(b"\n"), max_size=8
+        hs.sampled_from(WHOLE)
+        | hs.sampled_from(lines(6))
+        | hs.binary(max_size=20)
+        | hs.just(b"\n"),
+        max_size=8,
     ),
     cut=hs.integers(0, 40),
 )
-def test_whatever_the_lines_are_what_is_read_is_what_the_contract_says(pieces: list[bytes], cut: int) -> None:
+def test_whatever_the_lines_are_what_is_read_is_what_the_contract_says(
+    pieces: list[bytes], cut: int
+) -> None:
     data = b"".join(pieces)
     data = data[: len(data) - cut]
     reader = read(data)
@@ -141,7 +165,15 @@ def test_whatever_the_lines_are_what_is_read_is_what_the_contract_says(pieces: l
 @settings(max_examples=2000, deadline=None)
 @given(text=hs.text(max_size=30), thought=hs.text(max_size=10))
 def test_what_is_written_is_what_is_read(text: str, thought: str) -> None:
-    written = result(7, text, reasoning=thought, chunk_ns=[2000, 5000], first_ns=2000, chunks=2, finish_reason=text[:5])
+    written = result(
+        7,
+        text,
+        reasoning=thought,
+        chunk_ns=[2000, 5000],
+        first_ns=2000,
+        chunks=2,
+        finish_reason=text[:5],
+    )
     line = st.journal_line(0, "header", HEADER) + st.journal_line(1, "result", written.to_record())
     assert line.count(b"\n") == 2
     assert list(read(line)) == [written]
@@ -168,7 +200,12 @@ def test_an_empty_journal_is_read_as_nothing() -> None:
 def test_without_its_header_nothing_is_trusted() -> None:
     data = b"".join(WHOLE[1:])
     reader = read(data)
-    assert (reader.header, reader.lines, reader.lost_bytes, list(reader)) == (None, 0, len(data), [])
+    assert (reader.header, reader.lines, reader.lost_bytes, list(reader)) == (
+        None,
+        0,
+        len(data),
+        [],
+    )
 
 
 def test_a_hole_of_zero_bytes_as_a_crash_leaves_it_is_left_out() -> None:
@@ -182,7 +219,10 @@ def test_a_huge_line_without_an_end_is_left_out() -> None:
 
 def test_a_place_asked_anew_counts_once_with_its_last_answer() -> None:
     entries = [result(1, "old"), result(0, "other"), result(1, "new"), result(0, "turn", turn=1)]
-    written = [st.journal_line(place, "result", entry.to_record()) for place, entry in enumerate(entries, 1)]
+    written = [
+        st.journal_line(place, "result", entry.to_record())
+        for place, entry in enumerate(entries, 1)
+    ]
     reader = read(WHOLE[0] + b"".join(written))
     assert [(entry.index, entry.turn, entry.answer) for entry in reader] == [
         (0, 0, "other"),

@@ -27,7 +27,12 @@ def delta(provider: dict[str, Any], finish: str | None = None, **delta: Any) -> 
 
 
 def counts(prompt: int, completion: int, **more: Any) -> dict[str, Any]:
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion, **more}
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        **more,
+    }
 
 
 @dataclass(frozen=True)
@@ -220,7 +225,9 @@ FRAMINGS: dict[str, Callable[[bytes], list[bytes]]] = {
 
 def serve(shape: Shape, framing: str) -> Any:
     async def behave(_request: Request, writer: asyncio.StreamWriter) -> None:
-        writer.write(head("200 OK", "text/event-stream; charset=utf-8", "Transfer-Encoding: chunked"))
+        writer.write(
+            head("200 OK", "text/event-stream; charset=utf-8", "Transfer-Encoding: chunked")
+        )
         for piece in FRAMINGS[framing](shape.stream):
             writer.write(http_chunk(piece))
             await asyncio.sleep(0)
@@ -236,29 +243,40 @@ async def test_a_recorded_shape_is_read_for_what_it_is_however_it_is_cut(
 ) -> None:
     server.behaviour = serve(shape, framing)
     result = await ask_one(server.url)
-    assert (result.status, result.error and result.error.kind) == (shape.status, shape.kind), result.error
+    assert (result.status, result.error and result.error.kind) == (shape.status, shape.kind), (
+        result.error
+    )
     assert (result.answer, result.reasoning) == (shape.answer, shape.reasoning)
     if shape.status == "ok":
         assert (result.token, result.finish_reason) == (shape.token, shape.finish)
-        assert (result.reasoning_tokens, result.cached_tokens) == (shape.reasoning_tokens, shape.cached_tokens)
-        assert result.first_ns is not None and result.sent_ns is not None and result.first_ns >= result.sent_ns
+        assert (result.reasoning_tokens, result.cached_tokens) == (
+            shape.reasoning_tokens,
+            shape.cached_tokens,
+        )
+        assert (
+            result.first_ns is not None
+            and result.sent_ns is not None
+            and result.first_ns >= result.sent_ns
+        )
         assert result.chunk_ns == sorted(result.chunk_ns or ())
 
 
-@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape.status == "ok"], ids=lambda shape: shape.name)
+@pytest.mark.parametrize(
+    "shape", [shape for shape in SHAPES if shape.status == "ok"], ids=lambda shape: shape.name
+)
 def test_the_first_token_is_where_the_shape_says(shape: Shape) -> None:
     pieces = by_event(shape.stream)
     events = [number for number, piece in enumerate(pieces) if not piece.startswith(b":")]
 
-    async def read() -> st.Draft:
+    async def read() -> st.ParsedAnswer:
         exchange = st.Exchange(1 << 24)
         ends = [sum(map(len, pieces[: number + 1])) for number in range(len(pieces))]
         exchange.offsets, exchange.reads_ns = ends, list(range(len(pieces)))
         exchange.content = type("Body", (), {"_buffer": [shape.stream]})  # type: ignore[assignment]
         return st.read_stream(st.APIS["chat"], exchange)
 
-    draft = asyncio.run(read())
-    assert draft.chunk_ns[0] == events[shape.first]
+    parsed = asyncio.run(read())
+    assert parsed.chunk_ns[0] == events[shape.first]
 
 
 async def test_every_shape_at_once_over_kept_connections(server: ScriptedServer) -> None:
@@ -266,7 +284,9 @@ async def test_every_shape_at_once_over_kept_connections(server: ScriptedServer)
         await serve(SHAPES[int(request.question)], "event by event")(request, writer)
 
     server.behaviour = behave
-    results, _ = await ask_each(server.url, [str(place) for place in range(len(SHAPES))] * 3, concurrent=8)
+    results, _ = await ask_each(
+        server.url, [str(place) for place in range(len(SHAPES))] * 3, concurrent=8
+    )
     assert [(result.status, result.answer, result.reasoning) for result in results] == [
         (shape.status, shape.answer, shape.reasoning) for shape in SHAPES
     ] * 3

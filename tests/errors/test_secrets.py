@@ -76,19 +76,27 @@ ECHOES: dict[str, Behaviour] = {
     "error object": events({"error": {"message": f"bad key {CANARY}"}}),
     "error object, cut": events({"error": {"message": long(975)}}),
     "error object of another shape": events({"error": {"detail": {CANARY: [CANARY]}}}),
-    "body of a 401": sends(whole(json.dumps({"error": {"message": CANARY}}).encode(), "401 No", "application/json")),
+    "body of a 401": sends(
+        whole(json.dumps({"error": {"message": CANARY}}).encode(), "401 No", "application/json")
+    ),
     "body of a 500": plain(f"Authorization: Bearer {CANARY}"),
     "body of a 500, cut": plain(long(480)),
     "body of a 500, cut far away": plain(long(65_516)),
     "body of a 500, shrunk by redaction": plain(CANARY * 4000),
-    "header": sends(whole(b"", "429 Slow", "text/plain", f"Retry-After: {CANARY}", f"X-Key: {CANARY}")),
+    "header": sends(
+        whole(b"", "429 Slow", "text/plain", f"Retry-After: {CANARY}", f"X-Key: {CANARY}")
+    ),
     "content type": sends(whole(b"", content_type=f'text/html; key="{CANARY}"')),
     "status line": plain("", f"500 {CANARY}"),
-    "location": sends(whole(b"", "302 Found", "text/plain", f"Location: http://127.0.0.1:1/?key={CANARY}")),
+    "location": sends(
+        whole(b"", "302 Found", "text/plain", f"Location: http://127.0.0.1:1/?key={CANARY}")
+    ),
     "status line that is none": sends(f"HTTP/1.1 {CANARY}\r\n\r\n".encode(), close=True),
     "header that is none": sends(f"HTTP/1.1 200 OK\r\n{CANARY}\r\n\r\n".encode(), close=True),
     "chunk size that is none": sends(
-        head("200 OK", "text/event-stream", "Transfer-Encoding: chunked"), f"{CANARY}\r\n".encode(), pause_s=0.02
+        head("200 OK", "text/event-stream", "Transfer-Encoding: chunked"),
+        f"{CANARY}\r\n".encode(),
+        pause_s=0.02,
     ),
     "event that is not JSON": events("{" + CANARY),
     "event that is not JSON, cut": events("{" + long(180)),
@@ -96,7 +104,10 @@ ECHOES: dict[str, Behaviour] = {
     "event of another shape, cut": events(json.dumps([long(180)])),
     "event of another API": events({"type": CANARY}),
     "usage": events({**chunk(content="ok"), "usage": {CANARY: CANARY}}, finish(), "[DONE]"),
-    "cut": sends(head("200 OK", "text/event-stream", "Content-Length: 9999") + sse(chunk(content=CANARY)), close=True),
+    "cut": sends(
+        head("200 OK", "text/event-stream", "Content-Length: 9999") + sse(chunk(content=CANARY)),
+        close=True,
+    ),
 }
 
 
@@ -126,16 +137,22 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_a_key_that_the_server_echoes_is_found_nowhere(project: Project, server: ScriptedServer, way: Way) -> None:
+def test_a_key_that_the_server_echoes_is_found_nowhere(
+    project: Project, server: ScriptedServer, way: Way
+) -> None:
     server.behaviour = echoes
     url = server.url.replace("http://", f"http://{way.url}")
     project.configure(server=url, questions=len(ECHOES), timeout=5, **way.config)
     project.write("questions.json", json.dumps(list(ECHOES)))
-    finished = project.run("run", "--log-level", "DEBUG", env={"KEY": CANARY} if way.environment else None)
+    finished = project.run(
+        "run", "--log-level", "DEBUG", env={"KEY": CANARY} if way.environment else None
+    )
     assert finished.code in (0, 1), finished.err
     assert len(server.requests) == len(ECHOES)
     for request in server.requests:
-        assert {name: request.headers.get(name) for name in way.sent} == way.sent, "the server got it"
+        assert {name: request.headers.get(name) for name in way.sent} == way.sent, (
+            "the server got it"
+        )
     records = project.results()["results"]
     assert [record["answer"] for record in records[:2]] == ["Your key is [REDACTED].", "[REDACTED]"]
     assert leaks(everything(project, finished)) == []
@@ -145,7 +162,9 @@ def test_a_key_that_the_server_echoes_is_found_nowhere(project: Project, server:
     assert leaks({"out": shown.out, "err": shown.err}) == []
 
 
-@pytest.mark.parametrize("where", ["send_question", "calculate_aggregates", "test_connection", "load_questions"])
+@pytest.mark.parametrize(
+    "where", ["send_question", "calculate_aggregates", "test_connection", "load_questions"]
+)
 def test_a_fault_of_this_program_does_not_show_the_key_either(
     project: Project, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -156,7 +175,9 @@ def test_a_fault_of_this_program_does_not_show_the_key_either(
     project.configure(server=server.url, api_key_env="KEY")
     finished = project.run("run", "--log-level", "DEBUG", env={"KEY": CANARY})
     assert finished.code not in (0, 3, 4)
-    assert "Traceback" not in finished.err and finished.err.count("\n") == (0 if where == "send_question" else 1)
+    assert "Traceback" not in finished.err and finished.err.count("\n") == (
+        0 if where == "send_question" else 1
+    )
     if where != "load_questions":  # before the key is known; and it cannot be in a message there
         assert "traceback=" in project.log() and "RuntimeError" in project.log()
         assert leaks(everything(project, finished)) == []
@@ -192,7 +213,9 @@ def test_a_server_that_echoes_the_key_in_the_connection_test_shows_it_to_nobody(
 ) -> None:
     def models(*names: str) -> bytes:
         data = [{"id": name, "object": "model", "created": 1, "owned_by": "t"} for name in names]
-        return whole(json.dumps({"object": "list", "data": data}).encode(), content_type="application/json")
+        return whole(
+            json.dumps({"object": "list", "data": data}).encode(), content_type="application/json"
+        )
 
     lists = models(MODEL)
     refusal = json.dumps({"error": {"message": f"bad key {CANARY}", "code": CANARY}}).encode()
@@ -203,10 +226,16 @@ def test_a_server_that_echoes_the_key_in_the_connection_test_shows_it_to_nobody(
         "404 for the answer": (lists, whole(refusal, "404 No", "application/json")),
         "500 with a page": (lists, whole(long(650).encode(), "500 No", "text/html")),
         "an error object": (lists, whole(refusal, content_type="application/json")),
-        "another shape": (lists, whole(json.dumps([long(250)]).encode(), content_type="application/json")),
+        "another shape": (
+            lists,
+            whole(json.dumps([long(250)]).encode(), content_type="application/json"),
+        ),
         "not JSON": (lists, whole(b"{" + CANARY.encode(), content_type="application/json")),
         "not HTTP": (lists, CANARY.encode() + b"\r\n\r\n"),
-        "a redirect": (lists, whole(b"", "302 Found", "text/html", f"Location: http://127.0.0.1:1/{CANARY}")),
+        "a redirect": (
+            lists,
+            whole(b"", "302 Found", "text/html", f"Location: http://127.0.0.1:1/{CANARY}"),
+        ),
     }
     server.passes_test = False
     project.configure(server=server.url, api_key_env="KEY", timeout=3)
@@ -244,7 +273,9 @@ def test_a_password_in_a_url_is_shown_nowhere_whether_the_url_is_good_or_bad(
     value: Any = url + server.url.removeprefix("http://")
     outer, _, inner = key.partition(".")
     extra = {"model": "m"} if outer == "judge" else {}
-    project.configure(**{"server": server.url, outer: {inner: value, **extra} if inner else value, "timeout": 1})
+    project.configure(
+        **{"server": server.url, outer: {inner: value, **extra} if inner else value, "timeout": 1}
+    )
     for option in ([], ["--dry-run"]):
         finished = project.run("run", "--log-level", "DEBUG", *option)
         assert finished.code != 70, finished.err
@@ -258,7 +289,13 @@ def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(
     project: Project, server: ScriptedServer
 ) -> None:
     project.configure(server=server.url, api_key_env="KEY")
-    for key in [f"{CANARY}\r\nX-Evil: 1", f"{CANARY}\n", f" {CANARY}", f"{CANARY}ü", f"{CANARY}\x1b[31m"]:
+    for key in [
+        f"{CANARY}\r\nX-Evil: 1",
+        f"{CANARY}\n",
+        f" {CANARY}",
+        f"{CANARY}ü",
+        f"{CANARY}\x1b[31m",
+    ]:
         finished = project.run("run", env={"KEY": key})
         assert finished.code == 2 and finished.err.count("\n") == 1
         assert leaks(everything(project, finished)) == []
@@ -270,7 +307,9 @@ NAUGHTY = "\x1b[2J\x1b]0;owned\x07\x1b]8;;http://evil\x1b\\\x9b31m\x00\x08\x7f\r
 
 def is_inert(text: str) -> bool:
     """Whether a terminal that shows this text does nothing but show it."""
-    return not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]", text)
+    return not re.search(
+        r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]", text
+    )
 
 
 def test_what_the_server_says_is_inert_on_terminal_and_log_and_exact_in_the_file(
@@ -302,11 +341,18 @@ def test_what_the_server_says_is_inert_on_terminal_and_log_and_exact_in_the_file
     assert records[7]["question"] == f"question {NAUGHTY}" and records[7]["id"] == f"7{NAUGHTY}"
     assert is_inert(finished.out) and is_inert(finished.err)
     assert is_inert(project.log())
-    assert all(re.match(r"\d{4}-\d\d-\d\d ", line) for line in project.log().splitlines()), "one record a line"
+    assert all(re.match(r"\d{4}-\d\d-\d\d ", line) for line in project.log().splitlines()), (
+        "one record a line"
+    )
 
 
-def test_what_the_server_says_in_the_connection_test_is_inert(project: Project, server: ScriptedServer) -> None:
-    server.passes_test, server.behaviour = False, sends(whole(NAUGHTY.encode(), "500 Oops", "text/plain"))
+def test_what_the_server_says_in_the_connection_test_is_inert(
+    project: Project, server: ScriptedServer
+) -> None:
+    server.passes_test, server.behaviour = (
+        False,
+        sends(whole(NAUGHTY.encode(), "500 Oops", "text/plain")),
+    )
     finished = project.run("run", "--log-level", "DEBUG")
     assert finished.code == 3 and finished.err.count("\n") == 1
     assert is_inert(finished.err) and is_inert(project.log())
@@ -336,7 +382,11 @@ def make_certificate(folder: Path, names: str) -> Certificate:
 def serving_tls(certificate: Certificate) -> Iterator[ScriptedServer]:
     """Run a scripted server that speaks TLS."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(asyncio, "start_server", functools.partial(asyncio.start_server, ssl=certificate.context))
+        patch.setattr(
+            asyncio,
+            "start_server",
+            functools.partial(asyncio.start_server, ssl=certificate.context),
+        )
         running = ScriptedServer()
     yield running
     running.close()
@@ -353,7 +403,9 @@ def tls_server(certificate: Certificate) -> Iterator[ScriptedServer]:
         yield running
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(project: Project, tls_server: ScriptedServer) -> None:
+def test_a_certificate_that_nobody_vouches_for_is_refused(
+    project: Project, tls_server: ScriptedServer
+) -> None:
     project.configure(server=tls_server.url.replace("http:", "https:"), api_key_env="KEY")
     finished = project.run("run", env={"KEY": CANARY})
     assert (finished.code, finished.err.count("\n")) == (3, 1)
@@ -374,14 +426,18 @@ def test_a_certificate_of_another_host_is_refused(project: Project, tmp_path: Pa
 def test_a_certificate_that_ca_file_vouches_for_is_trusted(
     project: Project, tls_server: ScriptedServer, certificate: Certificate
 ) -> None:
-    project.configure(server=tls_server.url.replace("http:", "https:"), ca_file=str(certificate.file))
+    project.configure(
+        server=tls_server.url.replace("http:", "https:"), ca_file=str(certificate.file)
+    )
     finished = project.run("run")
     assert finished.code == 0, finished.err
     assert project.results()["meta"]["tls_verified"] is True
     assert "not verified" not in finished.out
 
 
-def test_tls_that_is_not_verified_is_said_in_summary_and_file(project: Project, tls_server: ScriptedServer) -> None:
+def test_tls_that_is_not_verified_is_said_in_summary_and_file(
+    project: Project, tls_server: ScriptedServer
+) -> None:
     project.configure(server=tls_server.url.replace("http:", "https:"), verify_tls=False)
     finished = project.run("run")
     assert finished.code == 0, finished.err

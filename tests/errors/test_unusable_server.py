@@ -56,14 +56,18 @@ def test_tls_where_there_is_none(project: Project) -> None:
     assert "TLS" in finished.err
 
 
-def test_an_unknown_model_names_those_that_there_are(project: Project, server: ScriptedServer) -> None:
+def test_an_unknown_model_names_those_that_there_are(
+    project: Project, server: ScriptedServer
+) -> None:
     project.configure(server=server.url, model="other")
     finished = project.run("run")
     assert is_refused(finished, project)
     assert f'no such model "other"; the server has: {MODEL}' in finished.err
 
 
-def answers(server: ScriptedServer, status: str, body: Any, content_type: str = "application/json") -> None:
+def answers(
+    server: ScriptedServer, status: str, body: Any, content_type: str = "application/json"
+) -> None:
     """Let the server answer the connection test with this."""
 
     async def behave(_request: Any, writer: asyncio.StreamWriter) -> None:
@@ -77,7 +81,11 @@ def answers(server: ScriptedServer, status: str, body: Any, content_type: str = 
 @pytest.mark.parametrize(
     ("status", "body", "says"),
     [
-        ("401 Unauthorized", {"error": {"message": "bad key"}}, "not authorised (HTTP 401); set api_key_env"),
+        (
+            "401 Unauthorized",
+            {"error": {"message": "bad key"}},
+            "not authorised (HTTP 401); set api_key_env",
+        ),
         ("403 Forbidden", {"error": {"message": "no"}}, "not authorised (HTTP 403)"),
         ("404 Not Found", {"detail": "Not Found"}, "does the URL end in /v1?"),
         ("500 Internal Server Error", {"error": {"message": "out of memory"}}, "HTTP 500"),
@@ -108,7 +116,9 @@ def test_a_server_that_accepts_and_says_nothing(project: Project, server: Script
     assert "took longer than" in finished.err
 
 
-def test_a_server_without_a_model_list_is_used_all_the_same(project: Project, server: ScriptedServer) -> None:
+def test_a_server_without_a_model_list_is_used_all_the_same(
+    project: Project, server: ScriptedServer
+) -> None:
     answer = server._answer
 
     async def without_list(request: Any, writer: asyncio.StreamWriter) -> None:

@@ -18,13 +18,17 @@ import pytest
 import llm_stresstest as st
 from extensions import quality
 
-LABELLED = json.loads((Path(__file__).parents[1] / "data" / "graded_answers.json").read_text(encoding="utf-8"))
+LABELLED = json.loads(
+    (Path(__file__).parents[1] / "data" / "graded_answers.json").read_text(encoding="utf-8")
+)
 RULE_GRADERS = ("exact", "contains", "regex", "numeric", "choice", "json", "fuzzy", "code")
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's layers are Linux's")
 
 
 def question(grader: str | None, expected: Any = None, **more: Any) -> st.Question:
-    return st.Question.model_validate({"id": "q", "question": "?", "grader": grader, "expected": expected, **more})
+    return st.Question.model_validate(
+        {"id": "q", "question": "?", "grader": grader, "expected": expected, **more}
+    )
 
 
 def grade(grader: str, expected: Any, answer: str, **more: Any) -> quality.Grade:
@@ -73,7 +77,12 @@ def test_a_shipped_question_is_not_answered_by_its_own_text_or_by_a_refusal() ->
     for entry in st.load_questions(st.HERE / "questions.json"):
         if entry.grader == "code":
             continue
-        for answer in ("", entry.texts[-1], "I'm sorry, but I can't answer that.", "Das kann ich nicht beantworten."):
+        for answer in (
+            "",
+            entry.texts[-1],
+            "I'm sorry, but I can't answer that.",
+            "Das kann ich nicht beantworten.",
+        ):
             graded = quality.grade_answer(entry, answer)
             assert graded is not None
             assert graded.score == 0, (entry.id, answer, graded)
@@ -107,8 +116,14 @@ def test_a_reason_says_what_was_expected_and_what_was_found() -> None:
     assert grade("numeric", 42, "It is 41.").reason == "expected 42, found 41"
     assert grade("numeric", 42, "It is late.").reason == "no number in the answer"
     assert grade("choice", "B", "C").reason == "expected B, chose C"
-    assert grade("json", {"fields": {"a.b": 1}}, '{"a": {"b": 2}}').reason == "a.b: expected 1, found 2"
-    assert grade("code", "assert f(1) == 2", "def f(n): return n").reason == "does not hold: assert f(1) == 2"
+    assert (
+        grade("json", {"fields": {"a.b": 1}}, '{"a": {"b": 2}}').reason
+        == "a.b: expected 1, found 2"
+    )
+    assert (
+        grade("code", "assert f(1) == 2", "def f(n): return n").reason
+        == "does not hold: assert f(1) == 2"
+    )
 
 
 def test_fuzzy_scores_the_similarity_above_its_threshold_and_0_below() -> None:
@@ -122,7 +137,9 @@ def test_an_exception_in_a_grader_is_a_grade_of_0(monkeypatch: pytest.MonkeyPatc
         raise RecursionError("too deep")
 
     monkeypatch.setitem(quality.GRADERS, "exact", broken)
-    assert grade("exact", "x", "x") == quality.Grade(0.0, "could not be graded: RecursionError: too deep")
+    assert grade("exact", "x", "x") == quality.Grade(
+        0.0, "could not be graded: RecursionError: too deep"
+    )
 
 
 def test_a_missing_package_is_an_error_and_no_bad_grade(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +184,9 @@ def test_a_missing_package_is_an_error_and_no_bad_grade(monkeypatch: pytest.Monk
         ("code", None, "at least one assert"),
     ],
 )
-def test_a_question_that_cannot_be_graded_says_what_it_needs(grader: str, expected: Any, problem: str) -> None:
+def test_a_question_that_cannot_be_graded_says_what_it_needs(
+    grader: str, expected: Any, problem: str
+) -> None:
     said = quality.check_question(question(grader, expected))
     assert said is not None
     assert said.startswith(f"{grader} needs expected: ")
@@ -269,7 +288,9 @@ def held() -> list[str]:
 def attack(held: list[str]) -> Callable[..., quality.Verdict]:
     """Run code as an answer, confined by all layers or by those named; skip where this system lacks one."""
 
-    def run(code: str, layers: tuple[str, ...] = quality.LAYERS, asserts: str = "assert True") -> quality.Verdict:
+    def run(
+        code: str, layers: tuple[str, ...] = quality.LAYERS, asserts: str = "assert True"
+    ) -> quality.Verdict:
         if layers != quality.LAYERS and not set(layers) <= set(held):
             pytest.skip(f"this system has only {held}")
         return quality.run_confined(code, asserts, layers)
@@ -289,7 +310,9 @@ def test_the_hook_holds_everywhere(held: list[str]) -> None:
     assert "hook" in held
 
 
-def test_the_environment_of_the_code_is_empty(monkeypatch: pytest.MonkeyPatch, attack: Callable[..., Any]) -> None:
+def test_the_environment_of_the_code_is_empty(
+    monkeypatch: pytest.MonkeyPatch, attack: Callable[..., Any]
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     code = "import os\nfound = [value for value in os.environ.values() if 'secret' in value]"
     assert attack(code, asserts="assert found == []").error is None
@@ -309,12 +332,17 @@ for pid in [*map(str, range(1, 100000)), "self", "thread-self"] if SEARCH else [
 
 @linux_only
 @pytest.mark.parametrize("layers", [ALL, HOOK, NAMESPACES, LANDLOCK], ids=name_of)
-def test_code_cannot_read_a_secret_of_the_grader_in_proc(layers: tuple[str, ...], attack: Callable[..., Any]) -> None:
+def test_code_cannot_read_a_secret_of_the_grader_in_proc(
+    layers: tuple[str, ...], attack: Callable[..., Any]
+) -> None:
     environment = Path(f"/proc/{os.getpid()}/environ").read_bytes()
     if not environment:
         pytest.skip("this process has no environment")
     code = READ_ENVIRONMENTS.replace("SEARCH", "False").replace("PID", str(os.getpid()))
-    assert attack(code, layers, f"assert not any({environment[:8]!r} in text for text in found)").error is None
+    assert (
+        attack(code, layers, f"assert not any({environment[:8]!r} in text for text in found)").error
+        is None
+    )
 
 
 @linux_only
@@ -360,7 +388,9 @@ def test_code_cannot_write_outside_its_folder(
 
 
 @pytest.mark.parametrize("way", ["open", "os.open", "rename", "symlink", "sqlite"])
-def test_the_writing_attacks_work_unconfined(way: str, tmp_path: Path, attack: Callable[..., Any]) -> None:
+def test_the_writing_attacks_work_unconfined(
+    way: str, tmp_path: Path, attack: Callable[..., Any]
+) -> None:
     target = tmp_path / "outside"
     assert attack(WRITES[way].replace("PATH", repr(str(target))), ()).error is None
     assert target.exists()
@@ -372,23 +402,36 @@ def test_code_cannot_remove_or_change_a_file_outside(
 ) -> None:
     target = tmp_path / "precious"
     target.write_text("precious")
-    ways = ["os.remove(PATH)", "os.truncate(PATH, 0)", "open(PATH, 'r+').truncate(0)", "os.rename(PATH, PATH + '2')"]
+    ways = [
+        "os.remove(PATH)",
+        "os.truncate(PATH, 0)",
+        "open(PATH, 'r+').truncate(0)",
+        "os.rename(PATH, PATH + '2')",
+    ]
     for way in ways:
-        assert attack("import os\n" + way.replace("PATH", repr(str(target))), layers).error is not None
+        assert (
+            attack("import os\n" + way.replace("PATH", repr(str(target))), layers).error is not None
+        )
     assert target.read_text() == "precious"
 
 
 @pytest.mark.parametrize("layers", [ALL, HOOK, LANDLOCK], ids=name_of)
-def test_code_cannot_read_a_file_outside(layers: tuple[str, ...], tmp_path: Path, attack: Callable[..., Any]) -> None:
+def test_code_cannot_read_a_file_outside(
+    layers: tuple[str, ...], tmp_path: Path, attack: Callable[..., Any]
+) -> None:
     secret = tmp_path / "key"
     secret.write_text("sk-secret")
     assert "PermissionError" in str(attack(f"open({str(secret)!r}).read()", layers).error)
 
 
 def test_code_can_use_files_in_its_own_folder(attack: Callable[..., Any]) -> None:
-    code = "import os, tempfile\nos.mkdir('d')\nopen('d/f', 'w').write('x')\nos.rename('d/f', 'g')\n"
+    code = (
+        "import os, tempfile\nos.mkdir('d')\nopen('d/f', 'w').write('x')\nos.rename('d/f', 'g')\n"
+    )
     code += "with tempfile.NamedTemporaryFile() as file:\n    file.write(b'x')\n"
-    assert attack(code, ALL, "assert open('g').read() == 'x' and os.listdir('d') == []").error is None
+    assert (
+        attack(code, ALL, "assert open('g').read() == 'x' and os.listdir('d') == []").error is None
+    )
 
 
 @pytest.fixture
@@ -449,9 +492,16 @@ def test_code_cannot_send_a_datagram(layers: tuple[str, ...], attack: Callable[.
 
 
 @pytest.mark.parametrize(
-    "code", ["while True: pass", "import time\ntime.sleep(600)", "import threading\nthreading.Event().wait()"]
+    "code",
+    [
+        "while True: pass",
+        "import time\ntime.sleep(600)",
+        "import threading\nthreading.Event().wait()",
+    ],
 )
-def test_code_ends_at_its_limit(code: str, attack: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_ends_at_its_limit(
+    code: str, attack: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(quality, "CODE_S", 1)
     start = time.monotonic()
     assert attack(code).error is not None
@@ -555,7 +605,10 @@ def test_many_files_cannot_fill_the_disk(attack: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("layers", [ALL, NAMESPACES, ()], ids=name_of)
 def test_nothing_of_the_code_is_left_on_disk(
-    layers: tuple[str, ...], tmp_path: Path, attack: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    layers: tuple[str, ...],
+    tmp_path: Path,
+    attack: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     code = "import os\nos.makedirs('a/b/c')\nopen('a/b/c/f', 'w').write('x')\nos.chmod('a/b', 0)"
@@ -589,14 +642,19 @@ os._exit(0)
         "class Liar(Exception):\n    def __str__(self): raise self\nraise Liar",
     ],
 )
-def test_leaving_before_the_asserts_or_forging_a_verdict_is_no_pass(code: str, attack: Callable[..., Any]) -> None:
+def test_leaving_before_the_asserts_or_forging_a_verdict_is_no_pass(
+    code: str, attack: Callable[..., Any]
+) -> None:
     assert attack(code, asserts="assert f() == 1").error is not None
     assert attack(code).error is not None
 
 
 def test_an_assert_that_fails_or_raises_is_named(attack: Callable[..., Any]) -> None:
     code = "def f(n):\n    return n"
-    assert attack(code, asserts="assert f(1) == 1\nassert f(2) == 3").error == "does not hold: assert f(2) == 3"
+    assert (
+        attack(code, asserts="assert f(1) == 1\nassert f(2) == 3").error
+        == "does not hold: assert f(2) == 3"
+    )
     assert "TypeError" in str(attack(code, asserts="assert f() == 1").error)
     assert attack(code, asserts="x = f(1)\nassert x == 1").error is None
 
@@ -617,7 +675,9 @@ ESCAPES = {
 
 @linux_only
 @pytest.mark.parametrize("way", ESCAPES)
-def test_the_namespaces_cannot_be_left(way: str, tmp_path: Path, attack: Callable[..., Any]) -> None:
+def test_the_namespaces_cannot_be_left(
+    way: str, tmp_path: Path, attack: Callable[..., Any]
+) -> None:
     """Without the hook and seccomp, as a program that got round them would try it."""
     target = tmp_path / "outside"
     code = "import ctypes, os, struct\nlibc = ctypes.CDLL(None)\n"

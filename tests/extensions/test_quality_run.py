@@ -14,7 +14,13 @@ from extensions import quality
 from tests.conftest import MODEL, Project, Request, ScriptedServer, sends, streams, whole
 
 CATALOGUE: list[dict[str, Any]] = [
-    {"id": "capital", "category": "facts", "question": "Capital of France?", "grader": "contains", "expected": "Paris"},
+    {
+        "id": "capital",
+        "category": "facts",
+        "question": "Capital of France?",
+        "grader": "contains",
+        "expected": "Paris",
+    },
     {"id": "sum", "category": "arithmetic", "question": "2+2?", "grader": "numeric", "expected": 4},
     {"id": "free", "category": "chat", "question": "How are you?"},
 ]
@@ -68,7 +74,9 @@ def test_a_failed_request_is_wrong_under_load_and_left_out_of_the_answers(
     assert (numbers["under_load"]["avg"], numbers["under_load"]["n"]) == (0.5, 2)
 
 
-def test_only_the_last_turn_of_a_conversation_is_graded(project: Project, server: ScriptedServer) -> None:
+def test_only_the_last_turn_of_a_conversation_is_graded(
+    project: Project, server: ScriptedServer
+) -> None:
     server.behaviour = streams("Paris")
     turns = {"turns": ["Hi", "Capital?"], "grader": "exact", "expected": "paris"}
     project.write("questions.json", json.dumps([turns]))
@@ -83,10 +91,14 @@ def test_reasoning_is_never_graded(project: Project, server: ScriptedServer) -> 
     assert project.results()["results"][0]["quality"] == 0.0
 
 
-def test_a_sweep_shows_accuracy_and_stability_by_concurrency(graded: Project, server: ScriptedServer) -> None:
+def test_a_sweep_shows_accuracy_and_stability_by_concurrency(
+    graded: Project, server: ScriptedServer
+) -> None:
     async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
         late = request.number >= 3  # the second stage answers one question differently
-        text = {"Capital of France?": "Paris", "2+2?": "5" if late else "4"}.get(request.question, "Fine")
+        text = {"Capital of France?": "Paris", "2+2?": "5" if late else "4"}.get(
+            request.question, "Fine"
+        )
         await streams(text)(request, writer)
 
     server.behaviour = behave
@@ -104,7 +116,9 @@ def test_price_and_tokens_are_given_per_correct_answer(graded: Project) -> None:
     graded.run("run", "--set", "hardware.price_per_hour=3600")
     data = graded.results()["aggregate"]
     assert data["quality"]["tokens_per_correct"] == 2
-    assert data["quality"]["price_per_correct"] == pytest.approx(data["duration_ms"] / 1000, rel=1e-4)
+    assert data["quality"]["price_per_correct"] == pytest.approx(
+        data["duration_ms"] / 1000, rel=1e-4
+    )
     assert data["quality"]["wh_per_correct"] is None
 
 
@@ -122,7 +136,9 @@ def test_price_and_tokens_are_given_per_correct_answer(graded: Project) -> None:
 def test_a_dry_run_finds_a_bad_grader_and_names_the_question(
     project: Project, question: dict[str, Any], says: str
 ) -> None:
-    project.write("questions.json", json.dumps([{"id": "broken-one", "question": "A?", **question}]))
+    project.write(
+        "questions.json", json.dumps([{"id": "broken-one", "question": "A?", **question}])
+    )
     finished = project.run("run", "--dry-run")
     assert finished.code == 2
     assert "broken-one" in finished.err and says in finished.err
@@ -142,7 +158,9 @@ def test_code_stays_ungraded_unless_it_is_allowed(project: Project, server: Scri
     assert project.results("allowed")["results"][0]["quality"] == 1.0
 
 
-def test_without_the_packages_a_run_says_so_and_goes_on(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_packages_a_run_says_so_and_goes_on(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project.write("questions.json", json.dumps(CATALOGUE))
 
     def missing(*_: object) -> None:
@@ -186,7 +204,12 @@ def test_grade_refuses_a_catalogue_of_other_questions(graded: Project) -> None:
 
 
 def judged(project: Project, server: ScriptedServer, grader: str = "judge") -> None:
-    question = {"id": "j", "question": "Be kind.", "grader": grader, "expected": "The answer is kind."}
+    question = {
+        "id": "j",
+        "question": "Be kind.",
+        "grader": grader,
+        "expected": "The answer is kind.",
+    }
     project.write("questions.json", json.dumps([question]))
     judge = {"server": server.url, "model": MODEL}
     project.configure(server=server.url, questions=1, judge=judge)
@@ -203,14 +226,22 @@ def replies(server: ScriptedServer, *texts: str) -> list[str]:
         prompts.append(request.question)
         message = {"role": "assistant", "content": texts[(len(prompts) - 1) % len(texts)]}
         choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
-        answer = {"id": "x", "object": "chat.completion", "created": 1, "model": MODEL, "choices": choices}
+        answer = {
+            "id": "x",
+            "object": "chat.completion",
+            "created": 1,
+            "model": MODEL,
+            "choices": choices,
+        }
         writer.write(whole(json.dumps(answer).encode(), content_type="application/json"))
 
     server.behaviour = behave
     return prompts
 
 
-def test_a_judge_is_asked_twice_with_the_choices_in_either_order(project: Project, server: ScriptedServer) -> None:
+def test_a_judge_is_asked_twice_with_the_choices_in_either_order(
+    project: Project, server: ScriptedServer
+) -> None:
     judged(project, server)
     prompts = replies(server, "It is kind.\nVERDICT: PASS")
     assert project.run("run").code == 0
@@ -244,21 +275,35 @@ def test_a_broken_judge_leaves_the_answer_ungraded_and_never_0(
     assert (numbers["avg"], numbers["graded"], numbers["ungraded"]) == (None, 0, 1)
 
 
-def test_a_judge_that_cannot_be_reached_leaves_the_answer_ungraded(project: Project, server: ScriptedServer) -> None:
+def test_a_judge_that_cannot_be_reached_leaves_the_answer_ungraded(
+    project: Project, server: ScriptedServer
+) -> None:
     judged(project, server)
     replies(server, "VERDICT: PASS")
-    finished = project.run("run", "--set", 'judge={"server": "http://127.0.0.1:9/v1", "model": "m"}')
+    finished = project.run(
+        "run", "--set", 'judge={"server": "http://127.0.0.1:9/v1", "model": "m"}'
+    )
     assert finished.code == 0
     assert "the judge failed" in project.results()["results"][0]["grade_reason"]
 
 
 @pytest.mark.parametrize(("angle", "score"), [(0.0, 1.0), (0.5, 0.877583), (1.5, 0.0)])
-async def test_semantic_scores_the_similarity_of_embeddings(server: ScriptedServer, angle: float, score: float) -> None:
+async def test_semantic_scores_the_similarity_of_embeddings(
+    server: ScriptedServer, angle: float, score: float
+) -> None:
     import math
 
     vectors = [[1.0, 0.0], [math.cos(angle), math.sin(angle)]]
-    data = [{"object": "embedding", "index": place, "embedding": vector} for place, vector in enumerate(vectors)]
-    answer = {"object": "list", "data": data, "model": MODEL, "usage": {"prompt_tokens": 1, "total_tokens": 1}}
+    data = [
+        {"object": "embedding", "index": place, "embedding": vector}
+        for place, vector in enumerate(vectors)
+    ]
+    answer = {
+        "object": "list",
+        "data": data,
+        "model": MODEL,
+        "usage": {"prompt_tokens": 1, "total_tokens": 1},
+    }
     body = json.dumps(answer).encode()
     server.behaviour = sends(whole(body, content_type="application/json"))
     judge = {"server": server.url, "model": MODEL}
@@ -291,6 +336,8 @@ def test_a_verdict_is_read_strictly(reply: str, verdict: str | None) -> None:
 def test_a_question_asked_again_does_not_narrow_the_interval(graded: Project) -> None:
     graded.run("once")
     graded.run("often", "--set", "questions=30")
-    once, often = (graded.results(name)["aggregate"]["quality"]["of_answers"] for name in ("once", "often"))
+    once, often = (
+        graded.results(name)["aggregate"]["quality"]["of_answers"] for name in ("once", "often")
+    )
     assert (once["n"], often["n"]) == (2, 20)
     assert once["ci95"] == often["ci95"]

@@ -38,7 +38,12 @@ def command(tmp_path: Path, *arguments: str) -> list[str]:
 def test_the_shipped_files_ask_a_real_model(tmp_path: Path) -> None:
     arguments = ("--set", "questions=6", "--set", "concurrent=2", "--set", "max_tokens=24")
     finished = subprocess.run(
-        command(tmp_path, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        command(tmp_path, *arguments),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert finished.returncode == 0, finished.stderr
     data = json.loads((tmp_path / "results" / "run.json").read_bytes())
@@ -62,13 +67,17 @@ async def test_a_stale_connection_is_replaced_and_no_failure_of_the_server(tmp_p
 
 def short_questions(tmp_path: Path) -> Path:
     path = tmp_path / "questions.json"
-    path.write_text(json.dumps([{"question": f"Say {number}", "max_tokens": 3} for number in range(16)]))
+    path.write_text(
+        json.dumps([{"question": f"Say {number}", "max_tokens": 3} for number in range(16)])
+    )
     return path
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks at /proc")
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_the_server_ends_with_the_run_also_when_it_is_killed(tmp_path: Path, how: signal.Signals) -> None:
+def test_the_server_ends_with_the_run_also_when_it_is_killed(
+    tmp_path: Path, how: signal.Signals
+) -> None:
     before = embedded_processes()
     run = subprocess.Popen(command(tmp_path, "--set", "questions=500", "--quiet"), cwd=ROOT)
     wait_until(lambda: len(list((tmp_path / "results").glob("run.journal"))) == 1)

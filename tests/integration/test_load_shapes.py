@@ -13,7 +13,9 @@ import llm_stresstest as st
 from tests.conftest import Project, Request, ScriptedServer, ask_each, sends, streams
 
 
-async def test_a_sweep_asks_every_level_and_keeps_each_within_its_concurrency(server: ScriptedServer) -> None:
+async def test_a_sweep_asks_every_level_and_keeps_each_within_its_concurrency(
+    server: ScriptedServer,
+) -> None:
     server.behaviour = streams("a", pause_s=0.01)
     results, _ = await ask_each(server.url, ["x"] * 8, concurrent=[1, 2, 4])
     assert [result.stage for result in results] == [0] * 8 + [1] * 8 + [2] * 8
@@ -36,15 +38,21 @@ def test_a_sweep_shows_its_stages_side_by_side(project: Project) -> None:
     assert [(stage["concurrent"], stage["ok"]) for stage in stages] == [(1, 4), (2, 4), (4, 4)]
 
 
-async def test_open_loop_sends_at_the_scheduled_times_whatever_the_server_does(server: ScriptedServer) -> None:
+async def test_open_loop_sends_at_the_scheduled_times_whatever_the_server_does(
+    server: ScriptedServer,
+) -> None:
     server.behaviour = streams("a", "b", pause_s=0.2)
     results, _ = await ask_each(server.url, ["x"] * 20, rate=100, arrival="constant", concurrent=50)
     scheduled = [result.scheduled_ns or 0 for result in results]
-    assert [round((later - earlier) / st.MS) for earlier, later in itertools.pairwise(scheduled)] == [10] * 19
+    assert [
+        round((later - earlier) / st.NS_PER_MS) for earlier, later in itertools.pairwise(scheduled)
+    ] == [10] * 19
     assert max(result.queue_ms or 0 for result in results) < 150
 
 
-async def test_the_cap_queues_and_the_queueing_counts_from_the_scheduled_send(server: ScriptedServer) -> None:
+async def test_the_cap_queues_and_the_queueing_counts_from_the_scheduled_send(
+    server: ScriptedServer,
+) -> None:
     server.behaviour = streams("a", pause_s=0.05)
     results, _ = await ask_each(server.url, ["x"] * 6, rate=1000, arrival="constant", concurrent=1)
     assert server.most_at_once == 1
@@ -56,7 +64,9 @@ async def test_the_cap_queues_and_the_queueing_counts_from_the_scheduled_send(se
     assert last.scheduled_e2e_ms == pytest.approx(last.queue_ms + last.time_ms)
 
 
-async def test_a_stall_shows_in_full_in_the_latency_from_the_scheduled_send(server: ScriptedServer) -> None:
+async def test_a_stall_shows_in_full_in_the_latency_from_the_scheduled_send(
+    server: ScriptedServer,
+) -> None:
     stalled = asyncio.Event()
 
     async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
@@ -71,8 +81,12 @@ async def test_a_stall_shows_in_full_in_the_latency_from_the_scheduled_send(serv
     results, _ = await ask_each(server.url, ["x"] * 60, rate=50, arrival="constant", concurrent=2)
     numbers = st.calculate_aggregates(results, st.Config(server="embedded", model="m"))
     assert numbers["scheduled_e2e_ms"]["p99"] > 1300
-    assert sum((result.scheduled_e2e_ms or 0) > 500 for result in results) > 30, "each request behind the stall saw it"
-    assert sum((result.time_ms or 0) > 500 for result in results) <= 3, "which the latency from the send hides"
+    assert sum((result.scheduled_e2e_ms or 0) > 500 for result in results) > 30, (
+        "each request behind the stall saw it"
+    )
+    assert sum((result.time_ms or 0) > 500 for result in results) <= 3, (
+        "which the latency from the send hides"
+    )
 
 
 async def test_duration_asks_until_the_time_is_over(server: ScriptedServer) -> None:
@@ -80,13 +94,15 @@ async def test_duration_asks_until_the_time_is_over(server: ScriptedServer) -> N
     results, load = await ask_each(server.url, ["x", "y"], duration=0.5, concurrent=2)
     assert len(results) >= 4, "it went on behind the end of the catalogue"
     sent = [result.sent_ns or 0 for result in results]
-    assert max(sent) - min(sent) < 0.6 * st.SECOND
+    assert max(sent) - min(sent) < 0.6 * st.NS_PER_S
     assert [result.question for result in results[:4]] == ["x", "y", "x", "y"]
-    assert load.ended_ns - load.start_ns < 2 * st.SECOND
+    assert load.ended_ns - load.start_ns < 2 * st.NS_PER_S
 
 
 async def test_an_open_loop_by_duration_asks_what_was_scheduled(server: ScriptedServer) -> None:
-    results, _ = await ask_each(server.url, ["x"], duration=0.5, rate=100, arrival="constant", concurrent=10)
+    results, _ = await ask_each(
+        server.url, ["x"], duration=0.5, rate=100, arrival="constant", concurrent=10
+    )
     assert len(results) == 50
 
 
@@ -100,11 +116,13 @@ async def test_warm_up_is_asked_first_and_left_out_of_every_number(server: Scrip
 async def test_ramp_up_opens_the_slots_one_after_the_other(server: ScriptedServer) -> None:
     server.behaviour = streams("a", pause_s=0.5)
     results, _ = await ask_each(server.url, ["x"] * 5, concurrent=5, ramp_up=0.5)
-    sent = sorted((result.sent_ns or 0) / st.MS for result in results)
+    sent = sorted((result.sent_ns or 0) / st.NS_PER_MS for result in results)
     assert all(gap > 80 for gap in (later - earlier for earlier, later in itertools.pairwise(sent)))
 
 
-async def test_cache_bust_makes_every_prompt_unique_but_records_the_question(server: ScriptedServer) -> None:
+async def test_cache_bust_makes_every_prompt_unique_but_records_the_question(
+    server: ScriptedServer,
+) -> None:
     results, _ = await ask_each(server.url, ["x"] * 3, cache_bust=True)
     assert {result.question for result in results} == {"x"}
     assert len({request.question for request in server.requests}) == 3
@@ -130,7 +148,9 @@ async def test_without_chunk_times_the_gaps_are_kept_as_a_histogram(server: Scri
         ["--set", "slo.ttft_ms=5", "--set", 'thresholds={"ok": ">= 1"}'],
     ],
 )
-def test_verify_recomputes_every_number(project: Project, server: ScriptedServer, options: list[str]) -> None:
+def test_verify_recomputes_every_number(
+    project: Project, server: ScriptedServer, options: list[str]
+) -> None:
     if "stream=false" in options:
         server.behaviour = sends(
             b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 62\r\n\r\n{"choices":[{"message":{"content":"a"},"finish_reason":"stop"}]}'[
@@ -145,7 +165,14 @@ def test_verify_recomputes_every_number(project: Project, server: ScriptedServer
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("time", 1.0), ("token", 999), ("status", "error"), ("ttft_ms", 0.5), ("end_ms", 99999.0), ("stage", 1)],
+    [
+        ("time", 1.0),
+        ("token", 999),
+        ("status", "error"),
+        ("ttft_ms", 0.5),
+        ("end_ms", 99999.0),
+        ("stage", 1),
+    ],
 )
 def test_verify_fails_on_a_changed_record(project: Project, key: str, value: Any) -> None:
     project.run("run")

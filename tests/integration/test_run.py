@@ -13,7 +13,17 @@ from typing import Any
 import pytest
 
 import llm_stresstest as st
-from tests.conftest import MODEL, ROOT, Project, ScriptedServer, ask_each, ask_one, sse, streams, whole
+from tests.conftest import (
+    MODEL,
+    ROOT,
+    Project,
+    ScriptedServer,
+    ask_each,
+    ask_one,
+    sse,
+    streams,
+    whole,
+)
 
 CLASSIC_META = ["start_date", "start_time", "end_date", "end_time", "server", "model", "concurrent", "questions", "timeout", "total_duration_ms", "schema_version", "status", "validity", "run_id", "config", "questions_sha256", "client", "hardware"]  # fmt: skip
 CLASSIC_RESULT = ["question", "answer", "time", "token", "quality", "id", "status", "error", "stage", "sent_ms", "scheduled_ms", "ttft_ms", "answer_ttft_ms", "tpot_ms", "chunk_ms", "reasoning", "prompt_tokens", "reasoning_tokens", "cached_tokens", "token_source", "finish_reason"]  # fmt: skip
@@ -38,7 +48,16 @@ def test_keys_stand_in_the_order_of_the_contract(project: Project) -> None:
     assert list(data["meta"])[: len(CLASSIC_META)] == CLASSIC_META
     assert list(data["results"][0])[: len(CLASSIC_RESULT)] == CLASSIC_RESULT
     assert list(data["aggregate"])[: len(CLASSIC_AGGREGATE)] == CLASSIC_AGGREGATE
-    assert list(data["aggregate"]["ttft_ms"])[:8] == ["avg", "std", "min", "max", "p50", "p90", "p95", "p99"]
+    assert list(data["aggregate"]["ttft_ms"])[:8] == [
+        "avg",
+        "std",
+        "min",
+        "max",
+        "p50",
+        "p90",
+        "p95",
+        "p99",
+    ]
 
 
 def test_results_come_in_the_order_of_the_catalogue_though_answers_end_in_another(
@@ -51,7 +70,11 @@ def test_results_come_in_the_order_of_the_catalogue_though_answers_end_in_anothe
 
     server.behaviour = behave
     project.run("run", "--set", "questions=3", "--set", "concurrent=3")
-    assert [entry["question"] for entry in project.results()["results"]] == ["One?", "Two?", "Three?"]
+    assert [entry["question"] for entry in project.results()["results"]] == [
+        "One?",
+        "Two?",
+        "Three?",
+    ]
 
 
 async def test_never_more_requests_in_flight_than_concurrent(server: ScriptedServer) -> None:
@@ -131,7 +154,9 @@ def test_a_reader_that_leaves_does_not_change_the_exit_code(project: Project) ->
     assert finished.stderr == "code 0\n"
 
 
-def test_progress_without_a_terminal_is_plain_lines(project: Project, server: ScriptedServer) -> None:
+def test_progress_without_a_terminal_is_plain_lines(
+    project: Project, server: ScriptedServer
+) -> None:
     finished = project.spawn("run")
     assert finished.code == 0
     assert "\x1b" not in finished.out + finished.err
@@ -141,13 +166,19 @@ def test_progress_without_a_terminal_is_plain_lines(project: Project, server: Sc
 async def test_each_api_is_asked_and_read_in_its_own_way(server: ScriptedServer, api: str) -> None:
     streams_of: dict[str, list[dict[str, Any]]] = {
         "completions": [
-            {"object": "text_completion", "choices": [{"index": 0, "text": "Hi", "finish_reason": "stop"}]}
+            {
+                "object": "text_completion",
+                "choices": [{"index": 0, "text": "Hi", "finish_reason": "stop"}],
+            }
         ],
         "chat": [{"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}],
         "responses": [
             {"type": "response.created", "response": {}},
             {"type": "response.output_text.delta", "delta": "Hi"},
-            {"type": "response.completed", "response": {"usage": {"input_tokens": 3, "output_tokens": 1}}},
+            {
+                "type": "response.completed",
+                "response": {"usage": {"input_tokens": 3, "output_tokens": 1}},
+            },
         ],
     }
     body = sse(*streams_of[api])
@@ -167,14 +198,22 @@ async def test_each_api_is_asked_and_read_in_its_own_way(server: ScriptedServer,
 
 
 async def test_without_streaming_there_is_a_time_but_no_ttft(server: ScriptedServer) -> None:
-    answer = {"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}], "usage": {"completion_tokens": 3}}
+    answer = {
+        "choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}],
+        "usage": {"completion_tokens": 3},
+    }
 
     async def behave(_request: Any, writer: Any) -> None:
         writer.write(whole(json.dumps(answer).encode(), content_type="application/json"))
 
     server.behaviour = behave
     result = await ask_one(server.url, stream=False)
-    assert (result.status, result.answer, result.token, result.token_source) == ("ok", "Hi", 3, "usage")
+    assert (result.status, result.answer, result.token, result.token_source) == (
+        "ok",
+        "Hi",
+        3,
+        "usage",
+    )
     assert result.time_ms is not None and result.time_ms > 0
     assert result.ttft_ms is None and result.tpot_ms is None
     assert server.requests[0].json["stream"] is False
@@ -190,24 +229,40 @@ async def test_ttft_counts_from_sent_to_the_first_text(server: ScriptedServer) -
     assert result.chunk_gaps_us is not None and len(result.chunk_gaps_us) == 2
 
 
-async def test_connections_are_kept_and_connecting_is_recorded_apart(server: ScriptedServer) -> None:
+async def test_connections_are_kept_and_connecting_is_recorded_apart(
+    server: ScriptedServer,
+) -> None:
     results, _ = await ask_each(server.url, ["x"] * 5, concurrent=1)
     assert results[0].connect_ms is not None
     assert [result.connect_ms for result in results[1:]] == [None] * 4
 
 
 async def test_turns_keep_their_order_and_carry_the_conversation(server: ScriptedServer) -> None:
-    results, _ = await ask_each(server.url, [{"turns": ["First?", "Second?"]}, {"question": "Other?"}])
-    assert [(result.turn, result.question) for result in results] == [(0, "First?"), (1, "Second?"), (0, "Other?")]
+    results, _ = await ask_each(
+        server.url, [{"turns": ["First?", "Second?"]}, {"question": "Other?"}]
+    )
+    assert [(result.turn, result.question) for result in results] == [
+        (0, "First?"),
+        (1, "Second?"),
+        (0, "Other?"),
+    ]
     second = next(request for request in server.requests if request.question == "Second?")
-    assert [message["content"] for message in second.json["messages"]] == ["First?", "Hello world", "Second?"]
+    assert [message["content"] for message in second.json["messages"]] == [
+        "First?",
+        "Hello world",
+        "Second?",
+    ]
 
 
-def test_the_key_comes_from_the_environment_and_reaches_the_server(project: Project, server: ScriptedServer) -> None:
+def test_the_key_comes_from_the_environment_and_reaches_the_server(
+    project: Project, server: ScriptedServer
+) -> None:
     project.configure(server=server.url, api_key_env="MY_KEY", headers={"X-Team": "${TEAM}"})
     finished = project.run("run", env={"MY_KEY": "sk-canary-123456", "TEAM": "red-team-9"})
     assert finished.code == 0, finished.err
-    assert {request.headers["authorization"] for request in server.requests} == {"Bearer sk-canary-123456"}
+    assert {request.headers["authorization"] for request in server.requests} == {
+        "Bearer sk-canary-123456"
+    }
     assert {request.headers["x-team"] for request in server.requests} == {"red-team-9"}
 
 
@@ -221,11 +276,15 @@ def test_the_log_holds_one_record_a_line_with_milliseconds(project: Project) -> 
     lines = project.log().splitlines()
     assert len(lines) >= 4
     for line in lines:
-        assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} (DEBUG|INFO|WARNING|ERROR) ", line), line
+        assert re.match(
+            r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} (DEBUG|INFO|WARNING|ERROR) ", line
+        ), line
     assert any("status=ok" in line and "ttft_ms=" in line for line in lines)
 
 
-def test_missing_classic_keys_fall_back_with_a_warning(project: Project, server: ScriptedServer) -> None:
+def test_missing_classic_keys_fall_back_with_a_warning(
+    project: Project, server: ScriptedServer
+) -> None:
     project.write("config.json", json.dumps({"server": server.url, "model": MODEL}))
     assert project.run("run").code == 0
     assert "WARNING config.json: timeout is not set; using 120" in project.log()
@@ -235,6 +294,11 @@ def test_missing_classic_keys_fall_back_with_a_warning(project: Project, server:
 def test_a_module_imported_by_an_extension_is_the_running_one() -> None:
     code = "import runpy, sys; sys.argv = ['x', '--version']\ntry: runpy.run_path('llm_stresstest.py', run_name='__main__')\nexcept SystemExit: pass"
     finished = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ,
     )
     assert "llm_stresstest.py 0." in finished.stdout, finished.stderr

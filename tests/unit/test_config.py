@@ -38,13 +38,19 @@ def load(tmp_path: Path, config: Any, *overrides: str) -> st.Config:
         ({"api": "chatt"}, 'api: "chatt" is not allowed; it must be "chat"'),
         ({"tiemout": 5}, "tiemout: unknown key; did you mean timeout?"),
         ({"slo": {"ttft": 5}}, "slo.ttft: unknown key; did you mean ttft_ms?"),
-        ({"slo": {"ttft_ms": -5}}, "slo.ttft_ms: -5 is not allowed; it must be a number of ms above 0"),
+        (
+            {"slo": {"ttft_ms": -5}},
+            "slo.ttft_ms: -5 is not allowed; it must be a number of ms above 0",
+        ),
         ({"slo": []}, "slo: [] is not allowed"),
         ({"judge": {"model": "m"}}, "judge.server: is missing"),
         ({"headers": {"X": 5}}, "headers: {"),
         ({"headers": {"X Y": "5"}}, "headers: {"),
         ({"thresholds": {"ttft_ms.p95": "under 5"}}, "thresholds: {"),
-        ({"thresholds": {"ttft.p95": "<= 5"}}, "thresholds: ttft.p95 is no metric; did you mean ttft_ms.p95?"),
+        (
+            {"thresholds": {"ttft.p95": "<= 5"}},
+            "thresholds: ttft.p95 is no metric; did you mean ttft_ms.p95?",
+        ),
         ({"extra_body": {"stream": False}}, "extra_body: stream is set by the test itself"),
         ({"server": "localhost:8000"}, 'server: "localhost:8000" is not allowed'),
         ({"server": "ftp://host/v1"}, "server: "),
@@ -84,11 +90,21 @@ def test_defaults_are_those_of_the_contract(tmp_path: Path) -> None:
         True,
     )
     assert (config.temperature, config.max_tokens, config.idle_timeout) == (0, 512, 30)
-    assert (config.max_answer_bytes, config.verify_tls, config.record_chunk_times) == (16777216, True, True)
+    assert (config.max_answer_bytes, config.verify_tls, config.record_chunk_times) == (
+        16777216,
+        True,
+        True,
+    )
 
 
 def test_set_overrides_keys_also_inside_objects(tmp_path: Path) -> None:
-    overrides = ("concurrent=[1,2]", "model=a=b", "slo.ttft_ms=5", "thresholds.ttft_ms.p95=<= 500", "stream=false")
+    overrides = (
+        "concurrent=[1,2]",
+        "model=a=b",
+        "slo.ttft_ms=5",
+        "thresholds.ttft_ms.p95=<= 500",
+        "stream=false",
+    )
     config = load(tmp_path, {}, *overrides)
     assert config.levels == [1, 2]
     assert config.model == "a=b"
@@ -97,7 +113,9 @@ def test_set_overrides_keys_also_inside_objects(tmp_path: Path) -> None:
     assert config.stream is False
 
 
-@pytest.mark.parametrize("override", ["concurrent", "=5", "timeout=NaN", "timeout=1e999", "model.x=1"])
+@pytest.mark.parametrize(
+    "override", ["concurrent", "=5", "timeout=NaN", "timeout=1e999", "model.x=1"]
+)
 def test_a_bad_override_is_one_line(tmp_path: Path, override: str) -> None:
     with pytest.raises(st.ConfigError):
         load(tmp_path, {}, override)
@@ -149,7 +167,9 @@ json_values = hs.recursive(
     hs.none() | hs.booleans() | hs.integers() | hs.floats() | hs.text(max_size=8),
     lambda inner: (
         hs.lists(inner, max_size=3)
-        | hs.dictionaries(hs.sampled_from([*st.Config.model_fields, "x"]) | hs.text(max_size=4), inner, max_size=4)
+        | hs.dictionaries(
+            hs.sampled_from([*st.Config.model_fields, "x"]) | hs.text(max_size=4), inner, max_size=4
+        )
     ),
     max_leaves=6,
 )
@@ -157,7 +177,9 @@ json_values = hs.recursive(
 
 @settings(max_examples=2000, deadline=None)
 @given(value=json_values)
-def test_any_json_is_a_config_or_one_line(value: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_any_json_is_a_config_or_one_line(
+    value: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     path = tmp_path_factory.getbasetemp() / "any.json"
     path.write_text(json.dumps(value), encoding="utf-8", errors="surrogatepass")
     for load_it in (st.load_config, st.load_questions):
@@ -168,14 +190,18 @@ def test_any_json_is_a_config_or_one_line(value: Any, tmp_path_factory: pytest.T
 
 
 def test_secrets_come_from_the_environment_and_are_marked_for_redaction() -> None:
-    config = st.Config.model_validate({**GOOD, "api_key_env": "KEY", "headers": {"X-A": "v-${OTHER}"}})
+    config = st.Config.model_validate(
+        {**GOOD, "api_key_env": "KEY", "headers": {"X-A": "v-${OTHER}"}}
+    )
     target = st.resolve_target(config, {"KEY": "sk-secret", "OTHER": "another-secret"})
     assert target.headers["Authorization"] == "Bearer sk-secret"
     assert target.headers["X-A"] == "v-another-secret"
     assert target.redact("sk-secret and another-secret") == "[REDACTED] and [REDACTED]"
 
 
-@pytest.mark.parametrize("key", ["", "a\nb", "a\r\nX: y", "schlüssel", " padded ", "a\0b", "a\x1bb"])
+@pytest.mark.parametrize(
+    "key", ["", "a\nb", "a\r\nX: y", "schlüssel", " padded ", "a\0b", "a\x1bb"]
+)
 def test_a_key_that_no_header_carries_is_refused_without_showing_it(key: str) -> None:
     config = st.Config.model_validate({**GOOD, "api_key_env": "KEY"})
     with pytest.raises(st.ConfigError) as error:

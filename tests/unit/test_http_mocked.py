@@ -15,7 +15,10 @@ import llm_stresstest as st
 from tests.conftest import MODEL
 
 URL = "http://mocked:8000/v1/chat/completions"
-GOOD = {"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}], "usage": {"completion_tokens": 1}}
+GOOD = {
+    "choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}],
+    "usage": {"completion_tokens": 1},
+}
 
 
 class ResponseWithoutWriter(aiohttp.ClientResponse):
@@ -34,15 +37,22 @@ def mocked() -> Iterator[aioresponses]:
 
 
 async def ask(**config: Any) -> st.Result:
-    made = st.Config.model_validate({"server": "http://mocked:8000/v1", "model": MODEL, "stream": False, **config})
+    made = st.Config.model_validate(
+        {"server": "http://mocked:8000/v1", "model": MODEL, "stream": False, **config}
+    )
     target = st.resolve_target(made, {"KEY": "sk-secret-key"})
     async with st.open_session(made, target) as session:
-        return await st.send_question(st.Wire(session, made, target), st.Ask(3, st.Question(question="Who?", id="q")))
+        return await st.send_question(
+            st.Client(session, made, target),
+            st.PlannedRequest(3, st.Question(question="Who?", id="q")),
+        )
 
 
 async def test_the_body_and_the_headers_are_those_of_the_config(mocked: aioresponses) -> None:
     mocked.post(URL, payload=GOOD)
-    result = await ask(temperature=0.5, seed=7, stop=["x"], extra_body={"top_k": 3}, api_key_env="KEY")
+    result = await ask(
+        temperature=0.5, seed=7, stop=["x"], extra_body={"top_k": 3}, api_key_env="KEY"
+    )
     assert (result.status, result.answer, result.index, result.id) == ("ok", "Hi", 3, "q")
     ((_, calls),) = mocked.requests.items()
     sent = st.pydantic_core.from_json(calls[0].kwargs["data"])  # type: ignore[attr-defined]
@@ -82,10 +92,18 @@ async def test_every_error_on_the_way_is_a_result_with_a_kind(
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 422, 429, 500, 503])
-async def test_an_http_error_keeps_its_status_and_message(mocked: aioresponses, status: int) -> None:
-    mocked.post(URL, status=status, payload={"error": {"message": "because"}}, headers={"Retry-After": "7"})
+async def test_an_http_error_keeps_its_status_and_message(
+    mocked: aioresponses, status: int
+) -> None:
+    mocked.post(
+        URL, status=status, payload={"error": {"message": "because"}}, headers={"Retry-After": "7"}
+    )
     result = await ask()
     assert result.error is not None
-    assert (result.error.kind, result.error.http_status, result.error.message) == ("http_status", status, "because")
+    assert (result.error.kind, result.error.http_status, result.error.message) == (
+        "http_status",
+        status,
+        "because",
+    )
     assert result.error.retry_after == "7"
     assert sum(map(len, mocked.requests.values())) == 1, "nothing is tried again"

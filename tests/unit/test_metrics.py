@@ -17,19 +17,23 @@ from scipy import stats
 
 import llm_stresstest as st
 
-MS = st.MS
+NS_PER_MS = st.NS_PER_MS
 CONFIG = st.Config.model_validate({"server": "embedded", "model": "m"})
 
 
 def ok(
-    index: int = 0, sent_ms: float = 0, ttft_ms: float = 10, gaps_ms: Sequence[float] = (5, 5), **more: Any
+    index: int = 0,
+    sent_ms: float = 0,
+    ttft_ms: float = 10,
+    gaps_ms: Sequence[float] = (5, 5),
+    **more: Any,
 ) -> st.Result:
     """Return a successful result; times in ms."""
-    times = [round((sent_ms + ttft_ms) * MS)]
+    times = [round((sent_ms + ttft_ms) * NS_PER_MS)]
     for gap in gaps_ms:
-        times.append(times[-1] + round(gap * MS))
+        times.append(times[-1] + round(gap * NS_PER_MS))
     values: dict[str, Any] = {
-        "answer": "text", "sent_ns": round(sent_ms * MS), "end_ns": times[-1], "chunk_ns": times, "first_ns": times[0],
+        "answer": "text", "sent_ns": round(sent_ms * NS_PER_MS), "end_ns": times[-1], "chunk_ns": times, "first_ns": times[0],
         "answer_ns": times[0], "chunks": len(times), "token": len(times), "token_source": "usage", "finish_reason": "stop",
     }  # fmt: skip
     return st.Result(index, f"q{index}", "?", **{**values, **more})
@@ -39,16 +43,18 @@ def failed(index: int, kind: str, sent_ms: float, end_ms: float) -> st.Result:
     """Return a failed result; times in ms."""
     return st.Result(
         index, f"q{index}", "?", status=st._STATUS_OF_KIND.get(kind, "error"), error=st.Failure(kind, kind),
-        sent_ns=round(sent_ms * MS), end_ns=round(end_ms * MS), chunk_ns=[],
+        sent_ns=round(sent_ms * NS_PER_MS), end_ns=round(end_ms * NS_PER_MS), chunk_ns=[],
     )  # fmt: skip
 
 
 def aggregate(*results: st.Result, **config: Any) -> dict[str, Any]:
-    return st.calculate_aggregates(results, st.Config.model_validate({"server": "embedded", "model": "m", **config}))
+    return st.calculate_aggregates(
+        results, st.Config.model_validate({"server": "embedded", "model": "m", **config})
+    )
 
 
 def test_metrics_of_one_request_follow_their_definitions() -> None:
-    result = ok(sent_ms=100, ttft_ms=40, gaps_ms=[10, 30], token=5, scheduled_ns=80 * MS)
+    result = ok(sent_ms=100, ttft_ms=40, gaps_ms=[10, 30], token=5, scheduled_ns=80 * NS_PER_MS)
     assert (result.ttft_ms, result.time_ms, result.tpot_ms) == (40, 80, 10)
     assert (result.queue_ms, result.scheduled_ttft_ms, result.scheduled_e2e_ms) == (20, 60, 100)
     assert result.chunk_gaps_us == [10_000, 30_000]
@@ -60,7 +66,16 @@ def test_tpot_is_none_below_two_tokens(token: int | None) -> None:
 
 
 def test_a_record_comes_back_exactly() -> None:
-    result = ok(3, 1234.567, 0.001, [0.999, 12345.678], reasoning="r", connect_ns=5000, scheduled_ns=1_000_000, turn=1)
+    result = ok(
+        3,
+        1234.567,
+        0.001,
+        [0.999, 12345.678],
+        reasoning="r",
+        connect_ns=5000,
+        scheduled_ns=1_000_000,
+        turn=1,
+    )
     assert st.Result.from_record(result.to_record()) == result
     failure = failed(1, "http_status", 1, 2)
     failure.error = st.Failure("http_status", "busy", 503, retry_after="5")
@@ -68,15 +83,24 @@ def test_a_record_comes_back_exactly() -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(values=hs.lists(hs.floats(0, 1e6), min_size=1, max_size=200), share=hs.sampled_from([0.5, 0.9, 0.95, 0.99]))
+@given(
+    values=hs.lists(hs.floats(0, 1e6), min_size=1, max_size=200),
+    share=hs.sampled_from([0.5, 0.9, 0.95, 0.99]),
+)
 def test_percentiles_interpolate_linearly(values: list[float], share: float) -> None:
-    expected = statistics.quantiles([*values, values[0]] if len(values) == 1 else values, n=100, method="inclusive")
-    assert st.percentile(sorted(values), share) == pytest.approx(expected[round(share * 100) - 1], rel=1e-9, abs=1e-9)
+    expected = statistics.quantiles(
+        [*values, values[0]] if len(values) == 1 else values, n=100, method="inclusive"
+    )
+    assert st.percentile(sorted(values), share) == pytest.approx(
+        expected[round(share * 100) - 1], rel=1e-9, abs=1e-9
+    )
 
 
 @pytest.mark.parametrize("n", [1, 5, 6, 20, 35, 36, 71, 72, 100, 367, 368, 1000, 20_000])
 @pytest.mark.parametrize("share", st.PERCENTILES.values())
-def test_interval_ranks_hold_at_least_95_percent_and_no_rank_less_would(n: int, share: float) -> None:
+def test_interval_ranks_hold_at_least_95_percent_and_no_rank_less_would(
+    n: int, share: float
+) -> None:
     lower, upper = st.interval_ranks(n, share)
     below = stats.binom(n, share).cdf
     if lower is not None:
@@ -87,7 +111,7 @@ def test_interval_ranks_hold_at_least_95_percent_and_no_rank_less_would(n: int, 
         assert below(upper) >= 0.975 > below(upper - 1)
     else:
         assert below(n - 1) < 0.975
-    assert (lower is not None and upper is not None) == (n >= st.needed(share))
+    assert (lower is not None and upper is not None) == (n >= st.min_samples(share))
 
 
 def test_intervals_cover_the_truth_in_about_95_of_100_samples() -> None:
@@ -120,14 +144,23 @@ def test_throughput_covers_first_send_to_last_end_and_ok_requests_only() -> None
     assert numbers["duration_ms"] == 2000
     assert numbers["requests_per_s"] == 1.0
     assert numbers["tokens_per_s"] == 3.0
-    assert (numbers["requests"], numbers["ok"], numbers["failed"], numbers["failures"]) == (3, 2, 1, {"reset": 1})
+    assert (numbers["requests"], numbers["ok"], numbers["failed"], numbers["failures"]) == (
+        3,
+        2,
+        1,
+        {"reset": 1},
+    )
     assert numbers["error_rate"] == pytest.approx(1 / 3, abs=1e-6)
 
 
 def test_itl_pools_the_gaps_over_requests() -> None:
     numbers = aggregate(ok(0, gaps_ms=[1, 2, 3]), ok(1, gaps_ms=[10]))
     assert numbers["itl_ms"]["avg"] == 4
-    assert (numbers["itl_ms"]["n"], numbers["itl_ms"]["p50"], numbers["itl_ms"]["max"]) == (4, 2.5, 10)
+    assert (numbers["itl_ms"]["n"], numbers["itl_ms"]["p50"], numbers["itl_ms"]["max"]) == (
+        4,
+        2.5,
+        10,
+    )
 
 
 def test_itl_intervals_take_requests_as_units_not_gaps() -> None:
@@ -139,7 +172,10 @@ def test_itl_intervals_take_requests_as_units_not_gaps() -> None:
 @given(values=hs.lists(hs.integers(0, 50), min_size=2, max_size=60))
 def test_a_histogram_gives_the_same_numbers_as_its_values(values: list[int]) -> None:
     counts = {float(value): values.count(value) for value in values}
-    from_counts, from_values = st.describe(st.Histogram(counts)), st.describe([float(value) for value in values])
+    from_counts, from_values = (
+        st.describe(st.Histogram(counts)),
+        st.describe([float(value) for value in values]),
+    )
     for key in ("avg", "std", "min", "max", "p50", "p99", "n"):
         assert from_counts[key] == pytest.approx(from_values[key])
     assert from_counts["ci95"] == from_values["ci95"]
@@ -152,12 +188,19 @@ def test_timeouts_enter_the_percentiles_as_lower_bounds_beside_the_successes_own
     assert numbers["e2e_ms"]["p99"] == 50
     assert numbers["e2e_with_timeouts_ms"]["p50"] == 50
     assert numbers["e2e_with_timeouts_ms"]["p99"] == 30_000
-    assert numbers["e2e_with_timeouts_ms"]["lower_bounds"] == ["p90", "p95", "p99"], "p90 leans on a bound"
+    assert numbers["e2e_with_timeouts_ms"]["lower_bounds"] == ["p90", "p95", "p99"], (
+        "p90 leans on a bound"
+    )
     assert numbers["e2e_with_timeouts_ms"]["timeouts"] == 10
 
 
 def test_goodput_counts_requests_that_meet_every_slo_and_no_failure() -> None:
-    results = [ok(0, 0, 10, [5]), ok(1, 0, 200, [5]), ok(2, 0, 10, [500]), failed(3, "reset", 0, 1000)]
+    results = [
+        ok(0, 0, 10, [5]),
+        ok(1, 0, 200, [5]),
+        ok(2, 0, 10, [500]),
+        failed(3, "reset", 0, 1000),
+    ]
     numbers = aggregate(*results, slo={"ttft_ms": 100, "tpot_ms": 100})
     assert numbers["good"] == 1
     assert numbers["goodput_per_s"] == 1.0
@@ -186,18 +229,26 @@ def test_the_drain_is_what_ran_on_after_the_first_slot_was_idle() -> None:
 def test_drift_compares_the_halves() -> None:
     calm = aggregate(*(ok(place, place * 10.0, 10, [20]) for place in range(40)))["drift"]
     assert (calm["metric"], calm["ratio"], calm["apart"]) == ("tpot_ms", 1, False)
-    slower = aggregate(*(ok(place, place * 10.0, 10, [20 if place < 20 else 60]) for place in range(40)))["drift"]
+    slower = aggregate(
+        *(ok(place, place * 10.0, 10, [20 if place < 20 else 60]) for place in range(40))
+    )["drift"]
     assert slower["apart"] and slower["ratio"] == 3
-    longer = aggregate(*(ok(place, place * 10.0, 10, [20] * (1 if place < 20 else 9)) for place in range(40)))["drift"]
+    longer = aggregate(
+        *(ok(place, place * 10.0, 10, [20] * (1 if place < 20 else 9)) for place in range(40))
+    )["drift"]
     assert longer["ratio"] == 1, "longer answers are no drift"
 
 
 def test_thresholds_are_held_against_the_aggregate() -> None:
     config = st.Config.model_validate(
-        {"server": "embedded", "model": "m", "thresholds": {"ttft_ms.p95": "<= 500", "ok": ">= 3", "energy": "<= 1"}}
+        {
+            "server": "embedded",
+            "model": "m",
+            "thresholds": {"ttft_ms.p95": "<= 500", "ok": ">= 3", "energy": "<= 1"},
+        }
     )
-    gates = st.check_thresholds(config, st.calculate_aggregates([ok(0), ok(1)], config))
-    assert [gate.met for gate in gates] == [True, False, False]
+    checks = st.check_thresholds(config, st.calculate_aggregates([ok(0), ok(1)], config))
+    assert [check.met for check in checks] == [True, False, False]
 
 
 # --- Validity: each reason has a test that provokes it.
@@ -205,7 +256,11 @@ def test_thresholds_are_held_against_the_aggregate() -> None:
 
 def load(**client: Any) -> st.Load:
     made = st.Load()
-    made.client = {"loop_lag_ms": {"p50": 0.1, "p90": 0.2, "p95": 0.3, "p99": 1, "max": 2}, "cpu_share": 0.2, **client}
+    made.client = {
+        "loop_lag_ms": {"p50": 0.1, "p90": 0.2, "p95": 0.3, "p99": 1, "max": 2},
+        "cpu_share": 0.2,
+        **client,
+    }
     return made
 
 
@@ -239,10 +294,14 @@ def test_failures_are_suspect_and_many_are_invalid() -> None:
 
 
 def test_too_few_requests_is_suspect_and_says_how_many_more() -> None:
-    full = st.calculate_aggregates([ok(place, place * 200.0, 50, [10] * 5) for place in range(20)], CONFIG)
+    full = st.calculate_aggregates(
+        [ok(place, place * 200.0, 50, [10] * 5) for place in range(20)], CONFIG
+    )
     said = st.judge_validity(CONFIG, full, load())
     assert said["verdict"] == "SUSPECT"
-    assert said["reasons"] == [{"code": "too_few_requests", "message": "20 answers do not support a p95: ask 52 more"}]
+    assert said["reasons"] == [
+        {"code": "too_few_requests", "message": "20 answers do not support a p95: ask 52 more"}
+    ]
 
 
 def test_a_lagging_or_busy_client_is_named_and_a_saturated_one_is_invalid() -> None:
@@ -255,9 +314,14 @@ def test_a_lagging_or_busy_client_is_named_and_a_saturated_one_is_invalid() -> N
 
 
 def test_prompts_from_a_cache_are_suspect_unless_it_is_busted() -> None:
-    cached = [ok(place, place * 40.0, 50, [10] * 5, prompt_tokens=100, cached_tokens=90) for place in range(400)]
+    cached = [
+        ok(place, place * 40.0, 50, [10] * 5, prompt_tokens=100, cached_tokens=90)
+        for place in range(400)
+    ]
     assert verdict(*cached) == ("SUSPECT", {"prompt_cache"})
-    assert verdict(*cached, cache_bust=True) == ("SUSPECT", {"prompt_cache"}), "the mark did not help"
+    assert verdict(*cached, cache_bust=True) == ("SUSPECT", {"prompt_cache"}), (
+        "the mark did not help"
+    )
 
 
 def test_a_sweep_whose_server_is_silent_about_its_cache_is_suspect_unless_it_is_busted() -> None:
@@ -278,9 +342,15 @@ def test_answers_that_come_in_one_piece_have_no_tpot_and_are_suspect() -> None:
 
 
 def test_a_rate_that_the_cap_held_back_is_suspect() -> None:
-    late = [ok(place, place * 40.0, 50, [10] * 5, scheduled_ns=place * 20 * MS) for place in range(400)]
+    late = [
+        ok(place, place * 40.0, 50, [10] * 5, scheduled_ns=place * 20 * NS_PER_MS)
+        for place in range(400)
+    ]
     assert verdict(*late, rate=50) == ("SUSPECT", {"rate_missed"})
-    on_time = [ok(place, place * 40.0, 50, [10] * 5, scheduled_ns=place * 40 * MS) for place in range(400)]
+    on_time = [
+        ok(place, place * 40.0, 50, [10] * 5, scheduled_ns=place * 40 * NS_PER_MS)
+        for place in range(400)
+    ]
     assert verdict(*on_time, rate=25) == ("VALID", set())
 
 
@@ -300,7 +370,9 @@ def test_estimated_tokens_cut_and_reasoning_only_answers_are_suspect() -> None:
 
 
 def test_drift_and_a_clock_jump_are_suspect() -> None:
-    slower = [ok(place, place * 400.0, 50, [10] * 5 if place < 200 else [40] * 5) for place in range(400)]
+    slower = [
+        ok(place, place * 400.0, 50, [10] * 5 if place < 200 else [40] * 5) for place in range(400)
+    ]
     assert verdict(*slower) == ("SUSPECT", {"drift"})
     jumped = load()
     jumped.clock_jump_s = -3600
@@ -317,7 +389,7 @@ def test_an_interrupted_run_is_suspect() -> None:
 def offsets(count: int | None = 5000, **config: Any) -> list[float]:
     seed = config.pop("seed", 1)
     made = st.Config.model_validate({"server": "embedded", "model": "m", "rate": 100, **config})
-    return [offset / st.SECOND for offset in st.arrival_offsets(made, count, f"{seed}/0")]
+    return [offset / st.NS_PER_S for offset in st.arrival_offsets(made, count, f"{seed}/0")]
 
 
 def gaps(times: list[float]) -> list[float]:
@@ -328,10 +400,14 @@ def gaps(times: list[float]) -> list[float]:
     ("arrival", "burstiness", "variation"),
     [("constant", 1, 0), ("poisson", 1, 1), ("gamma", 0.25, 2), ("gamma", 4, 0.5)],
 )
-def test_gaps_have_the_asked_mean_and_variation(arrival: str, burstiness: float, variation: float) -> None:
+def test_gaps_have_the_asked_mean_and_variation(
+    arrival: str, burstiness: float, variation: float
+) -> None:
     between = gaps(offsets(arrival=arrival, burstiness=burstiness))
     assert statistics.fmean(between) == pytest.approx(0.01, rel=0.06)
-    assert statistics.stdev(between) / statistics.fmean(between) == pytest.approx(variation, abs=0.12)
+    assert statistics.stdev(between) / statistics.fmean(between) == pytest.approx(
+        variation, abs=0.12
+    )
 
 
 def test_a_seed_repeats_the_schedule_and_another_does_not() -> None:

@@ -21,7 +21,8 @@ def load(tmp_path: Path, data: Any, count: int | None = None) -> list[st.Questio
 
 def test_texts_and_objects_mix(tmp_path: Path) -> None:
     questions = load(
-        tmp_path, ["A?", {"question": "B?", "id": "b", "category": "c", "grader": "exact", "expected": "x"}]
+        tmp_path,
+        ["A?", {"question": "B?", "id": "b", "category": "c", "grader": "exact", "expected": "x"}],
     )
     assert [question.texts for question in questions] == [["A?"], ["B?"]]
     assert questions[1].grader == "exact"
@@ -33,7 +34,15 @@ def test_the_wrapped_form_is_accepted(tmp_path: Path) -> None:
 
 def test_selection_is_sequential_and_starts_again(tmp_path: Path) -> None:
     assert [q.question for q in load(tmp_path, ["A", "B", "C"], 2)] == ["A", "B"]
-    assert [q.question for q in load(tmp_path, ["A", "B", "C"], 7)] == ["A", "B", "C", "A", "B", "C", "A"]
+    assert [q.question for q in load(tmp_path, ["A", "B", "C"], 7)] == [
+        "A",
+        "B",
+        "C",
+        "A",
+        "B",
+        "C",
+        "A",
+    ]
 
 
 def test_ids_are_stable_and_unique(tmp_path: Path) -> None:
@@ -54,16 +63,27 @@ def test_ids_are_stable_and_unique(tmp_path: Path) -> None:
         ([{}], 'question 1: give either "question" or "turns"'),
         ([{"question": "A?", "turns": ["B?"]}], 'give either "question" or "turns"'),
         ([{"turns": []}], "question 1: turns: [] is not allowed"),
-        ([{"question": 5, "id": "five"}], "question 1 (five): question: 5 is not allowed; it must be a text"),
-        ([{"question": "A?", "grader": "exakt"}], 'grader: "exakt" is not allowed; it must be one of exact'),
+        (
+            [{"question": 5, "id": "five"}],
+            "question 1 (five): question: 5 is not allowed; it must be a text",
+        ),
+        (
+            [{"question": "A?", "grader": "exakt"}],
+            'grader: "exakt" is not allowed; it must be one of exact',
+        ),
         ([{"question": "A?", "expected": "x"}], "expected: needs a grader"),
         ([{"question": "A?", "max_tokens": 0}], "max_tokens: 0 is not allowed"),
         ([{"question": "A?", "expect": 5}], "expect: unknown key; did you mean expected?"),
-        ([{"question": "A?", "id": "x"}, {"question": "B?", "id": "x"}], 'id "x" stands there twice'),
+        (
+            [{"question": "A?", "id": "x"}, {"question": "B?", "id": "x"}],
+            'id "x" stands there twice',
+        ),
         ([{"question": "A?", "threshold": 1.5}], "threshold: 1.5 is not allowed"),
     ],
 )
-def test_a_mistake_is_one_line_with_the_question_and_the_key(tmp_path: Path, data: Any, says: str) -> None:
+def test_a_mistake_is_one_line_with_the_question_and_the_key(
+    tmp_path: Path, data: Any, says: str
+) -> None:
     with pytest.raises(st.QuestionsError) as error:
         load(tmp_path, data)
     assert says in str(error.value)

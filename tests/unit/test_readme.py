@@ -27,7 +27,9 @@ def rows(text: str = README) -> dict[str, list[list[str]]]:
 
 
 def test_every_option_is_in_the_readme() -> None:
-    options = {option for action in st.build_parser()._actions for option in action.option_strings} - {"-h"}
+    options = {
+        option for action in st.build_parser()._actions for option in action.option_strings
+    } - {"-h"}
     assert options - set(rows()) == set()
 
 
@@ -36,7 +38,9 @@ def test_every_config_key_is_in_the_readme_with_its_default() -> None:
         said = {row[1] for row in rows()[key]}
         if not field.is_required():
             default = (
-                field.default.model_dump(exclude_none=True) if isinstance(field.default, st.Strict) else field.default
+                field.default.model_dump(exclude_none=True)
+                if isinstance(field.default, st.Strict)
+                else field.default
             )
             assert json.dumps(default) in said, key
 
@@ -45,7 +49,9 @@ def test_every_grader_validity_code_and_tool_is_in_the_readme() -> None:
     reasons = [
         node.args[1].value
         for node in ast.walk(ast.parse(SOURCE))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Reason" and isinstance(node.args[1], ast.Constant)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "Reason"
+        and isinstance(node.args[1], ast.Constant)
     ]
     codes = {str(code) for code in reasons}
     assert len(codes) == len(st.VALIDITY_RULES)
@@ -70,9 +76,11 @@ def test_every_extension_is_in_the_index() -> None:
         assert f"[{path.name}]({path.name})" in index
 
 
-def test_the_sections_stand_in_the_order_of_the_design() -> None:
-    sections = re.findall(r"^# === (.+) ===$", SOURCE, re.MULTILINE)
-    assert sections == ["Errors", "Data types", "Loading", "Server", "Load", "Metrics", "Output", "Command line"]
+def test_the_chapters_stand_in_the_order_of_the_design() -> None:
+    chapters = re.findall(r"^# === (.+) ===$", SOURCE, re.MULTILINE)
+    assert chapters == [
+        "Errors", "Secrets", "Config", "Questions", "Results", "Server", "Load", "Metrics", "Output", "Command line",
+    ]  # fmt: skip
 
 
 def test_the_seven_functions_stand_in_pipeline_order_and_main_shows_them_all() -> None:
@@ -81,7 +89,9 @@ def test_the_seven_functions_stand_in_pipeline_order_and_main_shows_them_all() -
         "calculate_aggregates", "save_results",
     ]  # fmt: skip
     functions = {
-        node.name: node for node in ast.parse(SOURCE).body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        node.name: node
+        for node in ast.parse(SOURCE).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
     places = [functions[name].lineno for name in names]
     assert places == sorted(places)

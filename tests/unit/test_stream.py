@@ -17,7 +17,12 @@ from tests.conftest import chunk, finish, sse, usage
 
 def reference_events(data: bytes) -> list[str]:
     """Read a whole stream by the letter of the standard, slowly: the oracle."""
-    text = data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n").decode("utf-8", "replace")
+    text = (
+        data.removeprefix(b"\xef\xbb\xbf")
+        .replace(b"\r\n", b"\n")
+        .replace(b"\r", b"\n")
+        .decode("utf-8", "replace")
+    )
     events, buffer = [], ""
     for line in text.split("\n")[:-1]:
         if line == "":
@@ -104,13 +109,13 @@ def test_a_million_small_pieces_of_one_line_take_linear_time() -> None:
     assert len(decoder.feed(b"\n\n")[0]) == 200_000
 
 
-def read(stream: bytes, api: str = "chat", cuts: list[int] | None = None) -> st.Draft:
+def read(stream: bytes, api: str = "chat", cuts: list[int] | None = None) -> st.ParsedAnswer:
     """Read a stream as if it had come in reads that end at `cuts`, a second apart."""
 
-    async def make() -> st.Draft:
+    async def make() -> st.ParsedAnswer:
         exchange = st.Exchange(1 << 24)
         exchange.offsets = [*(cuts or []), len(stream)]
-        exchange.reads_ns = [place * st.SECOND for place in range(len(exchange.offsets))]
+        exchange.reads_ns = [place * st.NS_PER_S for place in range(len(exchange.offsets))]
         exchange.content = types.SimpleNamespace(_buffer=[stream])  # type: ignore[assignment]
         return st.read_stream(st.APIS[api], exchange)
 
@@ -126,20 +131,20 @@ def test_role_only_null_and_empty_chunks_and_comments_are_no_first_token() -> No
         sse(chunk(content="a")),
     ]
     cuts = [sum(map(len, events[: place + 1])) for place in range(len(events))]
-    draft = read(b"".join(events) + sse(finish(), "[DONE]"), cuts=cuts)
-    assert draft.chunk_ns == [4 * st.SECOND]
+    parsed = read(b"".join(events) + sse(finish(), "[DONE]"), cuts=cuts)
+    assert parsed.chunk_ns == [4 * st.NS_PER_S]
 
 
 def test_an_event_has_the_time_of_the_read_that_completed_it() -> None:
     event = sse(chunk(content="a"))
-    draft = read(event + event, cuts=[1, len(event) - 1, len(event), len(event) + 5])
-    assert draft.chunk_ns == [2 * st.SECOND, 4 * st.SECOND]
+    parsed = read(event + event, cuts=[1, len(event) - 1, len(event), len(event) + 5])
+    assert parsed.chunk_ns == [2 * st.NS_PER_S, 4 * st.NS_PER_S]
 
 
 def test_carriage_returns_do_not_shift_the_times() -> None:
     event = sse(chunk(content="a")).replace(b"\n", b"\r\n")
-    draft = read(event + event, cuts=[len(event)])
-    assert draft.chunk_ns == [0, st.SECOND]
+    parsed = read(event + event, cuts=[len(event)])
+    assert parsed.chunk_ns == [0, st.NS_PER_S]
 
 
 @pytest.mark.parametrize(
@@ -154,20 +159,26 @@ def test_carriage_returns_do_not_shift_the_times() -> None:
     ],
 )
 def test_reasoning_is_kept_apart_and_counts_as_a_token(delta: dict[str, Any]) -> None:
-    draft = read(sse(chunk(**delta), chunk(content="yes"), finish(), "[DONE]"))
-    assert ("".join(draft.reasoning), "".join(draft.text)) == ("hm", "yes")
-    assert len(draft.chunk_ns) == 2 and len(draft.answer_ns) == 1
+    parsed = read(sse(chunk(**delta), chunk(content="yes"), finish(), "[DONE]"))
+    assert ("".join(parsed.reasoning), "".join(parsed.text)) == ("hm", "yes")
+    assert len(parsed.chunk_ns) == 2 and len(parsed.answer_ns) == 1
 
 
 def test_content_as_a_list_of_parts_is_text() -> None:
-    draft = read(sse(chunk(content=[{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]), finish(), "[DONE]"))
-    assert "".join(draft.text) == "ab"
+    parsed = read(
+        sse(
+            chunk(content=[{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]),
+            finish(),
+            "[DONE]",
+        )
+    )
+    assert "".join(parsed.text) == "ab"
 
 
 def test_the_last_usage_counts() -> None:
     first = {**chunk(content="a"), "usage": {"completion_tokens": 1}}
-    draft = read(sse(first, usage(completion=7), "[DONE]"))
-    assert draft.usage is not None and draft.usage["completion_tokens"] == 7
+    parsed = read(sse(first, usage(completion=7), "[DONE]"))
+    assert parsed.usage is not None and parsed.usage["completion_tokens"] == 7
 
 
 def test_nothing_is_read_after_done() -> None:
@@ -189,56 +200,65 @@ def test_nothing_is_read_after_done() -> None:
     ],
 )
 def test_an_event_of_another_kind_is_a_failure_with_a_name(event: str, kind: str) -> None:
-    draft = read(sse(event, "[DONE]"))
-    assert draft.failure is not None and draft.failure.kind == kind
+    parsed = read(sse(event, "[DONE]"))
+    assert parsed.failure is not None and parsed.failure.kind == kind
 
 
 def test_a_chat_answered_in_the_shape_of_completions_is_read_for_what_it_is() -> None:
-    events = [{"choices": [{"index": 0, "text": text, "finish_reason": None}]} for text in ("Hi", "!")]
-    draft = read(sse(*events, {"choices": [{"text": "", "finish_reason": "length"}]}, "[DONE]"))
-    assert ("".join(draft.text), draft.finish, len(draft.chunk_ns)) == ("Hi!", "length", 2)
+    events = [
+        {"choices": [{"index": 0, "text": text, "finish_reason": None}]} for text in ("Hi", "!")
+    ]
+    parsed = read(sse(*events, {"choices": [{"text": "", "finish_reason": "length"}]}, "[DONE]"))
+    assert ("".join(parsed.text), parsed.finish, len(parsed.chunk_ns)) == ("Hi!", "length", 2)
 
 
 def test_an_error_object_is_kept() -> None:
-    draft = read(sse(chunk(content="a"), {"error": {"message": "overloaded"}}, "[DONE]"))
-    assert draft.error == {"message": "overloaded"}
+    parsed = read(sse(chunk(content="a"), {"error": {"message": "overloaded"}}, "[DONE]"))
+    assert parsed.error == {"message": "overloaded"}
 
 
 def test_half_a_surrogate_pair_is_joined_with_its_other_half() -> None:
-    draft = read(
+    parsed = read(
         b'data: {"choices":[{"delta":{"content":"\\ud83d"}}]}\n\ndata: {"choices":[{"delta":{"content":"\\ude00"}}]}\n\n'
     )
-    assert st._whole_text("".join(draft.text)) == "😀"
+    assert st._whole_text("".join(parsed.text)) == "😀"
     assert st._whole_text("\ud800x") == "\ufffdx"
 
 
 @settings(max_examples=2000, deadline=None)
 @given(
     texts=hs.lists(
-        hs.text(min_size=1, max_size=6) | hs.sampled_from(['"', "\\", " the", "content", "\n", "ü"]), max_size=12
+        hs.text(min_size=1, max_size=6)
+        | hs.sampled_from(['"', "\\", " the", "content", "\n", "ü"]),
+        max_size=12,
     )
 )
-def test_events_that_differ_in_their_text_alone_are_read_as_the_parser_reads_them(texts: list[str]) -> None:
-    draft = read(b"".join(sse(chunk(content=text)) for text in texts))
-    assert draft.text == texts
+def test_events_that_differ_in_their_text_alone_are_read_as_the_parser_reads_them(
+    texts: list[str],
+) -> None:
+    parsed = read(b"".join(sse(chunk(content=text)) for text in texts))
+    assert parsed.text == texts
 
 
 def test_a_text_that_stands_twice_in_its_event_is_not_taken_for_a_pattern() -> None:
-    events = [{"id": text, "choices": [{"index": 0, "delta": {"content": text}}]} for text in ("a", "a", "b", "c")]
+    events = [
+        {"id": text, "choices": [{"index": 0, "delta": {"content": text}}]}
+        for text in ("a", "a", "b", "c")
+    ]
     assert read(sse(*events)).text == ["a", "a", "b", "c"]
 
 
 def test_an_unchanging_finish_reason_is_read_in_every_event() -> None:
     event = {"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}]}
-    draft = read(sse(event, event))
-    assert (draft.finish, draft.text) == ("stop", ["a", "a"])
+    parsed = read(sse(event, event))
+    assert (parsed.finish, parsed.text) == ("stop", ["a", "a"])
 
 
 def test_a_think_block_delays_the_answer_but_stays_in_it() -> None:
     texts = ["<think>", "hm", "</think>", "\n", "yes"]
-    draft = read(b"".join(sse(chunk(content=text)) for text in texts), cuts=None)
-    draft.answer_ns = [1, 2, 3, 4, 5]
-    assert st._first_answer_ns(draft) == 5
+    parsed = read(b"".join(sse(chunk(content=text)) for text in texts), cuts=None)
+    parsed.answer_ns = [1, 2, 3, 4, 5]
+    assert st._first_answer_ns(parsed) == 5
     result = st.Result(0, "i", "q", answer="".join(texts))
     assert result.answer_text == "\nyes"
 
