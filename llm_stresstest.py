@@ -289,6 +289,18 @@ class Slo(Strict):
     e2e_ms: Positive | None = pydantic.Field(None, description="a number of ms above 0")
     quality: Share | None = pydantic.Field(None, description="a number from 0 to 1")
 
+    def met_by(self, result: Result) -> bool:
+        """Whether an ok request meets every limit; a value that was not measured meets none."""
+        limits = ((self.ttft_ms, result.ttft_ms), (self.e2e_ms, result.time_ms))
+        if any(limit is not None and (value is None or value > limit) for limit, value in limits):
+            return False
+        one_token = result.token is not None and result.token < 2
+        if self.tpot_ms is not None and not one_token:
+            tpot_ms = result.tpot_ms
+            if tpot_ms is None or tpot_ms > self.tpot_ms:
+                return False
+        return self.quality is None or (result.graded and result.quality >= self.quality)
+
 
 class Hardware(Strict):
     """What the machine costs, and how it is watched."""
@@ -2938,7 +2950,7 @@ class Aggregator:
                 self.sums[name] += count
                 self.sums[f"{name}_known"] += 1
         self.sums["came_at_once"] += result.came_at_once
-        self.sums["good"] += self._is_good(result)
+        self.sums["good"] += self.slo.met_by(result)
         self.sums["reasoning_only"] += not result.answer_text.strip() and bool(
             result.reasoning or result.answer
         )
@@ -2973,18 +2985,6 @@ class Aggregator:
             self.late_ttft_ms.append(waited_ms)
         else:
             self.late_with_ttft_ms.append(result.ttft_ms)
-
-    def _is_good(self, result: Result) -> bool:
-        """Whether an ok request meets every SLO; a value that was not measured meets none."""
-        limits = ((self.slo.ttft_ms, result.ttft_ms), (self.slo.e2e_ms, result.time_ms))
-        if any(limit is not None and (value is None or value > limit) for limit, value in limits):
-            return False
-        one_token = result.token is not None and result.token < 2
-        if self.slo.tpot_ms is not None and not one_token:
-            tpot_ms = result.tpot_ms
-            if tpot_ms is None or tpot_ms > self.slo.tpot_ms:
-                return False
-        return self.slo.quality is None or (result.graded and result.quality >= self.slo.quality)
 
     def extend(self, other: Aggregator) -> None:
         """Add the results of another tally."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,13 @@ Array = npt.NDArray[np.float64]
 DRAWS = 1999  # (DRAWS + 1) × 5 % is a whole number: p values and intervals agree exactly
 SEED = 13
 ALPHA = 0.05
-MOST_RESAMPLED = 2000  # questions; above, weights would fill the memory and the normal law holds anyway
+MOST_RESAMPLED = (
+    2000  # questions; above, weights would fill the memory and the normal law holds anyway
+)
+LARGE_DF = 1e6
 FEWEST_QUESTIONS = 8  # a bootstrap of fewer has too few different samples
+FEWEST_BLOCKS = 6  # of time
+ONE_ROW = float(stats.norm.isf(ALPHA / 2))
 POWER_Z = float(stats.norm.ppf(0.8))  # "N more would do" means: in four of five tries
 
 
@@ -51,7 +56,9 @@ class Estimate:
     variances: Array  # (DRAWS,): each draw's own estimate of the variance
     between: float = 0.0  # the part of the variance that more questions would not lessen
     exact_p: float | None = None  # of an exact test, which then decides
-    interval: Callable[[float], tuple[float, float]] | None = None  # by the number of standard errors
+    # Its own interval: how many standard errors it reaches, and how many times as many pairs there are.
+    interval: Callable[[float, float], tuple[float, float]] | None = None
+    slack: tuple[float, float] = (0.0, 0.0)  # how much lower and higher the truth may be: bounds
 
     @property
     def t_draws(self) -> Array:
@@ -110,18 +117,24 @@ class Resampling:
             for i, v in enumerate(np.diag(covariance))
         ]
 
-    def blocks(self, a: Array, b: Array) -> Estimate | None:
-        """Return the log ratio of two rates, each seen in blocks of time; None with too few blocks.
+    def rates(self, a: Sequence[Sequence[Array]], b: Sequence[Sequence[Array]]) -> Estimate | None:
+        """Return the log ratio of two sides' rates, from each run's and level's blocks of time.
 
-        The rates of different runs' blocks are independent of each other and of the questions' draws.
+        None with fewer than FEWEST_BLOCKS blocks. Draws are independent of the questions'.
         """
-        if min(len(a), len(b)) < 6 or not (a.mean() > 0 and b.mean() > 0):
-            return None
-        parts = [rates.var(ddof=1) / len(rates) / rates.mean() ** 2 for rates in (a, b)]
-        variance = float(sum(parts))
-        weights = [part**2 / (len(rates) - 1) for part, rates in zip(parts, (a, b), strict=True)]
-        df = variance**2 / sum(weights) if variance else 1.0  # Welch and Satterthwaite
-        return self.independent(float(np.log(b.mean() / a.mean())), variance, df)
+        value = variance = weights = 0.0
+        for side, sign in ((a, -1), (b, 1)):
+            parts = [blocks for run in side for blocks in run]
+            for blocks in parts:
+                if len(blocks) < FEWEST_BLOCKS:
+                    return None
+                middle, share = float(blocks.mean()), 1 / len(parts)
+                part = float(blocks.var(ddof=1)) / len(blocks) / middle**2 * share**2
+                value += sign * share * math.log(middle)
+                variance += part
+                weights += part**2 / (len(blocks) - 1)
+        df = variance**2 / weights if weights else LARGE_DF  # Welch and Satterthwaite
+        return self.independent(value, variance, df)
 
     def independent(self, value: float, variance: float, df: float) -> Estimate:
         """Return an estimate whose draws depend on no other row's, which is on the safe side."""
@@ -145,21 +158,23 @@ class Resampling:
     def paired_shares(self, only_a: int, only_b: int, pairs: int) -> Estimate:
         """Return the difference of two shares of the same pairs, with McNemar's exact test.
 
-        The interval is Tango's score interval (Statistics in Medicine 17, 1998, 891), which is made for few
-        differences; it never leaves 0 out when the exact test does not.
+        The interval is Tango's score interval (Statistics in Medicine 17, 1998, 891), which is made
+        for few differences; it never leaves 0 out when the exact test does not.
         """
         split, value = only_a + only_b, (only_b - only_a) / pairs
         p = float(stats.binomtest(only_b, split).pvalue) if split else 1.0
         variance = ((split + 1) / (pairs + 2) - value**2) / pairs
 
-        def interval(errors: float) -> tuple[float, float]:
-            low, high = _tango(only_b, only_a, pairs, errors)
-            if p >= 2 * stats.norm.sf(errors):
+        def interval(errors: float, growth: float) -> tuple[float, float]:
+            low, high = _tango(only_b * growth, only_a * growth, pairs * growth, errors)
+            if p >= 2 * stats.norm.sf(errors) and growth == 1:
                 low, high = min(low, 0.0), max(high, 0.0)
             return low, high
 
-        estimate = self.independent(value, variance, 1e9)
-        return dataclasses.replace(estimate, exact_p=p, interval=interval)
+        # Without a single difference the test cannot reject, whatever the other rows do.
+        spread = variance if split else 0.0
+        estimate = self.independent(value, spread, LARGE_DF)
+        return dataclasses.replace(estimate, variance=variance, exact_p=p, interval=interval)
 
 
 def _ratio(sums: Array, log: bool) -> tuple[Array, Array]:
@@ -182,7 +197,7 @@ def _weighted(sample: Sums, weights: Array, share: float) -> Array:
     return found
 
 
-def _tango(plus: int, minus: int, pairs: int, errors: float) -> tuple[float, float]:
+def _tango(plus: float, minus: float, pairs: float, errors: float) -> tuple[float, float]:
     def score(difference: float) -> float:
         double = 2 * pairs
         linear = -plus - minus + (double - plus + minus) * difference
@@ -267,36 +282,55 @@ class Family:
 
     def __init__(self, estimates: Sequence[Estimate]) -> None:
         self.estimates = estimates
-        scaled = [_to_normal(e.t_draws, e.df) for e in estimates if e.variance > 0]
+        scaled = [_to_normal(e.t_draws, e.df) for e in estimates]
         largest = np.max(scaled, axis=0) if scaled else np.zeros(DRAWS)
         self.largest = np.sort(largest)[::-1]
         self.place = round(ALPHA * (DRAWS + 1)) - 1
-        self.errors = float(self.largest[self.place])  # how many standard errors the table's intervals reach
+        self.errors = float(
+            self.largest[self.place]
+        )  # how many standard errors the table's intervals reach
 
     def interval(self, estimate: Estimate) -> Interval:
         """Return the intervals and the p value of one of the rows."""
         own = float(np.sort(estimate.t_draws)[::-1][self.place])
         wide = float(stats.t.isf(stats.norm.sf(self.errors), estimate.df))
+        lower, higher = estimate.slack
         if estimate.interval is not None and estimate.exact_p is not None:
             seen = float(stats.norm.isf(estimate.exact_p / 2))
-            inner, outer = estimate.interval(1.959964), estimate.interval(self.errors)
+            inner, outer = estimate.interval(ONE_ROW, 1), estimate.interval(self.errors, 1)
         else:
             error, value = math.sqrt(estimate.variance), estimate.value
-            inner = (value - own * error, value + own * error)
-            outer = (value - wide * error, value + wide * error)
-            t = abs(value) / error if error else math.inf if value else 0.0
+            inner = (value - own * error - lower, value + own * error + higher)
+            outer = (value - wide * error - lower, value + wide * error + higher)
+            clear = max(value - lower, -value - higher, 0.0)  # from 0, whatever the bounds hide
+            t = clear / error if error else math.inf if clear else 0.0
             seen = float(_to_normal(np.array([t]), estimate.df)[0])
         p = (1 + int(np.count_nonzero(self.largest >= seen))) / (DRAWS + 1)
         return Interval(estimate.value, inner, outer, p)
 
     def more_questions(self, estimate: Estimate, questions: int, gap: float) -> int | None:
-        """Return how many more questions would make an interval reach less far than `gap`; None: no number would."""
-        reach = (self.errors + POWER_Z) ** 2
-        room = gap**2 / reach - estimate.between
+        """Return how many more questions would let an interval reach less far than `gap`.
+
+        None when no number would: the runs differ among themselves, or the gap is 0.
+        """
+        if gap <= 0:
+            return None
+        if estimate.interval is not None:
+            return self._more_pairs(estimate, questions, gap)
+        room = gap**2 / (self.errors + POWER_Z) ** 2 - estimate.between
         inner = estimate.variance - estimate.between
-        if room <= 0 or gap <= 0 or not inner:
+        if room <= 0 or inner <= 0:
             return None
         return max(1, math.ceil(questions * inner / room) - questions)
+
+    def _more_pairs(self, estimate: Estimate, pairs: int, gap: float) -> int | None:
+        """Let the pairs grow, in their present shares, until the interval is short enough."""
+        for growth in np.geomspace(1.02, 1e4, 400):
+            low, high = cast(Any, estimate.interval)(self.errors, float(growth))
+            chance = POWER_Z * math.sqrt(estimate.variance / growth) if estimate.value else 0.0
+            if (high - low) / 2 + chance <= gap:
+                return max(1, math.ceil(pairs * (growth - 1)))
+        return None
 
     def more_runs(self, estimate: Estimate, runs: int, gap: float) -> int | None:
         """Return how many more runs a side would."""
@@ -356,9 +390,7 @@ def change_points(squared: Sequence[Array], seed: int = SEED) -> list[Change]:
     return _search(list(squared), 0, runs, np.random.default_rng(seed)) if runs else []
 
 
-def _search(
-    squared: list[Array], start: int, end: int, rng: np.random.Generator
-) -> list[Change]:
+def _search(squared: list[Array], start: int, end: int, rng: np.random.Generator) -> list[Change]:
     count = end - start
     if count < FEWEST_RUNS:
         return []
