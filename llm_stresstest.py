@@ -32,16 +32,18 @@ import gc
 import hashlib
 import html
 import importlib
+import io
 import itertools
 import json
 import logging
 import logging.handlers
 import math
-import mmap
+import operator
 import os
 import platform
 import random
 import re
+import shlex
 import signal
 import ssl
 import statistics
@@ -50,8 +52,9 @@ import threading
 import time
 import urllib.parse
 import uuid
+import weakref
 import zlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -66,6 +69,8 @@ from typing import (
     TYPE_CHECKING,
     Annotated,
     Any,
+    BinaryIO,
+    ClassVar,
     Literal,
     NamedTuple,
     NoReturn,
@@ -78,13 +83,14 @@ from typing import (
 
 try:
     import aiohttp
+    import msgspec
     import pydantic
     import pydantic_core
     import yarl
 except ModuleNotFoundError as error:
     if __name__ != "__main__":
         raise
-    remedy = "uv run llm_stresstest.py …, or pip install aiohttp openai pydantic rich"
+    remedy = "uv run llm_stresstest.py …, or pip install aiohttp msgspec openai pydantic rich"
     sys.stderr.write(f"llm_stresstest: needs the package {error.name}: {remedy}\n")
     sys.exit(2)
 
@@ -116,11 +122,9 @@ SCHEMA_VERSION = 1
 NS_PER_MS = 1_000_000  # ns in a ms
 NS_PER_S = 1_000_000_000  # ns in a s
 REDACTED = "[REDACTED]"
-SLICE = 1 << 18  # bytes of a body that are read at a time: a hostile one holds millions of events
 QUOTED = (
     1 << 16
-)  # bytes of a faulty answer that an error quotes; it is cut to its length when secrets are out of it
-MOST_LOOKS = 8  # an answer may quote [DONE]; a hostile one in every chunk
+)  # bytes of a faulty answer that an error takes over, before secrets are taken out of it
 PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 CONFIDENCE = 0.95
 CORRECT = 0.5  # the score from which an answer counts as correct
@@ -188,17 +192,19 @@ class ResultsError(StressTestError):
 
 
 class Redactor:
-    """Takes secrets out of texts, by value, whatever form an echo gave them: escaped, encoded, cut at its end."""
+    """Takes secrets out of texts, by value, in whatever form an echo gave them.
+
+    That is: as they are, escaped as JSON, Python, URLs and HTML do it, or cut at the text's end.
+    """
 
     SHORTEST = 6  # a shorter value is no secret, and would eat ordinary words
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        long_first = sorted(
-            {secret for secret in secrets if len(secret) >= self.SHORTEST}, key=len, reverse=True
-        )
+        kept = {secret for secret in secrets if len(secret) >= self.SHORTEST}
+        # The longest first: a secret may hold another one.
         self._secrets = [
-            (secret, secret[: _plain_start(secret)], re.compile("".join(map(_any_form, secret))))
-            for secret in long_first
+            (secret, self._plain_start(secret), re.compile("".join(map(self._any_form, secret))))
+            for secret in sorted(kept, key=len, reverse=True)
         ]
 
     def __call__(self, text: str) -> str:
@@ -206,10 +212,7 @@ class Redactor:
         for secret, start, pattern in self._secrets:
             if start in text:
                 text = pattern.sub(REDACTED, text)
-                tail = text[1 - len(secret) :]
-                place = tail.find(secret[: max(self.SHORTEST, len(secret) // 2)])
-                if place >= 0 and secret.startswith(tail[place:]):
-                    text = text[: len(text) - len(tail) + place] + REDACTED
+                text = self._without_cut_end(text, secret)
         return text
 
     def tree(self, value: Any) -> Any:
@@ -222,28 +225,40 @@ class Redactor:
             return [self.tree(item) for item in value]
         return value
 
+    def _without_cut_end(self, text: str, secret: str) -> str:
+        """Replace the first half or more of a secret where it is the end of the text."""
+        tail = text[1 - len(secret) :]
+        place = tail.find(secret[: max(self.SHORTEST, len(secret) // 2)])
+        if place >= 0 and secret.startswith(tail[place:]):
+            return text[: len(text) - len(tail) + place] + REDACTED
+        return text
 
-def _plain_start(secret: str) -> int:
-    """Return how many characters stand before the first that an echo might write in another way."""
-    return len(cast(re.Match[str], re.match(r"[\w.-]*", secret, re.ASCII)).group())
+    @staticmethod
+    def _plain_start(secret: str) -> str:
+        """Return what stands before the first character that an echo might write in another way."""
+        return cast(re.Match[str], re.match(r"[\w.-]*", secret, re.ASCII)).group()
 
-
-def _any_form(character: str) -> str:
-    """Return a pattern of what JSON, Python, URLs and HTML make of a character."""
-    if _plain_start(character):
-        return re.escape(character)
-    encoded = urllib.parse.quote(character, safe="")
-    itself = r"\\{1,9}" if character == "\\" else r"\\{0,9}" + re.escape(character)
-    return rf"(?:{itself}|(?i:{encoded}|\\{{1,9}}u{ord(character):04x}|{re.escape(html.escape(character))}))"
+    @classmethod
+    def _any_form(cls, character: str) -> str:
+        """Return a pattern of what JSON, Python, URLs and HTML make of a character."""
+        if cls._plain_start(character):
+            return re.escape(character)
+        in_url, in_html = urllib.parse.quote(character, safe=""), re.escape(html.escape(character))
+        itself = r"\\{0,9}" + re.escape(character)
+        if character == "\\":
+            itself = r"\\{1,9}"
+        return rf"(?:{itself}|(?i:{in_url}|\\{{1,9}}u{ord(character):04x}|{in_html}))"
 
 
 def _without_password(url: str) -> str:
-    return re.sub(r"//[^/?#]*@", f"//{REDACTED}@", url)
+    """Return a URL with its user part replaced.
 
-
-def _without_any_password(text: str) -> str:
-    """Take user parts out of a text that is no good URL, so that nobody knows where one ends."""
-    return re.sub(r"//[^\s\"]*@", f"//{REDACTED}@", text)
+    In a text that is no good URL nobody knows where the user part ends: then all up to its last @
+    is replaced.
+    """
+    is_url = re.fullmatch(r"[\w+.-]+://([^/?#\s\"]*@)?[^@\s\"]*", url)
+    user_part = r"//[^/?#]*@" if is_url else r"//[^\s\"]*@"
+    return re.sub(user_part, f"//{REDACTED}@", url)
 
 
 _UNPRINTABLE = re.compile(
@@ -252,9 +267,14 @@ _UNPRINTABLE = re.compile(
 
 
 def printable(text: object, limit: int = 500) -> str:
-    """Return a text that does nothing to a terminal or a log: no control or direction characters, one line."""
+    """Return a text, cut at `limit` characters, that does nothing to a terminal or a log.
+
+    Control characters and those that change the direction of text are written as escapes, so it
+    is one line.
+    """
     shown = str(text)
-    shown = shown if len(shown) <= limit else shown[: limit - 1] + "…"
+    if len(shown) > limit:
+        shown = shown[: limit - 1] + "…"
     return _UNPRINTABLE.sub(lambda found: ascii(found.group())[1:-1], shown)
 
 
@@ -262,16 +282,74 @@ def printable(text: object, limit: int = 500) -> str:
 
 
 class Strict(pydantic.BaseModel):
-    """A part of a file written by a person: exact types, no unknown keys."""
+    """A part of a file written by a person: exact types, no unknown keys.
+
+    Each key's description says what is allowed there; it is what an error shows.
+    """
 
     model_config = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    @classmethod
+    def read(cls, data: Mapping[str, Any]) -> Self:
+        """Check data and return them as this type.
+
+        Raises ValueError, one line: the key, its value, what is allowed.
+        """
+        try:
+            return cls.model_validate(data)
+        except pydantic.ValidationError as error:
+            raise ValueError(cls._first_fault(error, data)) from None
+
+    @classmethod
+    def _first_fault(cls, error: pydantic.ValidationError, data: Mapping[str, Any]) -> str:
+        """Say the first thing that is wrong; an unknown key before a missing one, it may be a typo."""
+        faults = error.errors(include_url=False)
+        faults.sort(key=lambda fault: fault["type"] == "missing")
+        first, *others = faults
+        fields, value, keys = cls.model_fields, cast(Any, data), list[str]()
+        description = "an object"
+        for part in first["loc"]:
+            known = isinstance(value, dict) and part in fields
+            if known and (part in value or first["type"] == "missing"):
+                keys.append(str(part))
+                description = fields[str(part)].description or ""
+                value = value.get(part)
+                fields = cls._fields_of(fields[str(part)].annotation)
+        key = ".".join(keys)
+        if first["type"] == "missing":
+            return f"{key}: is missing; it must be {description}"
+        if first["type"] == "extra_forbidden":
+            return cls._unknown_key([*keys, str(first["loc"][-1])], fields or cls.model_fields)
+        distinct = {other["loc"][:1] for other in others} - {first["loc"][:1]}
+        more = f" ({len(distinct)} more such)" if distinct else ""
+        shown = printable(_without_password(json.dumps(value, ensure_ascii=False)), 80)
+        return f"{key}: {shown} is not allowed; it must be {description}{more}"
+
+    @staticmethod
+    def _fields_of(annotation: Any) -> dict[str, Any]:
+        """Return the fields of the model that stands in an annotation, if any."""
+        for candidate in (annotation, *get_args(annotation)):
+            if isinstance(candidate, type) and issubclass(candidate, Strict):
+                return dict(candidate.model_fields)
+        return {}
+
+    @staticmethod
+    def _unknown_key(keys: Sequence[str], fields: Mapping[str, Any]) -> str:
+        near = difflib.get_close_matches(keys[-1], fields, 1, 0.5)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(fields)}"
+        return f"{printable('.'.join(keys), 80)}: unknown key; {hint}"
+
+
+def key(default: Any, allowed: str) -> Any:
+    """Return a key of a Strict type, with its default and what is allowed there."""
+    return pydantic.Field(default, description=allowed)
 
 
 Count = Annotated[int, pydantic.Field(ge=1, le=1_000_000_000)]
 Level = Annotated[int, pydantic.Field(ge=1, le=100_000)]
+Levels = Level | Annotated[list[Level], pydantic.Field(min_length=1, max_length=1000)]
 Seconds = Annotated[float, pydantic.Field(gt=0, le=31_536_000, allow_inf_nan=False)]
 NotNegative = Annotated[float, pydantic.Field(ge=0, le=31_536_000, allow_inf_nan=False)]
-Finite = Annotated[float, pydantic.Field(allow_inf_nan=False)]
 Positive = Annotated[float, pydantic.Field(gt=0, le=1e9, allow_inf_nan=False)]
 Share = Annotated[float, pydantic.Field(ge=0, le=1, allow_inf_nan=False)]
 Name = Annotated[str, pydantic.Field(min_length=1, max_length=1000)]
@@ -279,15 +357,17 @@ Header = Annotated[str, pydantic.Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
 Comparison = Annotated[
     str, pydantic.Field(pattern=r"^\s*(<=|>=|<|>)\s*-?\d+(\.\d+)?([eE][+-]?\d+)?\s*$")
 ]
+A_SERVER = 'a URL such as "http://host:8000/v1", or "embedded"'
+A_MODEL = "a model's name, as the server names it"
 
 
 class Slo(Strict):
     """What a request must meet to count for goodput."""
 
-    ttft_ms: Positive | None = pydantic.Field(None, description="a number of ms above 0")
-    tpot_ms: Positive | None = pydantic.Field(None, description="a number of ms above 0")
-    e2e_ms: Positive | None = pydantic.Field(None, description="a number of ms above 0")
-    quality: Share | None = pydantic.Field(None, description="a number from 0 to 1")
+    ttft_ms: Positive | None = key(None, "a number of ms above 0")
+    tpot_ms: Positive | None = key(None, "a number of ms above 0")
+    e2e_ms: Positive | None = key(None, "a number of ms above 0")
+    quality: Share | None = key(None, "a number from 0 to 1")
 
     def met_by(self, result: Result) -> bool:
         """Whether an ok request meets every limit; a value that was not measured meets none."""
@@ -303,213 +383,236 @@ class Slo(Strict):
 
 
 class Hardware(Strict):
-    """What the machine costs, and how it is watched."""
+    """What the machine costs."""
 
-    sample_s: Seconds | None = pydantic.Field(None, description="a number of seconds above 0")
-    metrics_url: Name | None = pydantic.Field(None, description="a URL")
-    price_per_kwh: NotNegative | None = pydantic.Field(None, description="a number from 0")
-    price_per_hour: NotNegative | None = pydantic.Field(None, description="a number from 0")
+    price_per_hour: NotNegative | None = key(None, "a number from 0")
 
 
 class Judge(Strict):
     """An LLM that grades answers after the run."""
 
-    server: Name = pydantic.Field(description='a URL such as "http://host:8000/v1", or "embedded"')
-    model: Name = pydantic.Field(description="a model's name, as the server names it")
-    api_key_env: Name | None = pydantic.Field(
-        None, description="the name of an environment variable, or null"
-    )
+    server: Name = pydantic.Field(description=A_SERVER)
+    model: Name = pydantic.Field(description=A_MODEL)
+    api_key_env: Name | None = key(None, "the name of an environment variable, or null")
 
 
 class Config(Strict):
-    """config.json. Each description says what is allowed, and is what an error shows."""
+    """config.json."""
 
-    server: Name = pydantic.Field(description='a URL such as "http://host:8000/v1", or "embedded"')
-    model: Name = pydantic.Field(description="a model's name, as the server names it")
-    concurrent: Level | Annotated[list[Level], pydantic.Field(min_length=1, max_length=1000)] = (
-        pydantic.Field(1, description="an integer from 1, or a list of them (a sweep)")
+    server: Name = pydantic.Field(description=A_SERVER)
+    model: Name = pydantic.Field(description=A_MODEL)
+    concurrent: Levels = key(1, "an integer from 1, or a list of them (a sweep)")
+    questions: Count | Literal["all"] = key("all", 'an integer from 1, or "all"')
+    timeout: Seconds = key(120, "a number of seconds above 0")
+    api: Literal["chat", "completions", "responses"] = key(
+        "chat", '"chat", "completions" or "responses"'
     )
-    questions: Count | Literal["all"] = pydantic.Field(
-        "all", description='an integer from 1, or "all"'
+    stream: bool = key(True, "true or false")
+    api_key_env: Name | None = key(None, "the name of an environment variable, or null")
+    headers: dict[Header, str] = key({}, "an object of header names and texts")
+    extra_body: dict[str, Any] = key({}, "an object, added to the body of each request")
+    system_prompt: str | None = key(None, "a text, or null")
+    temperature: Annotated[float, pydantic.Field(ge=0, le=100, allow_inf_nan=False)] | None = key(
+        0, "a number from 0, or null"
     )
-    timeout: Seconds = pydantic.Field(120, description="a number of seconds above 0")
-    api: Literal["chat", "completions", "responses"] = pydantic.Field(
-        "chat", description='"chat", "completions" or "responses"'
+    max_tokens: Count | None = key(512, "an integer from 1, or null")
+    seed: Annotated[int, pydantic.Field(ge=0, lt=2**63)] | None = key(
+        None, "an integer from 0, or null"
     )
-    stream: bool = pydantic.Field(True, description="true or false")
-    api_key_env: Name | None = pydantic.Field(
-        None, description="the name of an environment variable, or null"
+    stop: str | list[str] | None = key(None, "a text, a list of texts, or null")
+    rate: Positive | None = key(None, "a number of requests/s above 0, or null (closed loop)")
+    arrival: Literal["poisson", "constant", "gamma"] = key(
+        "poisson", '"poisson", "constant" or "gamma"'
     )
-    headers: dict[Header, str] = pydantic.Field(
-        {}, description="an object of header names and texts"
+    burstiness: Annotated[float, pydantic.Field(gt=0, le=1000, allow_inf_nan=False)] = key(
+        1, "a number above 0 (gamma's shape: below 1 is burstier than poisson)"
     )
-    extra_body: dict[str, Any] = pydantic.Field(
-        {}, description="an object, added to the body of each request"
+    duration: Seconds | None = key(None, "a number of seconds above 0, or null")
+    warmup: Annotated[int, pydantic.Field(ge=0, le=1_000_000)] = key(0, "an integer from 0")
+    ramp_up: NotNegative = key(0, "a number of seconds from 0")
+    idle_timeout: Seconds = key(30, "a number of seconds above 0")
+    max_answer_bytes: Annotated[int, pydantic.Field(ge=1024, le=2**31)] = key(
+        16_777_216, "an integer from 1024"
     )
-    system_prompt: str | None = pydantic.Field(None, description="a text, or null")
-    temperature: Annotated[float, pydantic.Field(ge=0, le=100, allow_inf_nan=False)] | None = (
-        pydantic.Field(0, description="a number from 0, or null")
-    )
-    max_tokens: Count | None = pydantic.Field(512, description="an integer from 1, or null")
-    seed: Annotated[int, pydantic.Field(ge=0, lt=2**63)] | None = pydantic.Field(
-        None, description="an integer from 0, or null"
-    )
-    stop: str | list[str] | None = pydantic.Field(
-        None, description="a text, a list of texts, or null"
-    )
-    rate: Positive | None = pydantic.Field(
-        None, description="a number of requests/s above 0, or null (closed loop)"
-    )
-    arrival: Literal["poisson", "constant", "gamma"] = pydantic.Field(
-        "poisson", description='"poisson", "constant" or "gamma"'
-    )
-    burstiness: Annotated[float, pydantic.Field(gt=0, le=1000, allow_inf_nan=False)] = (
-        pydantic.Field(
-            1, description="a number above 0 (gamma's shape: below 1 is burstier than poisson)"
-        )
-    )
-    duration: Seconds | None = pydantic.Field(
-        None, description="a number of seconds above 0, or null"
-    )
-    warmup: Annotated[int, pydantic.Field(ge=0, le=1_000_000)] = pydantic.Field(
-        0, description="an integer from 0"
-    )
-    ramp_up: NotNegative = pydantic.Field(0, description="a number of seconds from 0")
-    idle_timeout: Seconds = pydantic.Field(30, description="a number of seconds above 0")
-    max_answer_bytes: Annotated[int, pydantic.Field(ge=1024, le=2**31)] = pydantic.Field(
-        16_777_216, description="an integer from 1024"
-    )
-    slo: Slo = pydantic.Field(Slo(), description="an object of ttft_ms, tpot_ms, e2e_ms, quality")
-    thresholds: dict[str, Comparison] = pydantic.Field(
-        {}, description='an object such as {"ttft_ms.p95": "<= 500"}'
-    )
-    hardware: Hardware = pydantic.Field(
-        Hardware(), description="an object of sample_s, metrics_url, price_per_kwh, price_per_hour"
-    )
-    judge: Judge | None = pydantic.Field(
-        None, description="an object of server, model, api_key_env, or null"
-    )
-    cache_bust: bool = pydantic.Field(False, description="true or false")
-    record_chunk_times: bool = pydantic.Field(True, description="true or false")
-    verify_tls: bool = pydantic.Field(True, description="true or false")
-    ca_file: Name | None = pydantic.Field(None, description="a file's path, or null")
-    proxy: Name | None = pydantic.Field(
-        None, description='a URL such as "http://proxy:3128", or null'
-    )
-    workers: Level = pydantic.Field(1, description="an integer from 1")
-    ray_address: Name | None = pydantic.Field(None, description="a Ray cluster's address, or null")
+    slo: Slo = key(Slo(), "an object of ttft_ms, tpot_ms, e2e_ms, quality")
+    thresholds: dict[str, Comparison] = key({}, 'an object such as {"ttft_ms.p95": "<= 500"}')
+    hardware: Hardware = key(Hardware(), "an object of price_per_hour")
+    judge: Judge | None = key(None, "an object of server, model, api_key_env, or null")
+    cache_bust: bool = key(False, "true or false")
+    record_chunk_times: bool = key(True, "true or false")
+    verify_tls: bool = key(True, "true or false")
+    ca_file: Name | None = key(None, "a file's path, or null")
+    proxy: Name | None = key(None, 'a URL such as "http://proxy:3128", or null')
 
     @property
     def levels(self) -> list[int]:
         """The stages' concurrency, one stage without a sweep."""
         return self.concurrent if isinstance(self.concurrent, list) else [self.concurrent]
 
+    @property
+    def question_count(self) -> int | None:
+        """How many questions a stage asks; None for the catalogue as it is."""
+        if self.duration is not None or self.questions == "all":
+            return None
+        return self.questions
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    @property
+    def urls(self) -> dict[str, str]:
+        """Every URL in it, by its key; the one place that knows them all."""
+        named = {"server": self.server, "proxy": self.proxy}
+        if self.judge is not None:
+            named["judge.server"] = self.judge.server
+        return {name: url for name, url in named.items() if url not in (None, "embedded")}
+
+    def fault(self) -> str | None:
+        """Say what is wrong with it that no single key's type can show."""
+        for name, url in self.urls.items():
+            if problem := self._url_fault(url):
+                field = type(self).model_fields.get(name)
+                allowed = A_SERVER.partition(",")[0] if field is None else field.description
+                return f"{name}: {problem}; it must be {allowed}"
+        if reserved := {"model", "messages", "prompt", "input", "stream"} & self.extra_body.keys():
+            return f"extra_body: {min(reserved)} is set by the test itself; take it out"
+        has_quality = (HERE / "extensions" / "quality.py").is_file()
+        for name, value in (("slo.quality", self.slo.quality), ("judge", self.judge)):
+            if value is not None and not has_quality:
+                return f"{name}: needs extensions/quality.py, which is not there"
+        return next(map(ThresholdCheck.unknown_metric, self.thresholds), None)
+
+    @staticmethod
+    def _url_fault(text: str) -> str | None:
+        """Say why a text is no URL that can be used here."""
+        with contextlib.suppress(ValueError):
+            url = yarl.URL(text)
+            is_http = url.scheme in ("http", "https") and url.host and url.port
+            if is_http and not _UNPRINTABLE.search(text) and " " not in text:
+                extra = url.query_string or url.fragment
+                return "a URL takes no query or fragment" if extra else None
+        shown = json.dumps(printable(_without_password(text), 80), ensure_ascii=False)
+        return f"{shown} is not allowed"
+
+    def without_passwords(self) -> dict[str, Any]:
+        """Return it as JSON, with no URL's user part."""
+        shown = self.model_dump()
+        for name in self.urls:
+            outer, _, inner = name.rpartition(".")
+            part = shown[outer] if outer else shown
+            part[inner] = _without_password(part[inner])
+        return shown
+
+
+def load_config(
+    path: Path, overrides: Sequence[str] = (), before: Mapping[str, Any] | None = None
+) -> Config:
     """Read and check config.json; `overrides` are KEY=VALUE, the value as JSON or else a text.
 
+    `before` is the config of a run that is gone on with, as its journal has it: it wins over the
+    file but where it was redacted, and an override must agree with it.
     Raises ConfigError, one line: the file, the key, its value, what is allowed.
     """
     data = read_json(path, ConfigError)
     if not isinstance(data, dict):
-        raise ConfigError(
-            f'{path}: must hold a JSON object such as {{"server": …, "model": …}}, not {_kind(data)}'
+        example = '{"server": …, "model": …}'
+        raise ConfigError(f"{path}: must hold a JSON object such as {example}, not {kind_of(data)}")
+    kept = {name: item for name, item in (before or {}).items() if REDACTED not in json.dumps(item)}
+    if differs := [name for name in kept if name in data and data[name] != kept[name]]:
+        notice(
+            f"{path.name} differs ({', '.join(differs)}); the run keeps the config it began with"
         )
+    data |= kept
     for override in overrides:
-        _set_key(data, override)
+        set_key(data, override)
     try:
-        config = Config.model_validate(data)
-    except pydantic.ValidationError as error:
-        raise ConfigError(f"{path}: {_first_error(error, Config, data)}") from None
-    _check_config(path, config)
-    for key in ("concurrent", "questions", "timeout"):
-        if key not in data:
-            notice(
-                f"WARNING {path.name}: {key} is not set; using {json.dumps(getattr(config, key))}"
-            )
+        config = Config.read(data)
+        if (fault := config.fault()) is not None:
+            raise ValueError(fault)
+    except ValueError as fault:
+        blamed = f"{path} with --set" if overrides else path
+        raise ConfigError(f"{blamed}: {fault}") from None
+    if changed := [name for name, item in kept.items() if config.model_dump()[name] != item]:
+        what = ", ".join(changed)
+        raise ConfigError(f"--resume: the run had another config ({what}); choose another name")
+    for name in ("concurrent", "questions", "timeout"):
+        if name not in data:
+            default = json.dumps(getattr(config, name))
+            logger.warning("%s: %s is not set; using %s", path.name, name, default)
     return config
 
 
-def _check_config(path: Path, config: Config) -> None:
-    """Refuse what single keys cannot show. Raises ConfigError."""
-    wrong = _wrong_url(config)
-    if wrong is not None:
-        raise ConfigError(f"{path}: {wrong}")
-    if reserved := {"model", "messages", "prompt", "input", "stream"} & config.extra_body.keys():
-        wrong = f"extra_body: {min(reserved)} is set by the test itself; take it out"
-    elif config.slo.quality is not None and not (HERE / "extensions" / "quality.py").is_file():
-        wrong = "slo.quality: needs extensions/quality.py, which is not there"
-    elif unknown := next(
-        (key for key in config.thresholds if _metric(empty_aggregate(), key) is _ABSENT), None
-    ):
-        near = difflib.get_close_matches(unknown, _metric_names(empty_aggregate()), 1, 0)
-        wrong = f"thresholds: {printable(unknown, 80)} is no metric; did you mean {near[0]}?"
-    for key, extension in _NEEDS_EXTENSION.items():
-        used: Any = config.model_dump(exclude_defaults=True)
-        for part in key.split("."):
-            used = used.get(part) if isinstance(used, dict) else None
-        if (
-            wrong is None
-            and used is not None
-            and not (HERE / "extensions" / f"{extension}.py").is_file()
-        ):
-            wrong = f"{key}: needs extensions/{extension}.py, which is not there"
-    if wrong is not None:
-        raise ConfigError(f"{path}: {wrong}")
+def find_file(given: Path | None, name: str) -> Path:
+    """Return the file that was given, else the one in the current directory or beside the script."""
+    if given is not None:
+        return given
+    here = Path.cwd() / name
+    return here if here.exists() else HERE / name
 
 
-_NEEDS_EXTENSION = {
-    "judge": "quality",
-    "hardware.sample_s": "hardware",
-    "hardware.metrics_url": "hardware",
-    "workers": "cluster",
-    "ray_address": "cluster",
-}
-
-
-def _wrong_url(config: Config) -> str | None:
-    """Say which of the config's URLs is none."""
-    servers = {"server": config.server, "judge.server": config.judge and config.judge.server}
-    links = {key: url for key, url in servers.items() if url != "embedded"}
-    for key, url in {
-        **links,
-        "proxy": config.proxy,
-        "hardware.metrics_url": config.hardware.metrics_url,
-    }.items():
-        if isinstance(url, str) and (
-            problem := _url_problem(url, query=key.endswith("metrics_url"))
-        ):
-            field = Config.model_fields.get(key)
-            description = (
-                'a URL such as "http://host:8000/v1"' if field is None else field.description
-            )
-            return f"{key}: {problem}; it must be {description}"
-    return None
-
-
-def _url_problem(text: str, *, query: bool = False) -> str | None:
+def set_key(data: dict[str, Any], override: str) -> None:
+    """Set KEY=VALUE in the data of config.json; `slo.ttft_ms=500` reaches into an object."""
+    name, equals, text = override.partition("=")
+    if not equals or not name:
+        given = printable(override)
+        raise ConfigError(f"--set {given}: write KEY=VALUE, such as --set concurrent=8")
     try:
-        url = yarl.URL(text)
-        is_http = url.scheme in ("http", "https") and url.host and url.port
-        if is_http and not _UNPRINTABLE.search(text) and " " not in text:
-            return (
-                "a URL takes no query or fragment"
-                if (url.query_string and not query) or url.fragment
-                else None
-            )
-    except ValueError:
-        pass
-    return f"{json.dumps(printable(_without_any_password(text), 80), ensure_ascii=False)} is not allowed"
+        value = StrictJson.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    except (ValueError, RecursionError) as cause:
+        raise ConfigError(f"--set {printable(override)}: {cause}") from None
+    outer, _, inner = name.partition(".")
+    *path, last = name.split(".")
+    if inner and outer in ("thresholds", "headers"):  # a metric's or a header's name may hold dots
+        path, last = [outer], inner
+    for part in path:
+        data = data.setdefault(part, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"--set {printable(override)}: {part} is not an object")
+    data[last] = value
 
 
-# --- JSON files and what is wrong in them ---
+# --- JSON files ---
+
+
+class StrictJson:
+    """JSON without what Python reads and the standard forbids, and without a key that stands twice."""
+
+    @classmethod
+    def loads(cls, text: str) -> Any:
+        """Return the value. Raises ValueError (JSONDecodeError where it is no JSON), RecursionError."""
+        return json.loads(
+            text,
+            object_pairs_hook=cls._object,
+            parse_constant=cls._refuse_constant,
+            parse_float=cls._finite,
+        )
+
+    @staticmethod
+    def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        data = dict(pairs)
+        if len(data) < len(pairs):
+            times = Counter(name for name, _ in pairs)
+            twice = next(name for name in times if times[name] > 1)
+            raise ValueError(f"the key {json.dumps(twice)} stands there twice; keep one")
+        return data
+
+    @staticmethod
+    def _refuse_constant(name: str) -> NoReturn:
+        raise ValueError(f"{name} is not JSON; write a number, or null")
+
+    @staticmethod
+    def _finite(text: str) -> float:
+        value = float(text)
+        if math.isinf(value):
+            raise ValueError(f"{text[:40]} is too large a number")
+        return value
 
 
 def read_json(path: Path, error: type[StressTestError]) -> Any:
-    """Read a strict JSON file: UTF-8, no NaN, no infinite number, no key twice. Raises `error`, one line."""
+    """Read a strict JSON file in UTF-8. Raises `error`, one line."""
     try:
         if not path.is_file():
-            raise error(f"{path}: {'is not a regular file' if path.exists() else 'no such file'}")
+            problem = "is not a regular file" if path.exists() else "no such file"
+            raise error(f"{path}: {problem}")
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as cause:
         raise error(f"{path}: cannot be read: {cause.strerror or cause}") from None
@@ -520,134 +623,28 @@ def read_json(path: Path, error: type[StressTestError]) -> Any:
     if not text.strip():
         raise error(f"{path}: is empty")
     try:
-        data = json.loads(
-            text, object_pairs_hook=_unique_keys, parse_constant=_no_constant, parse_float=_finite
-        )
+        data = StrictJson.loads(text)
         json.dumps(data, ensure_ascii=False).encode()
     except json.JSONDecodeError as cause:
-        raise error(
-            f"{path}: line {cause.lineno}, column {cause.colno}: is not JSON: {cause.msg}"
-        ) from None
+        place = f"line {cause.lineno}, column {cause.colno}"
+        raise error(f"{path}: {place}: is not JSON: {cause.msg}") from None
     except RecursionError:
         raise error(f"{path}: is nested too deeply") from None
     except UnicodeEncodeError:
-        raise error(
-            f"{path}: holds half of a surrogate pair (\\ud800 to \\udfff), which no server can read"
-        ) from None
+        half = "half of a surrogate pair (\\ud800 to \\udfff)"
+        raise error(f"{path}: holds {half}, which no server can read") from None
     except ValueError as cause:
         raise error(f"{path}: {cause}") from None
     return data
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) < len(pairs):
-        twice = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
-        raise ValueError(f"the key {json.dumps(twice)} stands there twice; keep one")
-    return data
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON; write a number, or null")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError(f"{text[:40]} is too large a number")
-    return value
-
-
-def _kind(value: Any) -> str:
-    names = {
-        dict: "an object",
-        list: "a list",
-        str: "a text",
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-    }
-    return names.get(type(value), "null")
-
-
-def _set_key(data: dict[str, Any], override: str) -> None:
-    """Set KEY=VALUE in the data of config.json; `slo.ttft_ms=500` reaches into an object."""
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(
-            f"--set {printable(override)}: write KEY=VALUE, such as --set concurrent=8"
-        )
-    try:
-        value = json.loads(
-            text, object_pairs_hook=_unique_keys, parse_constant=_no_constant, parse_float=_finite
-        )
-    except json.JSONDecodeError:
-        value = text
-    except (ValueError, RecursionError) as cause:
-        raise ConfigError(f"--set {printable(override)}: {cause}") from None
-    outer, _, inner = key.partition(".")
-    # A threshold's and a header's name may hold dots itself.
-    *path, last = [outer, inner] if inner and outer in ("thresholds", "headers") else key.split(".")
-    for part in path:
-        data = data.setdefault(part, {})
-        if not isinstance(data, dict):
-            raise ConfigError(f"--set {printable(override)}: {part} is not an object")
-    data[last] = value
-
-
-def _first_error(
-    error: pydantic.ValidationError, model: type[Strict], data: Mapping[str, Any]
-) -> str:
-    """Say the first thing that is wrong: the key, its value, what is allowed."""
-    first, *others = error.errors(include_url=False)
-    fields, value, keys = model.model_fields, cast(Any, data), list[str]()
-    description = "an object"
-    for part in first["loc"]:
-        if (
-            isinstance(value, dict)
-            and part in fields
-            and (part in value or first["type"] == "missing")
-        ):
-            keys.append(str(part))
-            description = fields[str(part)].description or ""
-            value = value.get(part)
-            fields = _nested_fields(fields[str(part)].annotation)
-    key = ".".join(keys)
-    if first["type"] == "missing":
-        return f"{key}: is missing; it must be {description}"
-    if first["type"] == "extra_forbidden":
-        unknown = str(first["loc"][-1])
-        near = difflib.get_close_matches(unknown, fields or model.model_fields, 1, 0.5)
-        hint = (
-            f"did you mean {near[0]}?"
-            if near
-            else f"known are {', '.join(fields or model.model_fields)}"
-        )
-        return f"{printable('.'.join([*keys, unknown]), 80)}: unknown key; {hint}"
-    distinct = {other["loc"][:1] for other in others} - {first["loc"][:1]}
-    more = f" ({len(distinct)} more such)" if distinct else ""
-    shown = printable(_without_any_password(json.dumps(value, ensure_ascii=False)), 80)
-    return f"{key}: {shown} is not allowed; it must be {description}{more}"
-
-
-def _nested_fields(annotation: Any) -> dict[str, Any]:
-    """Return the fields of the model that stands in an annotation, if any."""
-    for candidate in (annotation, *getattr(annotation, "__args__", ())):
-        if isinstance(candidate, type) and issubclass(candidate, Strict):
-            return dict(candidate.model_fields)
-    return {}
-
-
-def find_file(given: Path | None, name: str) -> Path:
-    """Return the file that was given, or the one in the current directory, or the one beside the script."""
-    if given is not None:
-        return given
-    here = Path.cwd() / name
-    return here if here.exists() else HERE / name
+def kind_of(value: Any) -> str:
+    """Name a JSON value's kind for people."""
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
+    return names.get(type(value), "null" if value is None else "a number")
 
 
 # === Questions ===
-
 
 Grader = Literal[
     "exact", "contains", "regex", "numeric", "choice", "json", "fuzzy", "code", "semantic", "judge"
@@ -658,35 +655,46 @@ GRADERS: tuple[str, ...] = get_args(Grader)
 class Question(Strict):
     """One entry of the catalogue: a question, or the turns of a conversation."""
 
-    question: str | None = pydantic.Field(None, description="a text")
-    turns: Annotated[list[str], pydantic.Field(min_length=1)] | None = pydantic.Field(
-        None, description="a list of texts, asked one after the other"
+    question: str | None = key(None, "a text")
+    turns: Annotated[list[str], pydantic.Field(min_length=1)] | None = key(
+        None, "a list of texts, asked one after the other"
     )
-    id: Annotated[str, pydantic.Field(min_length=1, max_length=500)] = pydantic.Field(
-        "", description="a text"
+    id: Annotated[str, pydantic.Field(min_length=1, max_length=500)] = key("", "a text")
+    category: str | None = key(None, "a text")
+    system_prompt: str | None = key(None, "a text")
+    max_tokens: Count | None = key(None, "an integer from 1")
+    grader: Grader | None = key(None, f"one of {', '.join(GRADERS)}")
+    expected: Any = key(None, "what the grader takes")
+    tolerance: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] | None = key(
+        None, "a number from 0"
     )
-    category: str | None = pydantic.Field(None, description="a text")
-    system_prompt: str | None = pydantic.Field(None, description="a text")
-    max_tokens: Count | None = pydantic.Field(None, description="an integer from 1")
-    grader: Grader | None = pydantic.Field(None, description=f"one of {', '.join(GRADERS)}")
-    expected: Any = pydantic.Field(None, description="what the grader takes")
-    tolerance: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] | None = pydantic.Field(
-        None, description="a number from 0"
-    )
-    threshold: Share | None = pydantic.Field(None, description="a number from 0 to 1")
+    threshold: Share | None = key(None, "a number from 0 to 1")
 
-    def system(self, config: Config) -> str | None:
-        """Return the system prompt that goes with it."""
-        return config.system_prompt if self.system_prompt is None else self.system_prompt
+    @classmethod
+    def of_entry(cls, entry: Any) -> Self:
+        """Read one entry of the catalogue, a text or an object. Raises ValueError, one line."""
+        data = {"question": entry} if isinstance(entry, str) else entry
+        if not isinstance(data, dict):
+            raise ValueError(f"must be a text or an object, not {kind_of(entry)}")
+        question = cls.read(data)
+        if (question.question is None) == (question.turns is None):
+            raise ValueError('give either "question" or "turns"')
+        if question.grader is None and question.expected is not None:
+            raise ValueError(f"expected: needs a grader, one of {', '.join(GRADERS)}")
+        return question
 
     @property
     def texts(self) -> list[str]:
         """What is asked, in order; one text unless it is a conversation."""
         return self.turns if self.turns is not None else [self.question or ""]
 
+    def system(self, config: Config) -> str | None:
+        """Return the system prompt that goes with it."""
+        return config.system_prompt if self.system_prompt is None else self.system_prompt
+
 
 def load_questions(path: Path, count: int | None = None) -> list[Question]:
-    """Read questions.json and return `count` questions in its order, from the start again when it asks for more.
+    """Read questions.json; return `count` questions in its order, from the start again if need be.
 
     Raises QuestionsError, one line: the file, the question's place and id, the key, what is allowed.
     """
@@ -694,60 +702,44 @@ def load_questions(path: Path, count: int | None = None) -> list[Question]:
     if isinstance(data, dict) and set(data) == {"questions"}:
         data = data["questions"]
     if not isinstance(data, list):
-        raise QuestionsError(
-            f'{path}: must hold a list of questions, or {{"questions": […]}}, not {_kind(data)}'
-        )
+        shape = 'a list of questions, or {"questions": […]}'
+        raise QuestionsError(f"{path}: must hold {shape}, not {kind_of(data)}")
     if not data:
         raise QuestionsError(f"{path}: holds no question; add at least one")
-    catalogue = [_read_question(path, place, entry) for place, entry in enumerate(data, 1)]
-    catalogue = _with_ids(path, catalogue)
-    return list(
-        itertools.islice(itertools.cycle(catalogue), len(catalogue) if count is None else count)
-    )
+    catalogue = []
+    for place, entry in enumerate(data, 1):
+        name = f"question {place}"
+        if isinstance(entry, dict) and isinstance(entry.get("id"), str):
+            name += f" ({printable(entry['id'], 60)})"
+        try:
+            question = Question.of_entry(entry)
+        except ValueError as fault:
+            raise QuestionsError(f"{path}: {name}: {fault}") from None
+        if not all(text.strip() for text in question.texts):
+            logger.warning("%s: %s is blank", path.name, name)
+        catalogue.append(question)
+    catalogue = with_ids(path, catalogue)
+    return list(itertools.islice(itertools.cycle(catalogue), count or len(catalogue)))
 
 
-def _read_question(path: Path, place: int, entry: Any) -> Question:
-    """Check one entry of the catalogue. Raises QuestionsError."""
-    data = {"question": entry} if isinstance(entry, str) else entry
-    if not isinstance(data, dict):
-        raise QuestionsError(
-            f"{path}: question {place}: must be a text or an object, not {_kind(entry)}"
-        )
-    name = f"question {place}" + (
-        f" ({printable(data['id'], 60)})" if isinstance(data.get("id"), str) else ""
-    )
-    try:
-        question = Question.model_validate(data)
-    except pydantic.ValidationError as error:
-        raise QuestionsError(f"{path}: {name}: {_first_error(error, Question, data)}") from None
-    if (question.question is None) == (question.turns is None):
-        raise QuestionsError(f'{path}: {name}: give either "question" or "turns"')
-    if question.grader is None and question.expected is not None:
-        raise QuestionsError(
-            f"{path}: {name}: expected: needs a grader, one of {', '.join(GRADERS)}"
-        )
-    if not all(text.strip() for text in question.texts):
-        logger.warning("%s: %s is blank", path.name, name)
-    return question
+def with_ids(path: Path, catalogue: Iterable[Question]) -> list[Question]:
+    """Give each question without an id one from a hash of its text.
 
-
-def _with_ids(path: Path, catalogue: list[Question]) -> list[Question]:
-    """Give each question without an id one from its text; refuse an id that stands there twice."""
+    Raises QuestionsError for an id that stands there twice.
+    """
+    catalogue = list(catalogue)
     given = Counter(question.id for question in catalogue if question.id)
-    if twice := next((name for name, times in given.items() if times > 1), None):
-        raise QuestionsError(
-            f"{path}: id {json.dumps(printable(twice, 80))} stands there twice; ids must be unique"
-        )
+    if twice := next((name for name in given if given[name] > 1), None):
+        shown = json.dumps(printable(twice, 80))
+        raise QuestionsError(f"{path}: id {shown} stands there twice; ids must be unique")
     seen = Counter[str]()
-    named = []
-    for question in catalogue:
+    for place, question in enumerate(catalogue):
         if not question.id:
             digest = hashlib.sha256("\n".join(question.texts).encode()).hexdigest()[:12]
             seen[digest] += 1
-            name = f"q-{digest}" + (f"-{seen[digest]}" if seen[digest] > 1 else "")
-            question = question.model_copy(update={"id": name})
-        named.append(question)
-    return named
+            again = f"-{seen[digest]}" if seen[digest] > 1 else ""
+            catalogue[place] = question.model_copy(update={"id": f"q-{digest}{again}"})
+    return catalogue
 
 
 def questions_hash(questions: Iterable[Question]) -> str:
@@ -756,13 +748,6 @@ def questions_hash(questions: Iterable[Question]) -> str:
     for question in questions:
         digest.update(question.model_dump_json().encode() + b"\n")
     return digest.hexdigest()
-
-
-def question_count(config: Config) -> int | None:
-    """Return how many questions a stage asks; None for the whole catalogue."""
-    return (
-        config.questions if isinstance(config.questions, int) and config.duration is None else None
-    )
 
 
 # === Results ===
@@ -816,7 +801,10 @@ class Failure:
 
 @dataclasses.dataclass(slots=True)
 class Result:
-    """What one request did. Times are ns since the start of the run, in whole microseconds: files hold them exactly."""
+    """What one request did; every per-request metric is a property of it, and computed nowhere else.
+
+    Times are ns since the start of the run, in whole microseconds, so that files hold them exactly.
+    """
 
     index: int  # place in the run's order, from 0
     id: str
@@ -856,29 +844,29 @@ class Result:
     @property
     def time_ms(self) -> float | None:
         """E2E latency: from sent to the last token; for a failure, how long it took to fail."""
-        return _between(self.sent_ns, self.end_ns)
+        return ms_between(self.sent_ns, self.end_ns)
 
     @property
     def ttft_ms(self) -> float | None:
         """Time to first token, reasoning included."""
-        return _between(self.sent_ns, self.first_ns)
+        return ms_between(self.sent_ns, self.first_ns)
 
     @property
     def answer_ttft_ms(self) -> float | None:
         """Time to the first token of the answer."""
-        return _between(self.sent_ns, self.answer_ns)
+        return ms_between(self.sent_ns, self.answer_ns)
 
     @property
     def tpot_ms(self) -> float | None:
         """Time per output token after the first; None below two tokens, and when all came at once."""
-        generating_ms = _between(self.first_ns, self.end_ns)
+        generating_ms = ms_between(self.first_ns, self.end_ns)
         if not generating_ms or self.token is None or self.token < 2:
             return None
         return generating_ms / (self.token - 1)
 
     @property
     def came_at_once(self) -> bool:
-        """Whether several tokens came in one piece: then something held the stream back, and TPOT is not to be had."""
+        """Whether several tokens came in one piece: something held the stream back, TPOT is unknown."""
         return self.first_ns is not None and self.first_ns == self.end_ns and (self.token or 0) > 1
 
     @property
@@ -891,22 +879,22 @@ class Result:
     @property
     def connect_ms(self) -> float | None:
         """How long the connection took to open; None when a kept one was used."""
-        return _between(0, self.connect_ns)
+        return ms_between(0, self.connect_ns)
 
     @property
     def queue_ms(self) -> float | None:
         """Open loop: actual minus scheduled send."""
-        return _between(self.scheduled_ns, self.sent_ns)
+        return ms_between(self.scheduled_ns, self.sent_ns)
 
     @property
     def scheduled_ttft_ms(self) -> float | None:
         """Time to first token from the scheduled send, queueing included."""
-        return _between(self.scheduled_ns, self.first_ns)
+        return ms_between(self.scheduled_ns, self.first_ns)
 
     @property
     def scheduled_e2e_ms(self) -> float | None:
         """E2E latency from the scheduled send, queueing included."""
-        return _between(self.scheduled_ns, self.end_ns)
+        return ms_between(self.scheduled_ns, self.end_ns)
 
     @property
     def answer_text(self) -> str:
@@ -926,8 +914,8 @@ class Result:
             "status": self.status,
             "error": None if self.error is None else self.error.to_record(),
             "stage": self.stage,
-            "sent_ms": _between(0, self.sent_ns),
-            "scheduled_ms": _between(0, self.scheduled_ns),
+            "sent_ms": ms_between(0, self.sent_ns),
+            "scheduled_ms": ms_between(0, self.scheduled_ns),
             "ttft_ms": self.ttft_ms,
             "answer_ttft_ms": self.answer_ttft_ms,
             "tpot_ms": self.tpot_ms,
@@ -948,35 +936,33 @@ class Result:
             "connect_ms": self.connect_ms,
             "queue_ms": self.queue_ms,
             "reconnects": self.reconnects,
-            "end_ms": _between(0, self.end_ns),
+            "end_ms": ms_between(0, self.end_ns),
         }
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
         """Read an entry of `results` back; times come out exactly as they were."""
-        sent = _ms_to_ns(record["sent_ms"])
-        first = _after(sent, record["ttft_ms"])
+        sent = ms_to_ns(record["sent_ms"])
+        first = ms_to_ns(record["ttft_ms"], sent)
         gaps = record["chunk_ms"]
         chunks = None
         if gaps is not None:
             chunks = (
                 []
                 if first is None
-                else list(
-                    itertools.accumulate((_ms_to_ns(gap) or 0 for gap in gaps), initial=first)
-                )
+                else list(itertools.accumulate((ms_to_ns(gap) or 0 for gap in gaps), initial=first))
             )
         error = record["error"]
         return cls(
             **{name: record[name] for name in _PLAIN_FIELDS},
             error=None if error is None else Failure(**error),
-            scheduled_ns=_ms_to_ns(record["scheduled_ms"]),
+            scheduled_ns=ms_to_ns(record["scheduled_ms"]),
             sent_ns=sent,
-            end_ns=_ms_to_ns(record["end_ms"]),
+            end_ns=ms_to_ns(record["end_ms"]),
             chunk_ns=chunks,
             first_ns=first,
-            answer_ns=_after(sent, record["answer_ttft_ms"]),
-            connect_ns=_ms_to_ns(record["connect_ms"]),
+            answer_ns=ms_to_ns(record["answer_ttft_ms"], sent),
+            connect_ns=ms_to_ns(record["connect_ms"]),
         )
 
 
@@ -987,20 +973,25 @@ _PLAIN_FIELDS = [
 ]
 
 
-def _between(start_ns: int | None, end_ns: int | None) -> float | None:
-    return None if start_ns is None or end_ns is None else (end_ns - start_ns) / NS_PER_MS
+def ms_between(start_ns: int | None, end_ns: int | None) -> float | None:
+    """Return the time between two moments; None when one of them is not known."""
+    if start_ns is None or end_ns is None:
+        return None
+    return (end_ns - start_ns) / NS_PER_MS
 
 
-def _ms_to_ns(ms: float | None) -> int | None:
-    return None if ms is None else round(ms * 1000) * 1000
-
-
-def _after(start_ns: int | None, ms: float | None) -> int | None:
-    return None if start_ns is None or ms is None else start_ns + round(ms * 1000) * 1000
+def ms_to_ns(ms: float | None, start_ns: int | None = 0) -> int | None:
+    """Return the moment that lies so many ms after another one, in whole microseconds."""
+    if ms is None or start_ns is None:
+        return None
+    return start_ns + round(ms * 1000) * 1000
 
 
 def _answer_start(answer: str) -> int:
-    """Return where the answer begins behind a leading <think> block; the length when the block is still open."""
+    """Return where the answer begins behind a leading <think> block.
+
+    It is the answer's length when the block is still open.
+    """
     if not answer.lstrip().startswith("<think>"):
         return 0
     end = answer.find("</think>")
@@ -1008,6 +999,9 @@ def _answer_start(answer: str) -> int:
 
 
 # === Server ===
+
+
+CONNECT_TIMEOUT_S = 10.0  # a host that does not answer by then is not there, whatever `timeout` is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -1022,237 +1016,267 @@ class Target:
     proxy: str | None
     embedded: Mapping[str, Any] | None = None  # what extensions/embedded.py says of its server
 
+    def url(self, path: str) -> yarl.URL:
+        """Return the address of a path of the API."""
+        return yarl.URL(f"{self.base}/{path}")
+
+
+class _Credentials:
+    """Collects the headers of every request and, beside them, the values that nothing may show."""
+
+    def __init__(self, config: Config, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self.secrets: list[str] = []
+        self.headers = {
+            "Content-Type": "application/json",
+            "Accept-Encoding": "identity",  # unpacking would cost time and could fill the memory
+            "Accept": "text/event-stream" if config.stream else "application/json",
+            "User-Agent": f"llm-stresstest/{__version__}",
+        }
+
+    def secret(self, name: str) -> str:
+        """Return the value of an environment variable, which is secret from now on."""
+        value = self._environment.get(name, "")
+        if not value:
+            shown = printable(name, 80)
+            raise ConfigError(
+                f"the environment variable {shown} is not set; export it with the key"
+            )
+        self.secrets.append(value)
+        return value
+
+    def add_header(self, name: str, text: str) -> None:
+        """Take a header of the config, with `${NAME}` filled in from the environment."""
+        filled = re.sub(r"\$\{([^}]*)\}", lambda found: self.secret(found.group(1)), text)
+        self.headers[name] = self.checked(f"headers.{name}", filled)
+        if filled == text and re.search(r"(?i)auth|cookie|key|secret|token", name):
+            # No secret should stand in the config; one that does is kept out of files all the same.
+            words = re.split(r"[\s;,]+", text)
+            words = [word for word in words if word.lower() not in ("bearer", "basic", "token")]
+            self.secrets += [text, *words, *(word.partition("=")[2] for word in words)]
+
+    def add_key(self, variable: str) -> None:
+        """Take the API key from its environment variable."""
+        key = self.checked(f"the key in {variable}", self.secret(variable))
+        self.headers["Authorization"] = f"Bearer {key}"
+
+    def add_user(self, user: str, password: str) -> None:
+        """Take the user part of the server's URL."""
+        basic = base64.b64encode(f"{user}:{password}".encode()).decode()
+        self.secrets.append(basic)
+        self.headers["Authorization"] = f"Basic {basic}"
+
+    def hide_user(self, link: str | None) -> None:
+        """Keep a URL's password out of files; without one the user is taken for a key."""
+        if link is not None:
+            url = yarl.URL(link)
+            parts = (url.raw_password, url.password)
+            if not url.password:
+                parts = (url.raw_user, url.user)
+            self.secrets += filter(None, parts)
+
+    @staticmethod
+    def checked(name: str, value: str) -> str:
+        """Return a header's value. Raises ConfigError when HTTP cannot carry it."""
+        if not value.isascii() or _UNPRINTABLE.search(value) or value != value.strip():
+            wrong = "has a character that an HTTP header cannot carry, or white space at an end"
+            raise ConfigError(f"{printable(name, 80)}: {wrong}")
+        return value
+
 
 def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
-    """Return the server with its secrets, which come from the environment only. Raises ConfigError."""
-    secrets, headers = (
-        list[str](),
-        {"Content-Type": "application/json", "Accept-Encoding": "identity"},
-    )
-    headers |= {
-        "Accept": "text/event-stream" if config.stream else "application/json",
-        "User-Agent": f"llm-stresstest/{__version__}",
-    }
+    """Return the server with its secrets, which the environment gives. Raises ConfigError."""
+    credentials = _Credentials(config, environment)
     for name, text in config.headers.items():
-        filled = re.sub(
-            r"\$\{([^}]*)\}", lambda found: _secret(environment, found.group(1), secrets), text
-        )
-        headers[name] = _header_value(f"headers.{name}", filled)
-        if filled == text and re.search(
-            r"(?i)auth|cookie|key|secret|token", name
-        ):  # it should not stand there
-            words = [
-                word
-                for word in re.split(r"[\s;,]+", text)
-                if word.lower() not in ("bearer", "basic", "token")
-            ]
-            secrets.extend((text, *words, *(word.partition("=")[2] for word in words)))
+        credentials.add_header(name, text)
     if config.api_key_env is not None:
-        key = _secret(environment, config.api_key_env, secrets)
-        headers["Authorization"] = "Bearer " + _header_value(
-            f"the key in {config.api_key_env}", key
-        )
+        credentials.add_key(config.api_key_env)
     if config.judge is not None and config.judge.api_key_env is not None:
-        _secret(environment, config.judge.api_key_env, secrets)
+        credentials.secret(config.judge.api_key_env)
     base, shown = config.server.rstrip("/"), config.server
     url = yarl.URL(base)
     if config.server != "embedded" and (url.user or url.password):
         if config.api_key_env is not None:
-            raise ConfigError(
-                "server: has a user part, and api_key_env is set as well; keep one of them"
-            )
-        basic = base64.b64encode(f"{url.user or ''}:{url.password or ''}".encode()).decode()
-        secrets.append(basic)
-        headers["Authorization"] = f"Basic {basic}"
+            wrong = "has a user part, and api_key_env is set as well; keep one of them"
+            raise ConfigError(f"server: {wrong}")
+        credentials.add_user(url.user or "", url.password or "")
         base, shown = str(url.with_user(None)), _without_password(config.server)
-    secrets.extend(_user_parts(config))
-    return Target(base, shown, headers, Redactor(secrets), _tls_context(config), config.proxy)
-
-
-def _user_parts(config: Config) -> Iterator[str]:
-    """Yield what is secret in the config's URLs."""
-    judge = config.judge.server if config.judge is not None else None
-    for link in filter(None, (config.server, config.proxy, judge, config.hardware.metrics_url)):
-        url = yarl.URL(link)
-        parts = (
-            (url.raw_password, url.password) if url.password else (url.raw_user, url.user)
-        )  # a key may be the user
-        yield from filter(None, parts)
-
-
-def _secret(environment: Mapping[str, str], name: str, secrets: list[str]) -> str:
-    value = environment.get(name, "")
-    if not value:
-        raise ConfigError(
-            f"the environment variable {printable(name, 80)} is not set; export it with the key"
-        )
-    secrets.append(value)
-    return value
-
-
-def _header_value(name: str, value: str) -> str:
-    if not value.isascii() or _UNPRINTABLE.search(value) or value != value.strip():
-        raise ConfigError(
-            f"{printable(name, 80)}: has a character that an HTTP header cannot carry, or white space at an end"
-        )
-    return value
+    for link in config.urls.values():
+        credentials.hide_user(link)
+    redact = Redactor(credentials.secrets)
+    return Target(base, shown, credentials.headers, redact, _tls_context(config), config.proxy)
 
 
 def _tls_context(config: Config) -> ssl.SSLContext | bool:
-    if not config.verify_tls:
-        return False
-    if config.ca_file is None:
-        return True
+    """Return how the server's certificate is checked: as usual, by `ca_file`, or not at all."""
+    if config.ca_file is None or not config.verify_tls:
+        return config.verify_tls
     try:
         return ssl.create_default_context(cafile=config.ca_file)
     except OSError as error:
-        raise ConfigError(
-            f"ca_file: {printable(config.ca_file, 80)}: cannot be used: {error.strerror or error}"
-        ) from None
+        shown = printable(config.ca_file, 80)
+        raise ConfigError(f"ca_file: {shown}: cannot be used: {error.strerror or error}") from None
 
 
 # --- Connection test ---
 
 
-async def test_connection(config: Config, target: Target) -> None:
-    """Prove with the official client that the server works: reachable, authorised, model known, one tiny answer.
+async def test_connection(client: Client) -> None:
+    """Prove with the official client that the server works.
 
-    Raises ServerUnreachableError, one line.
+    It can be reached, the key is good, the model is known, and a tiny question gets an answer.
+    Connecting gives up after CONNECT_TIMEOUT_S. Raises ServerUnreachableError, one line.
     """
-    import openai  # half a second, so only where it is used  # noqa: PLC0415
+    logger.info("connecting to %s", client.target.shown)
+    await _ConnectionTest(client.config, client.target).run()
 
-    async def without_made_up_key(request: Any) -> None:
-        if "Authorization" not in target.headers:
+
+class _ConnectionTest:
+    """Asks the server with the official client, and says in one line why it cannot be used."""
+
+    def __init__(self, config: Config, target: Target) -> None:
+        import openai  # takes half a second, so only where it is used  # noqa: PLC0415
+
+        self.openai = openai
+        self.http: Any = sys.modules.get("httpx2") or sys.modules["httpx"]  # what openai stands on
+        self.config = config
+        self.target = target
+        self.api = APIS[config.api]
+
+    async def run(self) -> None:
+        """List the models and ask for one tiny answer. Raises ServerUnreachableError."""
+        try:
+            async with self.official_client() as official:
+                # The client's own timeout starts anew with each byte.
+                async with asyncio.timeout(self.config.timeout):
+                    await self.check_model(official)
+                async with asyncio.timeout(self.config.timeout):
+                    await self.check_answer(official)
+        except (
+            self.openai.OpenAIError,
+            ValueError,
+            RecursionError,
+            TimeoutError,
+            _TooLargeError,
+        ) as error:
+            raise self.refusal(self.explain(error), 700) from error
+
+    def official_client(self) -> openai.AsyncOpenAI:
+        """Return a client that follows no redirect, invents no key and reads no endless answer."""
+        connect_s = min(CONNECT_TIMEOUT_S, self.config.timeout)
+        return self.openai.AsyncOpenAI(
+            base_url=self.target.base,
+            api_key="none",
+            max_retries=0,
+            timeout=self.openai.Timeout(self.config.timeout, connect=connect_s),
+            default_headers={**self.target.headers, "Accept": "application/json"},
+            http_client=self.openai.DefaultAsyncHttpxClient(
+                verify=self.target.tls,
+                proxy=self.target.proxy,
+                trust_env=False,
+                follow_redirects=False,
+                event_hooks={"request": [self.leave_out_key], "response": [self.bound_size]},
+            ),
+        )
+
+    async def leave_out_key(self, request: Any) -> None:
+        """Take the header away that the client makes up when there is no key."""
+        if "Authorization" not in self.target.headers:
             request.headers.pop("Authorization", None)
 
-    http_client = openai.DefaultAsyncHttpxClient(
-        verify=target.tls,
-        proxy=target.proxy,
-        trust_env=False,
-        follow_redirects=False,
-        event_hooks={
-            "request": [without_made_up_key],
-            "response": [_bound_to(config.max_answer_bytes)],
-        },
-    )
-    client = openai.AsyncOpenAI(
-        base_url=target.base,
-        api_key="none",
-        max_retries=0,
-        timeout=config.timeout,
-        default_headers={**target.headers, "Accept": "application/json"},
-        http_client=http_client,
-    )
-    try:
-        async with client:
-            async with asyncio.timeout(
-                config.timeout
-            ):  # the client's own starts anew with each byte
-                await _check_model(client, config, target)
-            async with asyncio.timeout(config.timeout):
-                await _check_answer(client, config, target)
-    except (openai.OpenAIError, ValueError, RecursionError, TimeoutError, _TooLargeError) as error:
-        message = printable(target.redact(_explain(error, config)), 700)
-        raise ServerUnreachableError(f"{printable(target.shown)}: {message}") from error
+    async def bound_size(self, response: Any) -> None:
+        """Keep a response to `max_answer_bytes`, and leave a gzip bomb packed."""
+        limit, stream = self.config.max_answer_bytes, response.stream
 
+        class Bounded(self.http.AsyncByteStream):  # type: ignore[misc, name-defined]
+            aclose = stream.aclose
 
-def _bound_to(limit: int) -> Callable[[Any], Awaitable[None]]:
-    """Return what keeps a response of the official client to so many bytes, and from being unpacked."""
-    http: Any = sys.modules.get("httpx2") or sys.modules["httpx"]  # what openai itself stands on
+            async def __aiter__(self) -> AsyncIterator[bytes]:
+                size = 0
+                async for data in stream:
+                    size += len(data)
+                    if size > limit:
+                        raise _TooLargeError(f"{limit} bytes")
+                    yield data
 
-    class Bounded(http.AsyncByteStream):  # type: ignore[misc]
-        def __init__(self, stream: Any) -> None:
-            self.stream = stream
-            self.aclose = stream.aclose
+        response.headers.pop("Content-Encoding", None)
+        response.stream = Bounded()
 
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            size = 0
-            async for data in self.stream:
-                size += len(data)
-                if size > limit:
-                    raise _TooLargeError(f"{limit} bytes")
-                yield data
+    async def check_model(self, official: openai.AsyncOpenAI) -> None:
+        """Refuse a server that lists its models, and not this one."""
+        unreadable = (AttributeError, TypeError, ValueError, RecursionError)
+        try:
+            page = await official.models.list()
+            names = sorted(str(model.id) for model in page.data)
+        except (self.openai.NotFoundError, *unreadable) as error:
+            logger.info("the server lists no models: %s", type(error).__name__)
+            return
+        model = self.config.model
+        if names and model not in names and f"{model}:latest" not in names:
+            listed = ", ".join(names[:20])
+            if len(names) > 20:
+                listed += f" and {len(names) - 20} more"
+            wrong = f"no such model {json.dumps(model)}; the server has: {listed}"
+            raise self.refusal(wrong, 700)
 
-    async def bound(response: Any) -> None:
-        response.headers.pop(
-            "Content-Encoding", None
-        )  # identity was asked for; a gzip bomb stays small
-        response.stream = Bounded(response.stream)
+    async def check_answer(self, official: openai.AsyncOpenAI) -> None:
+        """Refuse a server whose answer to a tiny question is none of this API."""
+        text = "Say: ok"
+        few = self.api.fewest_tokens if self.config.max_tokens else None  # some refuse the key
+        whole = self.config.model_copy(update={"stream": False})
+        question = Question(question=text, max_tokens=few)
+        body = self.api.body(whole, question, [{"role": "user", "content": text}])
+        response = await official.post("/" + self.api.path, body=body, cast_to=self.http.Response)
+        parsed = ParsedAnswer()
+        parsed.read_body(self.api, response.content)
+        problem = parsed.failure and parsed.failure.message
+        if parsed.error:
+            problem = f"an error: {_message_of(parsed.error)}"
+        if problem:
+            wrong = f"answered, but not as the {self.config.api} API does: {problem}"
+            raise self.refusal(wrong, 300)
 
-    return bound
+    def refusal(self, message: str, limit: int) -> ServerUnreachableError:
+        """Return the error that names the server and what is wrong."""
+        shown = printable(self.target.shown)
+        return ServerUnreachableError(f"{shown}: {printable(self.target.redact(message), limit)}")
 
+    def explain(self, error: Exception) -> str:
+        """Say in one line why the official client failed."""
+        status = getattr(error, "status_code", None)
+        said = str(getattr(error, "message", error)) or type(error).__name__
+        if status in (401, 403):
+            key = self.config.api_key_env
+            hint = f"check the key in {key}" if key else "set api_key_env"
+            return f"not authorised (HTTP {status}); {hint}: {said}"
+        if status == 404 and "model" not in said.lower():
+            return f"has no such path (HTTP 404); does the URL end in /v1? {said}"
+        if status is not None:
+            return f"HTTP {status}: {said}"
+        if isinstance(error, ValueError | RecursionError):
+            return f"answered, but not as the {self.config.api} API does: {error}"
+        return self.explain_connection(error)
 
-async def _check_model(client: openai.AsyncOpenAI, config: Config, target: Target) -> None:
-    import openai  # noqa: PLC0415
-
-    try:
-        page = await client.models.list()
-        names = sorted(str(model.id) for model in page.data)
-    except (openai.NotFoundError, AttributeError, TypeError, ValueError, RecursionError) as error:
-        logger.info("the server lists no models: %s", type(error).__name__)
-        return
-    if names and not {config.model, f"{config.model}:latest"} & set(names):
-        listed = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-        message = f"no such model {json.dumps(config.model)}; the server has: {listed}"
-        raise ServerUnreachableError(
-            f"{printable(target.shown)}: {printable(target.redact(message), 700)}"
-        )
-
-
-async def _check_answer(client: openai.AsyncOpenAI, config: Config, target: Target) -> None:
-    api = APIS[config.api]
-    few = (
-        None if config.max_tokens is None else 16 if config.api == "responses" else 1
-    )  # null: some refuse the key
-    question = Question(question="Say: ok", max_tokens=few)
-    body = api.body(
-        config.model_copy(update={"stream": False}),
-        question,
-        [{"role": "user", "content": "Say: ok"}],
-    )
-    answer = await client.post("/" + api.path, body=body, cast_to=cast(Any, object))
-    parsed = ParsedAnswer()
-    try:
-        api.read_body(cast(Any, answer), parsed)
-        problem = parsed.error and f"an error: {_message_of(parsed.error)}"
-    except _WrongApiError as error:
-        problem = f"as the API {error} does"
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError):
-        problem = json.dumps(answer, default=str)
-    if problem:
-        message = printable(
-            target.redact(f"answered, but not as the {config.api} API does: {problem}"), 300
-        )
-        raise ServerUnreachableError(f"{printable(target.shown)}: {message}")
-
-
-def _explain(error: Exception, config: Config) -> str:
-    """Say in one line why the official client failed."""
-    status = getattr(error, "status_code", None)
-    said = str(getattr(error, "message", error)) or type(error).__name__
-    if status in (401, 403):
-        hint = f"check the key in {config.api_key_env}" if config.api_key_env else "set api_key_env"
-        return f"not authorised (HTTP {status}); {hint}: {said}"
-    if status == 404 and "model" not in said.lower():
-        return f"has no such path (HTTP 404); does the URL end in /v1? {said}"
-    if status is not None:
-        return f"HTTP {status}: {said}"
-    if isinstance(error, ValueError | RecursionError):
-        return f"answered, but not as the {config.api} API does: {error}"
-    root: BaseException = error
-    while root.__cause__ or root.__context__:
-        root = cast(BaseException, root.__cause__ or root.__context__)
-    kind = "too_large" if isinstance(root, _TooLargeError) else _connection_kind(root)
-    if isinstance(error, TimeoutError) or type(error).__name__ == "APITimeoutError":
-        kind, root = "timeout", TimeoutError(f"{config.timeout:g} s")
-    return f"{FAILURES[kind]}: {root or type(root).__name__}"
+    def explain_connection(self, error: Exception) -> str:
+        """Say why there was no answer at all: the reason is at the end of a chain of errors."""
+        chain: list[BaseException] = [error]
+        while following := chain[-1].__cause__ or chain[-1].__context__:
+            chain.append(following)
+        root = chain[-1]
+        if any(isinstance(link, self.http.ConnectTimeout) for link in chain):
+            limit_s = min(CONNECT_TIMEOUT_S, self.config.timeout)
+            return f"{FAILURES['connect']} within {limit_s:g} s; is the address right?"
+        if isinstance(error, TimeoutError | self.openai.APITimeoutError):
+            return f"{FAILURES['timeout']}: {self.config.timeout:g} s"
+        kind = "too_large" if isinstance(root, _TooLargeError) else _connection_kind(root)
+        return f"{FAILURES[kind]}: {root or type(root).__name__}"
 
 
 # --- Event streams ---
 
 
 class SSEDecoder:
-    """Reads a stream of server-sent events as the WHATWG standard says, cut anywhere, in linear time."""
+    """Reads server-sent events as the WHATWG standard says, cut anywhere, in linear time."""
 
     def __init__(self) -> None:
         self._tail: list[bytes] = []  # pieces of a line that has not ended
@@ -1265,7 +1289,10 @@ class SSEDecoder:
         return [event.decode("utf-8", "replace") for _, event in self.feed_raw(data)]
 
     def feed_raw(self, data: bytes) -> list[tuple[int, bytes]]:
-        """Return each completed event's data as sent, with the place where it ended in these bytes (CRLF is LF)."""
+        """Return the data of each completed event, with the place in these bytes where it ended.
+
+        A CRLF counts as one byte there.
+        """
         if self._after_cr or b"\r" in data:
             data = self._without_cr(data)
         events: list[tuple[int, bytes]] = []
@@ -1275,7 +1302,7 @@ class SSEDecoder:
         *blocks, rest = data[end:].split(b"\n\n")
         for block in blocks:
             end += len(block) + 2
-            if block.startswith(b"data: ") and b"\n" not in block:  # as nearly every event is
+            if block[:6] == b"data: " and b"\n" not in block:  # as nearly every event is
                 events.append((end, block[6:]))
             elif block:
                 self._read_lines(block.split(b"\n"))
@@ -1304,7 +1331,7 @@ class SSEDecoder:
         return len(data)
 
     def _without_cr(self, data: bytes) -> bytes:
-        """Return the bytes with LF for CRLF and CR; the LF of a CRLF may come with the next bytes."""
+        """Return the bytes with LF for CRLF and CR; a CRLF may be cut in two."""
         if self._after_cr and data:
             data = data.removeprefix(b"\n")
             self._after_cr = False
@@ -1312,6 +1339,7 @@ class SSEDecoder:
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
     def _read_lines(self, lines: list[bytes]) -> None:
+        """Take the data of these lines; other fields and comments say nothing."""
         for line in lines:
             if line.startswith(b"data:"):
                 self._data.append(line[6 if line[5:6] == b" " else 5 :])
@@ -1319,13 +1347,49 @@ class SSEDecoder:
                 self._data.append(b"")
 
     def _dispatch(self, end: int, events: list[tuple[int, bytes]]) -> None:
+        """End the event, at an empty line."""
         if self._data:
             events.append((end, b"\n".join(self._data)))
             self._data = []
 
 
+class _Fields(dict[str, Any]):
+    """A JSON object whose fields are read like those of a typed event; None for a missing one."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self.get(name)
+
+
+# What the fast decoder raises at what does not fit the type, or is not JSON as it knows it.
+_MISFIT = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def _decode_untyped(data: bytes) -> Any:
+    """Return what does not fit its type, objects as `_Fields`, so that the same code can read it.
+
+    Also half a surrogate pair, NaN and bytes that are not UTF-8. Raises JSONDecodeError.
+    """
+    text = data.decode("utf-8", "replace")
+    try:
+        return json.loads(text, object_hook=_Fields)
+    except json.JSONDecodeError:
+        raise
+    except RecursionError:
+        raise json.JSONDecodeError("nested too deeply", text, 0) from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise json.JSONDecodeError(str(error), text, 0) from None
+
+
+# What an event or a body brought: nothing, answer text, something else that was generated
+# (reasoning, a tool call), or something that this API does not have.
+NOTHING, ANSWER, OTHER, FOREIGN = range(4)
+
+
 class ParsedAnswer:
-    """What has been read of an answer."""
+    """What has been read of an answer, and how a result is filled with it."""
+
+    # What reading raises when something is not JSON, or not of the shape that the API gives it.
+    UNREADABLE = (json.JSONDecodeError, AttributeError, KeyError, TypeError, IndexError)
 
     __slots__ = (
         "answer_ns",
@@ -1334,395 +1398,441 @@ class ParsedAnswer:
         "error",
         "failure",
         "finish",
+        "foreign",
         "reasoning",
         "text",
         "usage",
     )
 
     def __init__(self) -> None:
-        self.text: list[str] = []
+        self.text: list[str] = []  # an item for each time in answer_ns
         self.reasoning: list[str] = []
         self.chunk_ns: list[int] = []  # arrival of each chunk that brought something
         self.answer_ns: list[int] = []  # of each chunk that brought answer text
-        self.finish: str | None = None
-        self.usage: dict[str, Any] | None = None
+        self.finish: Any = None
+        self.usage: Any = None
         self.error: Any = None  # an error object that the server sent
+        self.foreign: str | None = None  # the kind of an event that this API does not know
         self.complete = False
-        self.failure: Failure | None = None
+        self.failure: Failure | None = None  # why it could not be read to its end
 
-
-class _WrongApiError(Exception):
-    """The answer is one of another API."""
-
-
-def read_stream(api: Api, exchange: Exchange) -> ParsedAnswer:
-    """Read a streamed answer from its bytes; each chunk gets the time of the read that completed it."""
-    parsed, data, last = ParsedAnswer(), b"", _LikeBefore()
-    read_event, from_json = api.read_event, pydantic_core.from_json
-    try:
-        for now_ns, data in _timed_events(exchange):
-            if text := last.text_of(data):
-                parsed.text.append(text)
-                brought = ANSWER
-            elif data == b"[DONE]":
-                parsed.complete = True
-                break
-            elif data:
+    def read_stream(self, api: Api, events: Iterable[tuple[int, bytes]]) -> None:
+        """Read a streamed answer: each event's data with the time of the read that completed it."""
+        data, decode, read_event = b"", api.events.decode, api.read_event
+        try:
+            for now_ns, data in events:
                 try:
-                    event = from_json(data)
-                except ValueError:
-                    event = _odd_json(data)
-                texts, thoughts = len(parsed.text), len(parsed.reasoning)
-                brought = read_event(event, parsed)
-                if len(parsed.text) == texts + 1 and len(parsed.reasoning) == thoughts:
-                    last.learn(data, parsed.text[-1])
-            else:
-                continue
-            if brought:
-                parsed.chunk_ns.append(now_ns)
+                    event = decode(data)
+                except _MISFIT:
+                    if data == b"[DONE]":
+                        self.complete = True
+                        break
+                    if not data:
+                        continue
+                    event = _decode_untyped(data)
+                brought = read_event(event, self)
                 if brought == ANSWER:
-                    parsed.answer_ns.append(now_ns)
-    except _WrongApiError as error:
-        parsed.failure = Failure("wrong_api", f"an event of another API: {error}")
-    except json.JSONDecodeError as error:
-        parsed.failure = Failure(
-            "bad_json", f"an event is not JSON: {error.msg}: {error.doc[:QUOTED]}"
-        )
-    except (AttributeError, KeyError, TypeError, IndexError):
-        parsed.failure = Failure(
-            "wrong_type", f"an event of another shape: {data[:QUOTED].decode('utf-8', 'replace')}"
-        )
-    return parsed
+                    self.chunk_ns.append(now_ns)
+                    self.answer_ns.append(now_ns)
+                elif brought == OTHER:
+                    self.chunk_ns.append(now_ns)
+                elif brought == FOREIGN:
+                    self.name_foreign(data)
+        except self.UNREADABLE as error:
+            self.failure = self.unreadable(error, "an event", data)
+        self.look_for_foreign("an event")
 
+    def read_body(self, api: Api, data: bytes, now_ns: int | None = None) -> None:
+        """Read an answer that came in one piece, at that time."""
+        try:
+            try:
+                body = api.bodies.decode(data)
+            except _MISFIT:
+                body = _decode_untyped(data)
+            if api.read_body(body, self) == FOREIGN:
+                self.name_foreign(data)
+            self.complete = True
+        except self.UNREADABLE as error:
+            self.failure = self.unreadable(error, "a body", data)
+        self.look_for_foreign("a body")
+        if now_ns is not None and self.failure is None:
+            self.answer_ns = [now_ns]
 
-_PLAIN_TEXT = re.compile(rb"[ !#-\[\]-~]+").fullmatch  # printable ASCII that JSON writes as it is
+    def unreadable(self, error: Exception, what: str, data: bytes) -> Failure:
+        """Say why these bytes are not what the API sends."""
+        text = data[:QUOTED].decode("utf-8", "replace")
+        if isinstance(error, json.JSONDecodeError):
+            return Failure("bad_json", f"{what} that is not JSON: {error.msg}: {text}")
+        return Failure("wrong_type", f"{what} of another shape: {text}")
 
+    def name_foreign(self, data: bytes) -> None:
+        """Note what an event of another API calls itself."""
+        fields = _decode_untyped(data)
+        self.foreign = str(fields.type or fields.object or "unknown")
 
-class _LikeBefore:
-    """Knows an event that differs from an earlier one in its text alone, as most of a stream's events do.
+    def look_for_foreign(self, what: str) -> None:
+        """Say that the answer is one of another API when nothing of this API came."""
+        if self.foreign and not (self.failure or self.error or self.chunk_ns or self.text):
+            self.failure = Failure("wrong_api", f"{what} of another API: {self.foreign}")
 
-    Such an event needs no parser: what stands around the text is the same to the byte, and the text has no escapes.
-    """
+    def fill(self, result: Result, start_ns: int, redact: Redactor) -> None:
+        """Write down what was read: texts without secrets, times, token counts."""
+        result.answer = redact(_whole_text("".join(self.text)))
+        result.reasoning = redact(_whole_text("".join(self.reasoning)))
+        if self.finish is not None:
+            result.finish_reason = redact(_whole_text(str(self.finish)))[:200]
+        chunks = [(now_ns - start_ns) // 1000 * 1000 for now_ns in self.chunk_ns]
+        result.chunk_ns, result.chunks = chunks, len(chunks)
+        if chunks:
+            result.first_ns, result.end_ns = chunks[0], chunks[-1]
+            result.answer_ns = _whole_us(self.first_answer_ns, start_ns)
+        elif self.answer_ns:
+            result.end_ns = _whole_us(self.answer_ns[-1], start_ns)
+        self.fill_tokens(result)
 
-    MOST_MISSES = 4  # a server that varies each event is not worth looking at
-
-    def __init__(self) -> None:
-        self._head = self._tail = b"\0"  # which no event has
-        self._misses = 0
-
-    def text_of(self, data: bytes) -> str | None:
-        """Return the event's text; None when the event must be parsed."""
-        if data.startswith(self._head) and data.endswith(self._tail):
-            text = data[len(self._head) : -len(self._tail)]
-            if _PLAIN_TEXT(text):
-                return text.decode()
+    @property
+    def first_answer_ns(self) -> int | None:
+        """When the answer began, behind white space and a leading <think> block."""
+        whole = "".join(self.text)
+        begin = _answer_start(whole)
+        begin = len(whole) - len(whole[begin:].lstrip())
+        ends = itertools.accumulate(map(len, self.text))
+        for end, now_ns in zip(ends, self.answer_ns, strict=False):
+            if end > begin:
+                return now_ns
         return None
 
-    def learn(self, data: bytes, text: str) -> None:
-        """Take an event with its text, which must stand in it once and as it is."""
-        quoted = b'"%b"' % text.encode("utf-8", "replace")
-        if self._misses < self.MOST_MISSES and data.count(quoted) == 1:
-            start = data.index(quoted) + 1
-            self._head, self._tail = data[:start], data[start + len(quoted) - 2 :]
-            self._misses += 1
+    def fill_tokens(self, result: Result) -> None:
+        """Take the token counts from the server's usage; count chunks where it gives none."""
+        result.token = self.usage_count("completion_tokens")
+        if result.token is not None:
+            result.token_source = "usage"  # noqa: S105
+        elif result.chunks:
+            result.token, result.token_source = result.chunks, "chunks"
+        result.prompt_tokens = self.usage_count("prompt_tokens")
+        result.reasoning_tokens = self.usage_count("completion_tokens_details", "reasoning_tokens")
+        if result.reasoning_tokens is None:
+            result.reasoning_tokens = self.usage_count("reasoning_tokens")
+        result.cached_tokens = self.usage_count("prompt_tokens_details", "cached_tokens")
+        if result.cached_tokens is None:
+            result.cached_tokens = self.usage_count("prompt_cache_hit_tokens")
+
+    def usage_count(self, *keys: str) -> int | None:
+        """Return a count of the usage; None when it is not given, or cannot be one."""
+        value = self.usage
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53:
+            return value
+        return None
 
 
-def _timed_events(exchange: Exchange) -> Iterator[tuple[int, bytes]]:
-    """Yield the data of each event with the time of the read that completed it."""
-    decoder, body = SSEDecoder(), exchange.body
-    reads_ns, offsets = exchange.reads_ns, exchange.offsets
-    if b"\r" in body:  # its places would shift
-        start = 0
-        for now_ns, end in zip(reads_ns, offsets, strict=False):
-            for _, data in decoder.feed_raw(body[start:end]):
-                yield now_ns, data
-            start = end
-        return
-    read = 0
-    for start in range(0, len(body), SLICE):
-        for end, data in decoder.feed_raw(body[start : start + SLICE]):
-            while offsets[read] < start + end:
-                read += 1
-            yield reads_ns[read], data
-
-
-def _odd_json(data: bytes) -> Any:
-    """Parse what the fast parser refuses and Python accepts: half a surrogate pair, bytes that are not UTF-8.
-
-    Raises JSONDecodeError.
-    """
-    text = data.decode("utf-8", "replace")
+def _whole_text(text: str) -> str:
+    """Return the text with surrogate pairs joined that were cut, and lone halves replaced."""
     try:
-        return json.loads(text)
-    except RecursionError:
-        raise json.JSONDecodeError("nested too deeply", text, 0) from None
-    except json.JSONDecodeError:
-        raise
-    except ValueError as error:  # an integer of thousands of digits
-        raise json.JSONDecodeError(str(error), text, 0) from None
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
-def _read_body(api: Api, exchange: Exchange) -> ParsedAnswer:
-    """Read an answer that came in one piece."""
-    parsed, data = ParsedAnswer(), exchange.body
-    text = data.decode("utf-8", "replace")
-    try:
-        body = _odd_json(data)
-        api.read_body(body, parsed)
-        parsed.complete = True
-        if exchange.reads_ns:
-            parsed.answer_ns = [exchange.reads_ns[-1]]
-    except _WrongApiError as error:
-        parsed.failure = Failure("wrong_api", f"a body of another API: {error}")
-    except json.JSONDecodeError as error:
-        parsed.failure = Failure("bad_json", f"the body is not JSON: {error.msg}: {text[:QUOTED]}")
-    except (AttributeError, KeyError, TypeError, IndexError):
-        parsed.failure = Failure("wrong_type", f"a body of another shape: {text[:QUOTED]}")
-    return parsed
+def _whole_us(ns: int | None, start_ns: int) -> int | None:
+    """Return the time since the start, cut to whole microseconds, which is what files hold."""
+    return None if ns is None else (ns - start_ns) // 1000 * 1000
+
+
+def _message_of(error: Any) -> str:
+    """Return the message of an error object, or the whole of it where it has none."""
+    message = error.get("message") if isinstance(error, dict) else error
+    if isinstance(message, str):
+        return message
+    return json.dumps(error, ensure_ascii=False, default=str)
 
 
 # --- APIs ---
+#
+# The types declare only what is read. `Any` stands where servers differ, so that a value of an
+# unexpected type costs nothing as long as nobody needs it. What does not fit at all is read by
+# the same code, as `_Fields`. No event is part of a cycle: the collector need not know it (gc=False).
 
 
-# What an event brought: nothing, answer text, or something else that was generated (reasoning, a tool call).
-NOTHING, ANSWER, OTHER = 0, 1, 2
+class _Message(msgspec.Struct, gc=False):
+    """A chat message, or a piece of one."""
+
+    content: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    reasoning_details: Any = None
+    tool_calls: Any = None
 
 
-def _chat_body(
-    config: Config, question: Question, messages: list[dict[str, str]]
-) -> dict[str, Any]:
-    system = question.system(config)
-    said = messages if system is None else [{"role": "system", "content": system}, *messages]
-    return {"messages": said, **_sampling(config, question, "max_tokens"), **_usage_option(config)}
+class _Choice(msgspec.Struct, gc=False):
+    """One of the alternative answers; only one is asked for."""
+
+    index: Any = None
+    delta: _Message | None = None
+    message: _Message | None = None
+    text: Any = None
+    finish_reason: Any = None
 
 
-def _completions_body(
-    config: Config, question: Question, messages: list[dict[str, str]]
-) -> dict[str, Any]:
-    system = question.system(config)
-    texts = [] if system is None else [system]
-    prompt = "\n\n".join([*texts, *(message["content"] for message in messages)])
-    return {"prompt": prompt, **_sampling(config, question, "max_tokens"), **_usage_option(config)}
+class _Choices(msgspec.Struct, gc=False):
+    """An event or a body of chat and completions."""
+
+    choices: list[_Choice] | None = None
+    usage: Any = None
+    error: Any = None
+    type: Any = None  # only another API has one
 
 
-def _responses_body(
-    config: Config, question: Question, messages: list[dict[str, str]]
-) -> dict[str, Any]:
-    system = question.system(config)
-    sampling = _sampling(config, question, "max_output_tokens")
-    instructions = {} if system is None else {"instructions": system}
-    stream = {"stream": True} if config.stream else {}
-    return {"input": messages, **instructions, **sampling, **stream}
+class _Response(msgspec.Struct):
+    """A body of the Responses API; its last event holds one as well."""
+
+    output: Any = None
+    usage: Any = None
+    error: Any = None
+    incomplete_details: Any = None
 
 
-def _sampling(config: Config, question: Question, limit_name: str) -> dict[str, Any]:
-    limit = question.max_tokens or config.max_tokens
-    options = {
-        "temperature": config.temperature,
-        limit_name: limit,
-        "seed": config.seed,
-        "stop": config.stop,
-    }
-    return {name: value for name, value in options.items() if value is not None}
+class _ResponseEvent(msgspec.Struct):
+    """An event of the Responses API."""
+
+    type: Any = None
+    delta: Any = None
+    response: _Response | None = None
+    error: Any = None
+    message: Any = None
 
 
-def _usage_option(config: Config) -> dict[str, Any]:
-    return (
-        {"stream": True, "stream_options": {"include_usage": True}}
-        if config.stream
-        else {"stream": False}
-    )
+class Api:
+    """How one of the server's APIs is asked and read: `Chat`, `Completions` or `Responses`."""
 
-
-def _read_chat_event(event: dict[str, Any], parsed: ParsedAnswer) -> int:
-    choice = _first_choice(event, parsed)
-    if choice is None:
-        return NOTHING
-    message = choice.get("delta") or choice.get("message")
-    if message is None and choice.get(
-        "text"
-    ):  # some servers answer a chat in the older API's shape
-        message = {"content": choice["text"]}
-    return _read_message(message or {}, parsed)
-
-
-def _first_choice(event: dict[str, Any], parsed: ParsedAnswer) -> dict[str, Any] | None:
-    """Read what stands around the text of a chat or completions event, and return the choice that holds it."""
-    if usage := event.get("usage"):
-        parsed.usage = usage
-    if error := event.get("error"):
-        parsed.error = error
-        return None
-    choices = event["choices"] if "choices" in event else _no_choices(event)
-    if not choices or choices[0].get("index"):
-        return None  # a second alternative, which nobody asked for
-    choice: dict[str, Any] = choices[0]
-    if finish := choice.get("finish_reason"):
-        parsed.finish = finish
-    return choice
-
-
-def _no_choices(event: dict[str, Any]) -> list[Any]:
-    if "usage" in event and "type" not in event:
-        return []
-    raise _WrongApiError(str(event.get("type", event.get("object", "unknown"))))
-
-
-def _read_message(message: dict[str, Any], parsed: ParsedAnswer) -> int:
-    """Read the text and the reasoning of a chat message or of its delta."""
-    brought = NOTHING
-    text = message.get("content")
-    if text:
-        if not isinstance(text, str):
-            return _read_parts(text, parsed)
-        parsed.text.append(text)
-        brought = ANSWER
-        if len(message) == 1:
-            return brought
-    reasoning = message.get("reasoning_content") or message.get("reasoning")
-    if not reasoning and (details := message.get("reasoning_details")):
-        reasoning = "".join(detail.get("text") or detail.get("summary") or "" for detail in details)
-    if reasoning:
-        parsed.reasoning.append(reasoning + "")
-        return brought or OTHER
-    return brought or (OTHER if message.get("tool_calls") else NOTHING)
-
-
-def _read_parts(parts: list[Any], parsed: ParsedAnswer) -> int:
-    """Read content that is a list of parts: text, or thinking that holds parts of its own."""
-    brought = NOTHING
-    for part in parts:
-        if part.get("type") == "thinking":
-            inner = part.get("thinking") or ""
-            thought = (
-                inner
-                if isinstance(inner, str)
-                else "".join(item.get("text") or "" for item in inner)
-            )
-            if thought:
-                parsed.reasoning.append(thought)
-                brought = brought or OTHER
-        elif text := part.get("text"):
-            parsed.text.append(text + "")
-            brought = ANSWER
-    return brought
-
-
-def _read_completions_event(event: dict[str, Any], parsed: ParsedAnswer) -> int:
-    choice = _first_choice(event, parsed)
-    if choice is None:
-        return NOTHING
-    if "text" not in choice:
-        raise _WrongApiError("chat")
-    if not choice["text"]:
-        return NOTHING
-    parsed.text.append(choice["text"] + "")
-    return ANSWER
-
-
-def _read_responses_event(event: dict[str, Any], parsed: ParsedAnswer) -> int:
-    kind = event.get("type")
-    if kind == "response.output_text.delta" and event["delta"]:
-        parsed.text.append(event["delta"] + "")
-        return ANSWER
-    if (
-        kind in ("response.reasoning_text.delta", "response.reasoning_summary_text.delta")
-        and event["delta"]
-    ):
-        parsed.reasoning.append(event["delta"] + "")
-        return OTHER
-    if kind in ("response.completed", "response.incomplete", "response.failed"):
-        _read_response_end(event["response"], parsed)
-        parsed.complete = True
-    elif kind == "error" or (event.get("error") and kind is None):
-        parsed.error = event.get("error") or event
-    elif kind is None or not str(kind).startswith("response."):
-        raise _WrongApiError(str(event.get("object", kind)))
-    return NOTHING
-
-
-def _read_response_end(response: dict[str, Any], parsed: ParsedAnswer) -> None:
-    usage = response.get("usage") or {}
-    inputs, outputs = (
-        usage.get("input_tokens_details") or {},
-        usage.get("output_tokens_details") or {},
-    )
-    parsed.usage = usage and {
-        "prompt_tokens": usage.get("input_tokens"),
-        "completion_tokens": usage.get("output_tokens"),
-        "prompt_tokens_details": {"cached_tokens": inputs.get("cached_tokens")},
-        "completion_tokens_details": {"reasoning_tokens": outputs.get("reasoning_tokens")},
-    }
-    parsed.error = response.get("error")
-    incomplete = response.get("incomplete_details") or {}
-    parsed.finish = {"max_output_tokens": "length"}.get(
-        incomplete.get("reason", ""), incomplete.get("reason")
-    ) or "stop"
-
-
-def _read_responses_body(body: dict[str, Any], parsed: ParsedAnswer) -> int:
-    if error := body.get("error"):
-        parsed.error = error
-        return NOTHING
-    if "output" not in body:
-        raise _WrongApiError(str(body.get("object", "unknown")))
-    _read_response_end(body, parsed)
-    for item in body["output"]:
-        for part in item.get("content") or []:
-            if part.get("type") == "output_text":
-                parsed.text.append(part["text"] + "")
-            elif part.get("type") in ("reasoning_text", "summary_text"):
-                parsed.reasoning.append(part["text"] + "")
-    return ANSWER
-
-
-def _read_choices_body(
-    read_event: Callable[[dict[str, Any], ParsedAnswer], int],
-    body: dict[str, Any],
-    parsed: ParsedAnswer,
-) -> int:
-    if not body.get("error") and not body.get("choices"):
-        raise _WrongApiError(str(body.get("object", "unknown")))
-    return read_event(body, parsed)
-
-
-class Api(NamedTuple):
-    """What tells one API from another."""
-
-    path: str
-    make: Callable[[Config, Question, list[dict[str, str]]], dict[str, Any]]
-    read_event: Callable[[dict[str, Any], ParsedAnswer], int]
-    read_body: Callable[[dict[str, Any], ParsedAnswer], int]
+    path: ClassVar[str]
+    limit_name: ClassVar[str] = "max_tokens"
+    fewest_tokens: ClassVar[int] = 1  # the lowest limit that servers accept
+    events: ClassVar[msgspec.json.Decoder[Any]]
+    bodies: ClassVar[msgspec.json.Decoder[Any]]
 
     def body(
         self, config: Config, question: Question, messages: list[dict[str, str]]
     ) -> dict[str, Any]:
-        """Return the body of a request."""
-        return {"model": config.model, **self.make(config, question, messages), **config.extra_body}
+        """Return the body of a request; `messages` is the conversation, the new question last."""
+        sampling = {
+            "temperature": config.temperature,
+            self.limit_name: question.max_tokens or config.max_tokens,
+            "seed": config.seed,
+            "stop": config.stop,
+        }
+        return {
+            "model": config.model,
+            **self.prompt(question.system(config), messages),
+            **{name: value for name, value in sampling.items() if value is not None},
+            **self.stream_options(config),
+            **config.extra_body,
+        }
+
+    def prompt(self, system: str | None, messages: list[dict[str, str]]) -> dict[str, Any]:
+        """Return the keys that hold the conversation."""
+        raise NotImplementedError
+
+    def stream_options(self, config: Config) -> dict[str, Any]:
+        """Return the keys that ask for a stream, with the token counts at its end, or for none."""
+        if config.stream:
+            return {"stream": True, "stream_options": {"include_usage": True}}
+        return {"stream": False}
+
+    def read_event(self, event: Any, parsed: ParsedAnswer) -> int:
+        """Read an event, and return what it brought: NOTHING, ANSWER, OTHER or FOREIGN."""
+        raise NotImplementedError
+
+    def read_body(self, body: Any, parsed: ParsedAnswer) -> int:
+        """Read an answer that came in one piece, and return what it brought."""
+        raise NotImplementedError
 
 
-APIS = {
-    "chat": Api(
-        "chat/completions",
-        _chat_body,
-        _read_chat_event,
-        functools.partial(_read_choices_body, _read_chat_event),
-    ),
-    "completions": Api(
-        "completions",
-        _completions_body,
-        _read_completions_event,
-        functools.partial(_read_choices_body, _read_completions_event),
-    ),
-    "responses": Api("responses", _responses_body, _read_responses_event, _read_responses_body),
-}
+class Completions(Api):
+    """`/completions`, the oldest: a prompt in, a text out."""
+
+    path = "completions"
+    events = bodies = msgspec.json.Decoder(_Choices)
+
+    def prompt(self, system: str | None, messages: list[dict[str, str]]) -> dict[str, Any]:
+        """Return the whole conversation as one text."""
+        texts = [] if system is None else [system]
+        return {"prompt": "\n\n".join([*texts, *(message["content"] for message in messages)])}
+
+    def read_event(self, event: _Choices, parsed: ParsedAnswer) -> int:
+        """Read what stands around the text, then the text of the first choice."""
+        if event.usage:
+            parsed.usage = event.usage
+        if event.error:
+            parsed.error = event.error
+            return NOTHING
+        if not event.choices:
+            is_usage = event.choices is not None or (event.usage and not event.type)
+            return NOTHING if is_usage else FOREIGN
+        choice = event.choices[0]
+        if choice.index:
+            return NOTHING  # a second alternative, which nobody asked for
+        if choice.finish_reason:
+            parsed.finish = choice.finish_reason
+        return self.read_choice(choice, parsed)
+
+    def read_choice(self, choice: _Choice, parsed: ParsedAnswer) -> int:
+        """Read the text of a choice."""
+        if not choice.text:
+            return FOREIGN if choice.delta or choice.message else NOTHING
+        parsed.text.append(choice.text + "")
+        return ANSWER
+
+    def read_body(self, body: _Choices, parsed: ParsedAnswer) -> int:
+        """Read a body, which has the shape of an event."""
+        brought = self.read_event(body, parsed)
+        return brought if body.choices else FOREIGN
+
+
+class Chat(Completions):
+    """`/chat/completions`: messages in, a message out. Only its choices differ from above."""
+
+    path = "chat/completions"
+
+    def prompt(self, system: str | None, messages: list[dict[str, str]]) -> dict[str, Any]:
+        """Return the conversation as messages."""
+        first = [] if system is None else [{"role": "system", "content": system}]
+        return {"messages": [*first, *messages]}
+
+    def read_choice(self, choice: _Choice, parsed: ParsedAnswer) -> int:
+        """Read the text and the reasoning of a message or of its delta."""
+        message = choice.delta or choice.message
+        if not message:  # some servers answer a chat in the older API's shape
+            return super().read_choice(choice, parsed)
+        brought = NOTHING
+        text = message.content
+        if text:
+            if not isinstance(text, str):
+                return self.read_parts(text, parsed)
+            parsed.text.append(text)
+            brought = ANSWER
+        reasoning = message.reasoning_content or message.reasoning
+        if not reasoning and (details := message.reasoning_details):
+            reasoning = self.joined(details, "text", "summary")
+        if reasoning and isinstance(reasoning, str):
+            parsed.reasoning.append(reasoning)
+            return brought or OTHER
+        return brought or (OTHER if message.tool_calls else NOTHING)
+
+    def read_parts(self, parts: list[Any], parsed: ParsedAnswer) -> int:
+        """Read content that is a list of parts: text, or thinking that holds parts of its own."""
+        texts = [part for part in parts if part.get("type") != "thinking"]
+        if text := self.joined(texts, "text"):
+            parsed.text.append(text)
+        thoughts = [part.get("thinking") for part in parts if part.get("type") == "thinking"]
+        for thought in filter(None, thoughts):
+            parsed.reasoning.append(
+                thought if isinstance(thought, str) else self.joined(thought, "text")
+            )
+        if text:
+            return ANSWER
+        return OTHER if any(thoughts) else NOTHING
+
+    @staticmethod
+    def joined(parts: list[Any], *names: str) -> str:
+        """Return the texts of parts, each from the first of these fields that holds one."""
+        return "".join(next(filter(None, map(part.get, names)), "") for part in parts)
+
+
+class Responses(Api):
+    """`/responses`, the newest: its events say by their type what they bring."""
+
+    path = "responses"
+    limit_name = "max_output_tokens"
+    fewest_tokens = 16
+    events = msgspec.json.Decoder(_ResponseEvent)
+    bodies = msgspec.json.Decoder(_Response)
+    ANSWER_EVENTS = frozenset({"response.output_text.delta"})
+    REASONING_EVENTS = frozenset(
+        {"response.reasoning_text.delta", "response.reasoning_summary_text.delta"}
+    )
+    LAST_EVENTS = frozenset({"response.completed", "response.incomplete", "response.failed"})
+
+    def prompt(self, system: str | None, messages: list[dict[str, str]]) -> dict[str, Any]:
+        """Return the conversation as input, with the system prompt as instructions."""
+        instructions = {} if system is None else {"instructions": system}
+        return {"input": messages, **instructions}
+
+    def stream_options(self, config: Config) -> dict[str, Any]:
+        """Return the key that asks for a stream; its last event always has the token counts."""
+        return {"stream": config.stream}
+
+    def read_event(self, event: _ResponseEvent, parsed: ParsedAnswer) -> int:
+        """Read an event by its type."""
+        kind = str(event.type)
+        if kind in self.ANSWER_EVENTS and event.delta:
+            parsed.text.append(event.delta + "")
+            return ANSWER
+        if kind in self.REASONING_EVENTS and event.delta:
+            parsed.reasoning.append(event.delta + "")
+            return OTHER
+        if kind in self.LAST_EVENTS:
+            self.read_end(cast(_Response, event.response), parsed)
+            parsed.complete = True
+        elif kind == "error" or (event.error and event.type is None):
+            parsed.error = event.error or {"type": "error", "message": event.message}
+        elif not kind.startswith("response."):
+            return FOREIGN
+        return NOTHING
+
+    def read_end(self, response: _Response, parsed: ParsedAnswer) -> None:
+        """Read what stands beside the text: usage (under its older names), error, finish reason."""
+        if usage := response.usage:
+            inputs = usage.get("input_tokens_details") or {}
+            outputs = usage.get("output_tokens_details") or {}
+            parsed.usage = {
+                "prompt_tokens": usage.get("input_tokens"),
+                "completion_tokens": usage.get("output_tokens"),
+                "prompt_tokens_details": {"cached_tokens": inputs.get("cached_tokens")},
+                "completion_tokens_details": {"reasoning_tokens": outputs.get("reasoning_tokens")},
+            }
+        parsed.error = response.error
+        reason = (response.incomplete_details or {}).get("reason")
+        parsed.finish = "length" if reason == "max_output_tokens" else reason or "stop"
+
+    def read_body(self, body: _Response, parsed: ParsedAnswer) -> int:
+        """Read a body: its output is a list of items, each a list of parts."""
+        if body.error:
+            parsed.error = body.error
+            return NOTHING
+        if body.output is None:
+            return FOREIGN
+        self.read_end(body, parsed)
+        for item in body.output:
+            for part in item.get("content") or ():
+                if part.get("type") == "output_text":
+                    parsed.text.append(part["text"] + "")
+                elif part.get("type") in ("reasoning_text", "summary_text"):
+                    parsed.reasoning.append(part["text"] + "")
+        return ANSWER
+
+
+APIS: Mapping[str, Api] = {"chat": Chat(), "completions": Completions(), "responses": Responses()}
 
 
 # --- Transport ---
+#
+# Here alone the program leans on what aiohttp does not promise to keep. `check_aiohttp` says so
+# when something is gone, and pyproject.toml bounds the version.
 
 
 class Exchange:
     """One request and the raw bytes of its answer, each read with its time."""
+
+    SLICE = (
+        1 << 18
+    )  # bytes of a body that are read at a time: a hostile one holds millions of events
+    TYPES: ClassVar = {
+        True: ("text/event-stream",),
+        False: ("application/json", "application/problem+json"),
+    }  # the content types of a streamed answer, and of one in a piece
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -1758,18 +1868,22 @@ class Exchange:
             self.wake()
 
     def attach(self, response: aiohttp.ClientResponse) -> None:
-        """Take the head of the response. What came before it was known came with the read just before."""
+        """Take the head of the response; the bytes behind it came with the read just before."""
+        if self.protocol is None or self.sent_ns is None:
+            raise RuntimeError("aiohttp sent a request past MeasuredRequest")
         self.status = response.status
         self.content_type = response.headers.get("Content-Type", "")
         self.retry_after = response.headers.get("Retry-After")
         self.content = response.content
-        if (
-            self.protocol is None
-        ):  # a session without MeasuredRequest, such as a mocked one: all in one read, now
-            self.sent_ns, self.reads_ns = self.begun_ns, [clock()]
+        self.reads_ns = self.reads_ns or [clock()]  # it had come before it was asked for
         self.offsets = [0] * len(self.reads_ns)
-        if self.offsets:
-            self.offsets[-1] = response.content.total_bytes
+        self.offsets[-1] = response.content.total_bytes
+
+    def detach(self) -> None:
+        """Take the end's time and let go of the connection, if no other request has it already."""
+        self.ended_ns = clock()
+        if self.protocol is not None and self.protocol.exchange is self:
+            self.protocol.exchange = None
 
     def wake(self) -> None:
         """Tell the waiting request that something other than more bytes has happened."""
@@ -1780,27 +1894,72 @@ class Exchange:
         """Wait until something other than more bytes happens, at most so long."""
         loop = asyncio.get_running_loop()
         self.news = loop.create_future()
-        if not (self.content and self.content.is_eof()):
+        if not self.has_ended:
             timer = loop.call_later(timeout_s, self.wake)
             try:
                 await self.news
             finally:
                 timer.cancel()
 
+    def raise_if_broken(self) -> None:
+        """Raise what ended the connection, or _TooLargeError."""
+        broken = (self.content and self.content.exception()) or self.lost
+        if broken is not None:
+            raise broken
+        if self.too_large:
+            raise _TooLargeError
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the whole body has come."""
+        return self.content is not None and self.content.is_eof()
+
+    @property
+    def died_unused(self) -> bool:
+        """Whether a kept connection turned out dead before the first byte of a response."""
+        dead = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError)
+        return self.reused and isinstance(self.error, dead) and not self.reads_ns
+
     @property
     def body(self) -> bytes:
         """What has arrived of the body, whatever became of the connection.
 
-        The reader's own methods take its pieces one by one, a microsecond each, and give nothing after an error.
+        The reader's own methods take a microsecond a piece, and give nothing after an error.
         """
-        return b"".join(getattr(self.content, "_buffer", ()))
+        if self.content is None or self.content is aiohttp.EMPTY_PAYLOAD:
+            return b""
+        return b"".join(self.content._buffer)
 
     @property
     def connect_ns(self) -> int | None:
         """How long connecting took; None on a kept connection."""
-        return (
-            None if self.reused or self.connected_ns is None else self.connected_ns - self.begun_ns
-        )
+        if self.reused or self.connected_ns is None:
+            return None
+        return self.connected_ns - self.begun_ns
+
+    def is_answer(self, stream: bool) -> bool:
+        """Whether the head is that of an answer as it was asked for."""
+        mime = self.content_type.partition(";")[0].strip().lower()
+        return self.status == 200 and (not mime or mime in self.TYPES[stream])
+
+    def timed_events(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the data of each event with the time of the read that completed it."""
+        decoder, body = SSEDecoder(), self.body
+        reads_ns, offsets = self.reads_ns, self.offsets
+        if b"\r" in body:  # its places would shift
+            start = 0
+            for now_ns, end in zip(reads_ns, offsets, strict=False):
+                for _, data in decoder.feed_raw(body[start:end]):
+                    yield now_ns, data
+                start = end
+            return
+        read, read_end = 0, offsets[0]
+        for start in range(0, len(body), self.SLICE):
+            for end, data in decoder.feed_raw(body[start : start + self.SLICE]):
+                while read_end < start + end:
+                    read += 1
+                    read_end = offsets[read]
+                yield reads_ns[read], data
 
 
 _exchange_now: contextvars.ContextVar[Exchange] = contextvars.ContextVar("exchange")
@@ -1809,11 +1968,11 @@ _exchange_now: contextvars.ContextVar[Exchange] = contextvars.ContextVar("exchan
 class TimingProtocol(asyncio.Protocol):
     """Stands between a connection and aiohttp's parser and takes the time of each read.
 
-    Reading here and not in a task leaves out the wait for the task's turn on the loop, which would be measured as the
-    server's, and costs a fraction of waking a task a token.
+    A task that reads would first wait for its turn on the loop, which would be measured as the
+    server's time, and waking a task a token costs many times as much.
     """
 
-    def __init__(self, handler: asyncio.Protocol) -> None:
+    def __init__(self, handler: aiohttp.client_proto.ResponseHandler) -> None:
         self.handler = handler
         self.exchange: Exchange | None = None
         self.eof_received = handler.eof_received  # type: ignore[method-assign]
@@ -1821,35 +1980,36 @@ class TimingProtocol(asyncio.Protocol):
         self.resume_writing = handler.resume_writing  # type: ignore[method-assign]
 
     def data_received(self, data: bytes) -> None:
-        """Pass the bytes on, and their time; what nobody asked for must not answer the next question."""
+        """Pass the bytes on, and their time. Bytes that nobody asked for end the connection."""
         now_ns = clock()
         if self.exchange is not None:
             self.handler.data_received(data)
             self.exchange.received(now_ns, data)
-        elif (transport := cast(Any, self.handler).transport) is not None:
-            transport.abort()
+        elif self.handler.transport is not None:
+            self.handler.transport.abort()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Pass the end on, and wake the exchange that waits for more; not every end reaches the body's reader."""
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Pass the end on, and wake the exchange: not every end reaches the body's reader."""
         self.handler.connection_lost(exc)
         if self.exchange is not None:
-            self.exchange.lost = (
-                cast(Any, self.handler).exception() or exc or aiohttp.ServerDisconnectedError()
-            )
+            error = self.handler.exception() or exc
+            self.exchange.lost = error or aiohttp.ServerDisconnectedError()
             self.exchange.wake()
 
 
 class MeasuredRequest(aiohttp.ClientRequest):
-    """A request that puts the tap in place and takes the time when its bytes go to the socket."""
+    """A request that puts TimingProtocol in place and notes when its bytes go to the socket."""
 
-    async def send(self, conn: Any) -> aiohttp.ClientResponse:
-        """Tap the connection, then send."""
+    async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
+        """Put TimingProtocol in place, then send."""
         exchange = _exchange_now.get()
-        protocol = conn.transport.get_protocol()
+        transport = cast(asyncio.Transport, conn.transport)
+        protocol = transport.get_protocol()
         exchange.reused = isinstance(protocol, TimingProtocol)
-        if not exchange.reused:
-            protocol = TimingProtocol(conn.protocol)
-            conn.transport.set_protocol(protocol)
+        if not isinstance(protocol, TimingProtocol):
+            handler = cast(aiohttp.client_proto.ResponseHandler, conn.protocol)
+            protocol = TimingProtocol(handler)
+            transport.set_protocol(protocol)
         protocol.exchange = exchange
         exchange.protocol = protocol
         exchange.connected_ns = clock()
@@ -1861,8 +2021,41 @@ class MeasuredRequest(aiohttp.ClientRequest):
         await super().write_bytes(*args, **kwargs)
 
 
+def check_aiohttp() -> None:
+    """Raise ExtensionError when this aiohttp lacks what the measurement leans on.
+
+    Else an aiohttp that, say, renamed `_buffer` would give empty answers and no error.
+    """
+    used = {
+        aiohttp.ClientRequest: ("send", "write_bytes"),
+        aiohttp.connector.Connection: ("protocol", "transport"),
+        aiohttp.client_proto.ResponseHandler: ("transport", "exception", "data_received"),
+        aiohttp.StreamReader: ("_buffer", "total_bytes", "is_eof", "exception"),
+    }
+    missing = [
+        f"{owner.__name__}.{name}"
+        for owner, names in used.items()
+        for name in names
+        if not hasattr(owner, name)
+    ]
+    if not missing:
+        loop = asyncio.get_running_loop()
+        reader = aiohttp.StreamReader(aiohttp.client_proto.ResponseHandler(loop), 1, loop=loop)
+        reader.feed_data(b"a")
+        reader.feed_data(b"b")
+        if (b"".join(reader._buffer), reader.total_bytes) != (b"ab", 2):
+            missing = ["the bytes in StreamReader._buffer"]
+    if missing:
+        wrong = f"aiohttp {aiohttp.__version__} lacks {', '.join(missing)}"
+        raise ExtensionError(f"{wrong}; install the version that pyproject.toml asks for: uv sync")
+
+
 def open_session(config: Config, target: Target) -> aiohttp.ClientSession:
-    """Return the pooled session of the measured path: no cookies, no redirects, no environment, no own timeouts."""
+    """Return the pooled session that is measured: no cookies, no environment, no own timeouts.
+
+    Raises ExtensionError when aiohttp is not one that can be measured through.
+    """
+    check_aiohttp()
     connector = aiohttp.TCPConnector(
         limit=max(config.levels), ttl_dns_cache=300, keepalive_timeout=60, ssl=target.tls
     )
@@ -1890,6 +2083,20 @@ class PlannedRequest:
     stage: int = 0
     scheduled_ns: int | None = None
 
+    def new_result(self, messages: Sequence[Mapping[str, str]]) -> Result:
+        """Return a result that says what is asked, and nothing of the answer yet."""
+        turn = len(messages) // 2
+        is_last = turn + 1 == len(self.question.texts)  # a conversation is graded at its end
+        return Result(
+            index=self.index,
+            id=self.question.id,
+            question=messages[-1]["content"],
+            category=self.question.category,
+            stage=self.stage,
+            turn=turn,
+            grader=self.question.grader if is_last else None,
+        )
+
 
 class _IdleError(Exception):
     """No token for `idle_timeout`."""
@@ -1900,41 +2107,36 @@ class _TooLargeError(Exception):
 
 
 class Desk:
-    """Reads finished answers while the loop has a moment: one a turn, more when many wait.
+    """Lets answers be read one at a time, each on a turn of the loop of its own.
 
-    Answers that end together would otherwise be read in one go, and each token that comes meanwhile be timed late.
+    Answers that end together would else be read in one go, and the tokens of others timed late.
     """
 
+    MOST_WAITING = (
+        1000  # so that a client that cannot keep up does not fill its memory with answers
+    )
+
     def __init__(self) -> None:
-        self._queue: deque[tuple[Callable[[], Result], asyncio.Future[Result]]] = deque()
+        self._lock = asyncio.Lock()
+        self._waiting = 0
 
-    async def read(self, work: Callable[[], Result]) -> Result:
-        """Return what `work` returns, when its turn has come; also when the run is stopped meanwhile."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[Result] = loop.create_future()
-        self._queue.append((work, done))
-        if len(self._queue) == 1:
-            loop.call_soon(self._serve)
-        try:
-            return await asyncio.shield(done)
-        except asyncio.CancelledError:
-            return await done
-
-    def _serve(self) -> None:
-        for _ in range(1 + len(self._queue) // 16):
-            work, done = self._queue[0]
-            try:
-                done.set_result(work())
-            except Exception as error:  # noqa: BLE001  it belongs to the one who waits
-                done.set_exception(error)
-            self._queue.popleft()
-        if self._queue:
-            asyncio.get_running_loop().call_soon(self._serve)
+    async def wait_for_turn(self) -> None:
+        """Wait until no other answer is read on this turn of the loop, or the run is stopped."""
+        if self._waiting >= self.MOST_WAITING:
+            return
+        self._waiting += 1
+        with contextlib.suppress(asyncio.CancelledError):
+            async with self._lock:
+                await asyncio.sleep(0)
+        self._waiting -= 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Client:
     """All that a request needs but its question; made once a run."""
+
+    MOST_LOOKS: ClassVar = 8  # an answer may quote [DONE]; a hostile one in every chunk
+    GRACE_S: ClassVar = 0.25  # how long the end of the body is waited for behind [DONE]
 
     session: aiohttp.ClientSession
     config: Config
@@ -1944,13 +2146,157 @@ class Client:
 
     @functools.cached_property
     def api(self) -> Api:
-        """What tells this run's API from another."""
+        """How this run's API is asked and read."""
         return APIS[self.config.api]
 
     @functools.cached_property
     def url(self) -> yarl.URL:
         """The address that is asked."""
-        return yarl.URL(f"{self.target.base}/{self.api.path}")
+        return self.target.url(self.api.path)
+
+    def request_body(self, question: Question, messages: list[dict[str, str]]) -> bytes:
+        """Return a request's body; `cache_bust` puts a mark first that no prefix cache has seen."""
+        if self.config.cache_bust:
+            mark, system = f"[{uuid.uuid4().hex}] ", question.system(self.config)
+            if system is not None:
+                question = question.model_copy(update={"system_prompt": mark + system})
+            else:
+                first, *others = messages
+                messages = [{**first, "content": mark + first["content"]}, *others]
+        return pydantic_core.to_json(self.api.body(self.config, question, messages))
+
+    async def exchange(self, body: bytes) -> Exchange:
+        """Send one request and keep what comes back; what goes wrong is kept as `error`."""
+        exchange = Exchange(self.config.max_answer_bytes)
+        _exchange_now.set(exchange)
+        try:
+            async with asyncio.timeout(self.config.timeout):
+                response = await self.session.post(
+                    self.url, data=body, allow_redirects=False, proxy=self.target.proxy
+                )
+                try:
+                    exchange.attach(response)
+                    await self.wait_for_end(exchange)
+                finally:
+                    # Gives a connection back whose answer has ended, and closes any other.
+                    response.close()
+        # Every failure becomes a result.
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
+            exchange.error = error
+        exchange.detach()
+        return exchange
+
+    async def wait_for_end(self, exchange: Exchange) -> None:
+        """Wait until the body has ended, or cannot; its bytes are read only when in doubt."""
+        idle_ns = round(self.config.idle_timeout * NS_PER_S)
+        deadline_ns = clock() + idle_ns if self.config.stream else sys.maxsize
+        looks = 0
+        while not exchange.has_ended:
+            exchange.raise_if_broken()
+            if exchange.done_seen and looks < self.MOST_LOOKS:
+                # The body ends right behind [DONE]; who keeps it open is not waited for.
+                exchange.done_seen, looks = False, looks + 1
+                await exchange.wait_for_news(self.GRACE_S)
+                if not exchange.has_ended and self.parse(exchange).complete:
+                    return
+                continue
+            if clock() >= deadline_ns:
+                parsed = self.parse(exchange)
+                deadline_ns = max([deadline_ns - idle_ns, *parsed.chunk_ns[-1:]]) + idle_ns
+                if parsed.complete:
+                    return
+                if clock() >= deadline_ns:
+                    raise _IdleError
+            await exchange.wait_for_news((deadline_ns - clock()) / NS_PER_S)
+
+    def parse(self, exchange: Exchange) -> ParsedAnswer:
+        """Return what can be read of the answer so far; nothing of what is no answer."""
+        parsed = ParsedAnswer()
+        if not exchange.is_answer(self.config.stream):
+            return parsed
+        if self.config.stream:
+            parsed.read_stream(self.api, exchange.timed_events())
+        elif exchange.error is None:
+            parsed.read_body(self.api, exchange.body, exchange.reads_ns[-1])
+        return parsed
+
+    def fill(self, result: Result, exchange: Exchange) -> Result:
+        """Write into the result what the raw bytes say, or why they do not count."""
+        redact = self.target.redact
+        parsed = self.parse(exchange)
+        result.question = redact(result.question)
+        result.sent_ns = _whole_us(exchange.sent_ns, self.start_ns)
+        result.connect_ns = _whole_us(exchange.connect_ns, 0)
+        parsed.fill(result, self.start_ns, redact)
+        failure = self.failure(exchange, parsed)
+        if failure is not None:
+            result.status = _STATUS_OF_KIND.get(failure.kind, "error")
+            result.end_ns = _whole_us(exchange.ended_ns, self.start_ns)
+            retry_after = exchange.retry_after
+            if retry_after is not None:
+                retry_after = redact(_whole_text(retry_after))[:100]
+            message = redact(_whole_text(failure.message))[:500]
+            result.error = Failure(failure.kind, message, exchange.status, retry_after)
+        return result
+
+    def failure(self, exchange: Exchange, parsed: ParsedAnswer) -> Failure | None:
+        """Say why the answer does not count, if so; what the server said comes first."""
+        status, stream = exchange.status, self.config.stream
+        if status is not None and status != 200:
+            kind = "redirect" if status in (301, 302, 303, 307, 308) else "http_status"
+            return Failure(kind, _error_text(exchange.body) or FAILURES[kind])
+        if parsed.error is not None:
+            return Failure("server_error", _message_of(parsed.error))
+        if parsed.failure is not None:
+            return parsed.failure
+        if exchange.error is not None and not parsed.complete:
+            return self.transport_failure(exchange.error)
+        if not exchange.is_answer(stream):
+            return self.wrong_content(exchange)
+        if not parsed.complete and parsed.finish is None:
+            return Failure("truncated", FAILURES["truncated"])
+        if not parsed.text and not parsed.chunk_ns and not parsed.reasoning:
+            return Failure("empty", f"{FAILURES['empty']} (finish reason: {parsed.finish})")
+        return None
+
+    def wrong_content(self, exchange: Exchange) -> Failure:
+        """Say what a 200 with another content type was: an error object, or something else."""
+        text, stream = _error_text(exchange.body), self.config.stream
+        with contextlib.suppress(ValueError, RecursionError):
+            body = json.loads(exchange.body)
+            if isinstance(body, dict) and body.get("error"):
+                return Failure("server_error", text)
+        hint = '; set "stream": false' if stream and "json" in exchange.content_type else ""
+        expected = exchange.TYPES[stream][0]
+        wrong = f"{exchange.content_type} where {expected} was asked for{hint}"
+        return Failure("wrong_type", f"{wrong}: {text}")
+
+    def transport_failure(self, error: BaseException) -> Failure:
+        """Name what went wrong on the way."""
+        config = self.config
+        if isinstance(error, asyncio.CancelledError):
+            return Failure("cancelled", FAILURES["cancelled"])
+        if isinstance(error, _IdleError):
+            return Failure("idle", f"no token for {config.idle_timeout:g} s")
+        if isinstance(error, TimeoutError):
+            return Failure("timeout", f"took longer than {config.timeout:g} s")
+        if isinstance(error, _TooLargeError):
+            return Failure("too_large", f"longer than {config.max_answer_bytes} bytes")
+        if isinstance(error, aiohttp.ClientPayloadError):
+            cut = isinstance(error.__cause__, ConnectionError) or "ConnectionReset" in str(error)
+            return Failure("reset" if cut else "truncated", f"the body broke off: {error}")
+        if isinstance(
+            error, aiohttp.ClientResponseError | aiohttp.http_exceptions.HttpProcessingError
+        ):
+            said = getattr(error, "message", error)
+            return Failure("bad_http", f"{FAILURES['bad_http']}: {said}")
+        if isinstance(error, aiohttp.ClientError | OSError):
+            kind = _connection_kind(error)
+            if kind == "connect" and not isinstance(error, aiohttp.ClientConnectorError):
+                kind = "reset"
+            return Failure(kind, f"{FAILURES[kind]}: {error}")
+        logger.error("a request met a fault of this program", exc_info=error)
+        return Failure("internal", f"{type(error).__name__}: {error}")
 
 
 async def send_question(
@@ -1961,215 +2307,22 @@ async def send_question(
 ) -> Result:
     """Ask one question and return what became of it; never raises but for a fault of this program.
 
-    `messages` is the conversation so far, the new question last. `release` is called as soon as the server is done with
-    the request, so that the next one can start before this answer is read. A kept connection that dies before the first
-    byte of a response is replaced, the clock taken anew; nothing else is tried again.
+    `messages` is the conversation so far, the new question last. `release` is called as soon as the
+    server is done with the request, so that the next one can start before this answer is read.
+    A kept connection that dies before the first byte of a response is replaced, the clock taken
+    anew; nothing else is tried again.
     """
     said = messages or [{"role": "user", "content": planned.question.texts[0]}]
-    result = _new_result(planned, said)
+    result = planned.new_result(said)
     result.scheduled_ns = _whole_us(planned.scheduled_ns, client.start_ns)
-    body = pydantic_core.to_json(
-        client.api.body(client.config, *_marked(client.config, planned.question, said))
-    )
-    while True:
-        exchange = await _exchange(client, body)
-        if not _is_stale(exchange):
-            break
+    body = client.request_body(planned.question, said)
+    exchange = await client.exchange(body)
+    while exchange.died_unused:
         result.reconnects += 1
+        exchange = await client.exchange(body)
     release()
-    return await client.desk.read(functools.partial(_finish, client, exchange, result))
-
-
-def _new_result(planned: PlannedRequest, messages: Sequence[Mapping[str, str]]) -> Result:
-    """Return a result that says what is asked, and nothing of the answer yet."""
-    question, turn = planned.question, len(messages) // 2
-    return Result(
-        index=planned.index,
-        id=question.id,
-        question=messages[-1]["content"],
-        category=question.category,
-        stage=planned.stage,
-        turn=turn,
-        grader=question.grader
-        if turn + 1 == len(question.texts)
-        else None,  # a conversation is graded at its end
-    )
-
-
-def _marked(
-    config: Config, question: Question, messages: list[dict[str, str]]
-) -> tuple[Question, list[dict[str, str]]]:
-    """Put a unique mark where the prompt begins, so that no prefix cache can have seen it."""
-    if not config.cache_bust:
-        return question, messages
-    mark, system = f"[{uuid.uuid4().hex}] ", question.system(config)
-    if system is not None:
-        return question.model_copy(update={"system_prompt": mark + system}), messages
-    first, *others = messages
-    return question, [{**first, "content": mark + first["content"]}, *others]
-
-
-def _is_stale(exchange: Exchange) -> bool:
-    """Whether a kept connection turned out dead before the first byte of a response."""
-    dead = isinstance(
-        exchange.error,
-        aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | ConnectionResetError,
-    )
-    return exchange.reused and dead and not exchange.reads_ns
-
-
-async def _exchange(client: Client, body: bytes) -> Exchange:
-    """Send one request and keep what comes back; what goes wrong is kept as `error`."""
-    exchange = Exchange(client.config.max_answer_bytes)
-    _exchange_now.set(exchange)
-    try:
-        async with asyncio.timeout(client.config.timeout):
-            response = await client.session.post(
-                client.url, data=body, allow_redirects=False, proxy=client.target.proxy
-            )
-            exchange.attach(response)
-            try:
-                await _wait_for_end(client, exchange)
-            finally:
-                response.close()  # gives a connection back whose answer has ended, and closes any other
-    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  every failure becomes a result
-        exchange.error = error
-    exchange.ended_ns = clock()
-    if (
-        exchange.protocol is not None and exchange.protocol.exchange is exchange
-    ):  # else the next request has the connection already
-        exchange.protocol.exchange = None
-    return exchange
-
-
-async def _wait_for_end(client: Client, exchange: Exchange) -> None:
-    """Wait until the body has ended, or cannot. The bytes are kept meanwhile, and read only when in doubt."""
-    content = cast(aiohttp.StreamReader, exchange.content)
-    idle_ns = round(client.config.idle_timeout * NS_PER_S)
-    deadline_ns = clock() + idle_ns if client.config.stream else sys.maxsize
-    looks = 0
-    while not content.is_eof():
-        if (error := content.exception() or exchange.lost) is not None:
-            raise error
-        if exchange.too_large:
-            raise _TooLargeError
-        if exchange.done_seen and looks < MOST_LOOKS:
-            # The end of the body comes with [DONE] or right behind it; a server that keeps it open is not waited for.
-            exchange.done_seen, looks = False, looks + 1
-            await exchange.wait_for_news(0.25)
-            if not content.is_eof() and _is_complete(client, exchange):
-                return
-            continue
-        if clock() >= deadline_ns:
-            parsed = read_stream(client.api, exchange)
-            deadline_ns = max([deadline_ns - idle_ns, *parsed.chunk_ns[-1:]]) + idle_ns
-            if parsed.complete:
-                return
-            if clock() >= deadline_ns:
-                raise _IdleError
-        await exchange.wait_for_news((deadline_ns - clock()) / NS_PER_S)
-
-
-def _is_complete(client: Client, exchange: Exchange) -> bool:
-    return (
-        client.config.stream
-        and exchange.status == 200
-        and read_stream(client.api, exchange).complete
-    )
-
-
-def _finish(client: Client, exchange: Exchange, result: Result) -> Result:
-    """Turn the raw bytes into the result."""
-    mime = exchange.content_type.partition(";")[0].strip().lower()
-    answered = exchange.status == 200 and (mime in _TYPES[client.config.stream] or not mime)
-    read = read_stream if client.config.stream else _read_body
-    parsed = read(client.api, exchange) if answered else ParsedAnswer()
-    failure = _failure(client, exchange, parsed, answered)
-    _fill_times(client, exchange, parsed, result)
-    _fill_texts(client, parsed, result)
-    _fill_tokens(parsed, result)
-    if failure is not None:
-        result.status = _STATUS_OF_KIND.get(failure.kind, "error")
-        redact = client.target.redact
-        message = redact(_whole_text(failure.message))[:500]
-        wait = (
-            None
-            if exchange.retry_after is None
-            else redact(_whole_text(exchange.retry_after))[:100]
-        )
-        result.error = dataclasses.replace(failure, message=message, retry_after=wait)
-        result.end_ns = _whole_us(exchange.ended_ns, client.start_ns)
-    return result
-
-
-_TYPES = {True: ("text/event-stream",), False: ("application/json", "application/problem+json")}
-
-
-def _failure(
-    client: Client, exchange: Exchange, parsed: ParsedAnswer, answered: bool
-) -> Failure | None:
-    """Say why the answer does not count, if it does not."""
-    status = exchange.status
-    if status is not None and status != 200:
-        kind = "redirect" if status in (301, 302, 303, 307, 308) else "http_status"
-        return Failure(kind, _error_text(exchange) or FAILURES[kind], status)
-    if parsed.error is not None:
-        return Failure("server_error", _message_of(parsed.error), status)
-    if parsed.failure is not None and (client.config.stream or exchange.error is None):
-        return dataclasses.replace(parsed.failure, http_status=status)
-    if exchange.error is not None and not parsed.complete:
-        return _failure_of(exchange.error, client.config, status)
-    if not answered:
-        return _wrong_content(client, exchange)
-    if not parsed.complete and parsed.finish is None:
-        return Failure("truncated", FAILURES["truncated"], status)
-    if not parsed.text and not parsed.chunk_ns and not parsed.reasoning:
-        return Failure("empty", f"{FAILURES['empty']} (finish reason: {parsed.finish})", status)
-    return None
-
-
-def _wrong_content(client: Client, exchange: Exchange) -> Failure:
-    """Say what a 200 with another content type was: an error object, or something else."""
-    text = _error_text(exchange)
-    with contextlib.suppress(ValueError, RecursionError):
-        body = json.loads(exchange.body)
-        if isinstance(body, dict) and body.get("error"):
-            return Failure("server_error", text, exchange.status)
-    expected = _TYPES[client.config.stream][0]
-    hint = (
-        '; set "stream": false' if client.config.stream and "json" in exchange.content_type else ""
-    )
-    return Failure(
-        "wrong_type",
-        f"{exchange.content_type} where {expected} was asked for{hint}: {text}",
-        exchange.status,
-    )
-
-
-def _failure_of(error: BaseException, config: Config, status: int | None) -> Failure:
-    """Name what went wrong on the way."""
-    if isinstance(error, asyncio.CancelledError):
-        return Failure("cancelled", FAILURES["cancelled"], status)
-    if isinstance(error, _IdleError):
-        return Failure("idle", f"no token for {config.idle_timeout:g} s", status)
-    if isinstance(error, TimeoutError):
-        return Failure("timeout", f"took longer than {config.timeout:g} s", status)
-    if isinstance(error, _TooLargeError):
-        return Failure("too_large", f"longer than {config.max_answer_bytes} bytes", status)
-    if isinstance(error, aiohttp.ClientPayloadError):
-        cut_off = isinstance(error.__cause__, ConnectionError) or "ConnectionReset" in str(error)
-        return Failure("reset" if cut_off else "truncated", f"the body broke off: {error}", status)
-    if isinstance(error, aiohttp.ClientResponseError | aiohttp.http_exceptions.HttpProcessingError):
-        return Failure(
-            "bad_http", f"{FAILURES['bad_http']}: {getattr(error, 'message', error)}", status
-        )
-    if isinstance(error, aiohttp.ClientError | OSError):
-        kind = _connection_kind(error)
-        if kind == "connect" and not isinstance(error, aiohttp.ClientConnectorError):
-            kind = "reset"
-        return Failure(kind, f"{FAILURES[kind]}: {error}", status)
-    logger.error("a request met a fault of this program", exc_info=error)
-    return Failure("internal", f"{type(error).__name__}: {error}", status)
+    await client.desk.wait_for_turn()
+    return client.fill(result, exchange)
 
 
 def _connection_kind(error: BaseException) -> str:
@@ -2179,9 +2332,7 @@ def _connection_kind(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientConnectorDNSError) or type(error).__name__ == "gaierror":
         return "dns"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return (
-            _connection_kind(error.os_error) if isinstance(error.os_error, OSError) else "connect"
-        )
+        return _connection_kind(error.os_error) if error.os_error else "connect"
     if isinstance(error, ConnectionRefusedError):
         return "connection_refused"
     if isinstance(error, ConnectionResetError | aiohttp.ServerDisconnectedError):
@@ -2191,102 +2342,24 @@ def _connection_kind(error: BaseException) -> str:
     return "connect"
 
 
-def _error_text(exchange: Exchange) -> str:
+def _error_text(body: bytes) -> str:
     """Return what the server said in an error's body."""
-    text = exchange.body[:QUOTED].decode("utf-8", "replace")
+    text = body[:QUOTED].decode("utf-8", "replace")
     with contextlib.suppress(ValueError, RecursionError):
-        body = json.loads(text)
-        if isinstance(body, dict) and body.get("error"):
-            return _message_of(body["error"])
+        content = json.loads(text)
+        if isinstance(content, dict) and content.get("error"):
+            return _message_of(content["error"])
     return text
-
-
-def _message_of(error: Any) -> str:
-    message = error.get("message") if isinstance(error, dict) else error
-    return (
-        message if isinstance(message, str) else json.dumps(error, ensure_ascii=False, default=str)
-    )
-
-
-def _fill_times(client: Client, exchange: Exchange, parsed: ParsedAnswer, result: Result) -> None:
-    start = client.start_ns
-    chunks = [(now_ns - start) // 1000 * 1000 for now_ns in parsed.chunk_ns]
-    result.sent_ns = _whole_us(exchange.sent_ns, start)
-    result.connect_ns = _whole_us(exchange.connect_ns, 0)
-    result.chunk_ns, result.chunks = chunks, len(chunks)
-    if chunks:
-        result.first_ns, result.end_ns = chunks[0], chunks[-1]
-        result.answer_ns = _whole_us(_first_answer_ns(parsed), start)
-    elif parsed.answer_ns:
-        result.end_ns = _whole_us(parsed.answer_ns[-1], start)
-
-
-def _whole_us(ns: int | None, start_ns: int) -> int | None:
-    return None if ns is None else (ns - start_ns) // 1000 * 1000
-
-
-def _first_answer_ns(parsed: ParsedAnswer) -> int | None:
-    """Return when the first answer text came that is not white space and does not stand in a leading <think> block."""
-    whole, position = "".join(parsed.text), 0
-    begin = _answer_start(whole)
-    begin += len(whole) - begin - len(whole[begin:].lstrip())
-    for text, now_ns in zip(parsed.text, parsed.answer_ns, strict=False):
-        position += len(text)
-        if position > begin:
-            return now_ns
-    return None
-
-
-def _fill_texts(client: Client, parsed: ParsedAnswer, result: Result) -> None:
-    redact = client.target.redact
-    result.answer = redact(_whole_text("".join(parsed.text)))
-    result.reasoning = redact(_whole_text("".join(parsed.reasoning)))
-    result.question = redact(result.question)
-    if parsed.finish is not None:
-        result.finish_reason = redact(_whole_text(str(parsed.finish)))[:200]
-
-
-def _whole_text(text: str) -> str:
-    """Return the text with surrogate pairs joined that two chunks had cut, and lone halves replaced."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
-
-
-def _fill_tokens(parsed: ParsedAnswer, result: Result) -> None:
-    """Take the token counts from the server's usage; count chunks where it gives none."""
-    usage = parsed.usage if isinstance(parsed.usage, dict) else {}
-    result.token, result.token_source = _count(usage, "completion_tokens"), "usage"
-    if result.token is None:
-        result.token, result.token_source = (
-            (result.chunks, "chunks") if result.chunks else (None, None)
-        )
-    result.prompt_tokens = _count(usage, "prompt_tokens")
-    result.reasoning_tokens = _count(usage, "completion_tokens_details", "reasoning_tokens")
-    result.cached_tokens = _count(usage, "prompt_tokens_details", "cached_tokens")
-    if result.cached_tokens is None:
-        result.cached_tokens = _count(usage, "prompt_cache_hit_tokens")
-    if result.reasoning_tokens is None:
-        result.reasoning_tokens = _count(usage, "reasoning_tokens")
-
-
-def _count(usage: Mapping[str, Any], *keys: str) -> int | None:
-    value: Any = usage
-    for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return (
-        value
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
-        else None
-    )
 
 
 # === Load ===
 
 
 Send = Callable[[PlannedRequest, list[dict[str, str]], Callable[[], None]], Awaitable[Result]]
+
+
+class StoppedError(Exception):
+    """A signal came before the first question was asked; its number is the argument."""
 
 
 class StopSignal:
@@ -2301,17 +2374,17 @@ class StopSignal:
     @classmethod
     @contextlib.contextmanager
     def caught(cls) -> Iterator[StopSignal]:
-        """Catch the signals while the block runs."""
+        """Catch the signals while the block runs; under nohup SIGHUP stays ignored."""
         stop_signal, loop, caught = cls(), asyncio.get_running_loop(), []
         for name in cls.SIGNALS:
-            signum = getattr(signal, name, None)
-            ignored_by_nohup = (
-                name == "SIGHUP" and signum and signal.getsignal(signum) == signal.SIG_IGN
-            )
-            if signum is not None and not ignored_by_nohup:
-                with contextlib.suppress(NotImplementedError, RuntimeError):
-                    loop.add_signal_handler(signum, stop_signal.on_signal, signum)
-                    caught.append(signum)
+            signum = getattr(signal, name, None)  # Windows has no SIGHUP
+            if signum is None:
+                continue
+            if name == "SIGHUP" and signal.getsignal(signum) == signal.SIG_IGN:
+                continue
+            with contextlib.suppress(NotImplementedError, RuntimeError):
+                loop.add_signal_handler(signum, stop_signal.on_signal, signum)
+                caught.append(signum)
         try:
             yield stop_signal
         finally:
@@ -2329,7 +2402,7 @@ class StopSignal:
         self.event.set()
 
     async def unless_stopped(self, work: Awaitable[T]) -> T:
-        """Return what `work` returns; when a signal comes first, cancel it and raise StoppedError."""
+        """Return what `work` returns; cancel it and raise StoppedError if a signal comes first."""
         task, stop = asyncio.ensure_future(work), asyncio.create_task(self.event.wait())
         try:
             await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
@@ -2343,30 +2416,48 @@ class StopSignal:
         return await task
 
 
-class StoppedError(Exception):
-    """A signal came before the first question was asked; its number is the argument."""
+@dataclasses.dataclass(frozen=True)
+class LoadStart:
+    """What a load starts with; a resumed one goes on where an earlier part of the run ended."""
+
+    start_ns: int = dataclasses.field(default_factory=clock)  # what results count their times from
+    seed: int = 0  # of the schedules
+    done: frozenset[int] = frozenset()  # the places that need not be asked again
+    resumed: str | None = None  # what ended the earlier part: "stopped", "killed"
+    itl_us: Mapping[int, Mapping[int, int]] = dataclasses.field(default_factory=dict)
+    itl_lost: bool = False  # the earlier part took its histogram along
+    share: tuple[int, int] = (0, 1)  # (k, n): run the k-th of n parts that together are the load
 
 
 @dataclasses.dataclass
-class Load:
-    """What became of the load, beside its results."""
+class LoadReport:
+    """What became of a load, beside its results."""
 
-    start_ns: int = dataclasses.field(default_factory=clock)  # what results count their times from
-    done: frozenset[int] = frozenset()  # the places that an earlier part of the run has finished
-    seed: int = 0  # of the schedules
-    resumed: str | None = None  # whether it goes on with an earlier part: what ended that one
+    start: LoadStart
     begun_ns: int = dataclasses.field(default_factory=clock)
     begun: dt.datetime = dataclasses.field(default_factory=lambda: dt.datetime.now().astimezone())
     ended_ns: int = 0
-    clock_jump_s: float = (
-        0.0  # wall clock minus monotonic clock: the machine slept, or somebody set the clock
-    )
+    clock_jump_s: float = 0.0  # the wall clock moved so much more than the monotonic one
     client: dict[str, Any] = dataclasses.field(default_factory=dict)
     warmup: Counter[str] = dataclasses.field(default_factory=Counter)  # requests by status
-    itl_us: dict[int, Counter[int]] = dataclasses.field(default_factory=dict)  # a histogram a stage
-    itl_lost: bool = False  # a killed run had one, and took it along
-    fault: BaseException | None = None
+    itl_us: dict[int, Counter[int]] = dataclasses.field(default_factory=dict)  # histogram, by stage
+    itl_lost: bool = False
+    fault: BaseException | None = None  # what `record` raised
     interrupted: bool = False
+
+    def __post_init__(self) -> None:
+        self.itl_lost = self.itl_lost or self.start.itl_lost
+        for stage, counts in self.start.itl_us.items():
+            self.itl_us[stage] = Counter(counts)
+
+    def end(self, client: dict[str, Any], *, stopped: bool) -> None:
+        """Take the time at which the load ended, and what the self-check found."""
+        self.ended_ns = clock()
+        self.client = client
+        self.interrupted = self.interrupted or stopped
+        elapsed_s = (self.ended_ns - self.begun_ns) / NS_PER_S
+        wall_s = (dt.datetime.now().astimezone() - self.begun).total_seconds()
+        self.clock_jump_s = wall_s - elapsed_s  # the machine slept, or somebody set the clock
 
 
 async def process_questions(
@@ -2375,30 +2466,28 @@ async def process_questions(
     send: Send,
     record: Callable[[Result], None],
     stop_signal: StopSignal,
-    load: Load | None = None,
-) -> Load:
-    """Ask the questions stage by stage, as many at once as the stage says, and hand each result to `record`.
+    start: LoadStart | None = None,
+) -> LoadReport:
+    """Ask the questions stage by stage, as many at once as the stage says; record each result.
 
-    `load` says what results count their times from, and what an earlier run has finished already. Failed requests are
-    results; what `record` raises ends the run and is raised here, after the other requests were cancelled.
+    Failed requests are results; what `record` raises ends the run and is raised here, after the
+    other requests were cancelled.
     """
-    load = load or Load()
+    report = LoadReport(start or LoadStart())
+    generator = LoadGenerator(config, questions, send, record, report)
     with gc_paused(), LagMonitor() as lag:
-        work = asyncio.create_task(_run_stages(config, questions, send, record, load))
+        work = asyncio.create_task(generator.run())
         stop = asyncio.create_task(stop_signal.event.wait())
         await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
         work.cancel()
         await asyncio.wait((work,))
-        load.ended_ns = clock()
-        load.interrupted = load.interrupted or stop_signal.signum is not None
-    load.client = lag.to_record()
-    elapsed_s = (load.ended_ns - load.begun_ns) / NS_PER_S
-    load.clock_jump_s = (dt.datetime.now().astimezone() - load.begun).total_seconds() - elapsed_s
-    fault = load.fault or (None if work.cancelled() else work.exception())
-    if fault is not None:
-        raise fault
-    return load
+    report.end(lag.to_record(), stopped=stop_signal.signum is not None)
+    if report.fault is not None:
+        raise report.fault
+    if not work.cancelled():
+        work.result()
+    return report
 
 
 # --- Schedule ---
@@ -2412,162 +2501,257 @@ class Stage:
         config: Config,
         questions: Sequence[Question],
         number: int,
-        load: Load,
-        *,
-        warmup: bool,
+        start: LoadStart,
     ) -> None:
-        self.questions, self.number, self.level = questions, number, config.levels[number]
-        self.done = frozenset[int]() if warmup else load.done
-        self.count = None if config.duration is not None else len(questions)
-        if warmup:
-            self.count = config.warmup
-        self.first_index = number * len(questions) if config.duration is None else number << 32
-        closed = config.rate is None or warmup
-        self.offsets_ns = (
-            None if closed else arrival_offsets(config, self.count, f"{load.seed}/{number}")
-        )
-        self.ramp_ns = 0 if warmup else round(config.ramp_up * NS_PER_S)
-        self.duration_ns = (
-            None if config.duration is None or warmup else round(config.duration * NS_PER_S)
-        )
+        self.questions, self.number, self.share = questions, number, start.share
+        part, parts = start.share
+        level = config.levels[number]
+        self.level = level // parts + (part < level % parts)
+        self.done = start.done
+        self.ramp_s = config.ramp_up
+        self.count: int | None = len(questions)
+        self.first_index = number * len(questions)
+        self.duration_ns: int | None = None
+        self.offsets_ns: Iterable[int] | None = None
+        if config.duration is not None:
+            self.count = None
+            self.first_index = number << 32
+            self.duration_ns = round(config.duration * NS_PER_S)
+        if config.rate is not None:
+            self.ramp_s = 0  # it is in the schedule
+            self.offsets_ns = arrival_offsets(config, self.count, f"{start.seed}/{number}")
 
-    def planned_requests(self, start_ns: int) -> Iterator[tuple[int, PlannedRequest]]:
-        """Yield each question with the moment when it is due (0: as soon as a slot is free).
+    @classmethod
+    def warmup(cls, config: Config, questions: Sequence[Question], start: LoadStart) -> Self:
+        """Return the stage before the first one: a closed loop with the first one's level."""
+        closed = config.model_copy(update={"rate": None, "duration": None, "ramp_up": 0})
+        stage = cls(closed, questions, 0, LoadStart(share=start.share))
+        stage.count = config.warmup
+        return stage
 
-        What an earlier part of the run has finished is left out, and so is the time that its schedule took.
+    def planned_requests(self, begun_ns: int) -> Iterator[tuple[int, PlannedRequest]]:
+        """Yield each request with the moment when it is due (0: as soon as a slot is free).
+
+        What an earlier part of the run has finished is left out, and so are the gaps before it: the
+        rest has the asked rate too.
         """
-        places = (place for place in itertools.count() if self.first_index + place not in self.done)
-        begin_ns = None
-        for place in itertools.takewhile(
-            lambda place: self.count is None or place < self.count, places
-        ):
+        part, parts = self.share
+        places = itertools.count() if self.count is None else range(self.count)
+        offsets = itertools.repeat(0) if self.offsets_ns is None else self.offsets_ns
+        left_out_ns = before_ns = 0
+        for place, offset_ns in zip(places, offsets, strict=False):
+            gap_ns, before_ns = offset_ns - before_ns, offset_ns
+            index = self.first_index + place
+            if index in self.done:
+                left_out_ns += gap_ns
+                continue
+            if place % parts != part:
+                continue
             due_ns, scheduled_ns = 0, None
             if self.offsets_ns is not None:
-                if place >= len(self.offsets_ns):
-                    return
-                begin_ns = (
-                    self.offsets_ns[place] if self.done and begin_ns is None else begin_ns or 0
-                )
-                due_ns = scheduled_ns = start_ns + self.offsets_ns[place] - begin_ns
-            elif self.ramp_ns and place < self.level:
-                due_ns = start_ns + self.ramp_ns * place // self.level
+                due_ns = scheduled_ns = begun_ns + offset_ns - left_out_ns
             question = self.questions[place % len(self.questions)]
-            yield (
-                due_ns,
-                PlannedRequest(self.first_index + place, question, self.number, scheduled_ns),
-            )
+            yield due_ns, PlannedRequest(index, question, self.number, scheduled_ns)
 
-    def is_over(self, start_ns: int) -> bool:
+    def is_over(self, begun_ns: int) -> bool:
         """Whether a closed loop's `duration` has passed; an open loop's schedule ends by itself."""
-        return (
-            self.duration_ns is not None
-            and self.offsets_ns is None
-            and clock() - start_ns >= self.duration_ns
-        )
+        if self.duration_ns is None or self.offsets_ns is not None:
+            return False
+        return clock() - begun_ns >= self.duration_ns
 
 
-def arrival_offsets(config: Config, count: int | None, seed: str) -> array.array[int]:
-    """Return the send times of an open loop, ns from its start, made before it starts so that lateness never adds up.
+def arrival_offsets(config: Config, count: int | None, seed: str) -> Iterator[int]:
+    """Yield the send times of an open loop, ns from its start, so that lateness never adds up.
 
-    `rate` is the mean; the gaps are exponential (poisson), equal (constant) or gamma distributed (shape `burstiness`).
-    During `ramp_up` the rate grows evenly from 0. `seed` makes the times repeatable.
+    `rate` is the mean; the gaps are exponential (poisson), equal (constant) or gamma distributed
+    (shape `burstiness`). During `ramp_up` the rate grows evenly from 0. `seed` makes the times
+    repeatable. They are made one by one: a day at 10,000 requests/s has 864 million.
     """
     rng = random.Random(seed)  # noqa: S311  no secret
-    mean_s, ramp_s = 1 / cast(float, config.rate), config.ramp_up
-    end_s = math.inf if config.duration is None or count is not None else config.duration
-    draw: Callable[[], float] = {
-        "poisson": lambda: rng.expovariate(1 / mean_s),
-        "constant": lambda: mean_s,
-        "gamma": lambda: rng.gammavariate(config.burstiness, mean_s / config.burstiness),
-    }[config.arrival]
-    offsets, even_s = array.array("q"), 0.0
-    while count is None or len(offsets) < count:
-        # At full rate `even_s` is the time; while the rate still grows, its integral has to reach the same value.
-        time_s = math.sqrt(2 * ramp_s * even_s) if even_s < ramp_s / 2 else even_s + ramp_s / 2
-        if time_s >= end_s:
-            break
-        offsets.append(round(time_s * NS_PER_S))
-        even_s += draw()
-    return offsets
+    rate, ramp_s, shape = cast(float, config.rate), config.ramp_up, config.burstiness
+    end_ns = math.inf
+    if config.duration is not None and count is None:
+        end_ns = round(config.duration * NS_PER_S)
+    if config.arrival == "poisson":
+        shape = 1.0
+    # The first gap is what is left of one that had begun before: then `duration` holds its share of
+    # requests, and not one more.
+    even_s = 0.0  # the time at which the request would be due without a ramp
+    if config.arrival != "constant":
+        even_s = rng.random() * rng.gammavariate(shape + 1, 1 / (shape * rate))
+    for place in itertools.count(1) if count is None else range(1, count + 1):
+        # While the rate grows, its integral has to reach the value that it has at full rate.
+        time_s = even_s + ramp_s / 2
+        if even_s < ramp_s / 2:
+            time_s = math.sqrt(2 * ramp_s * even_s)
+        time_ns = round(time_s * NS_PER_S)
+        if time_ns >= end_ns:
+            return
+        yield time_ns
+        if config.arrival == "constant":
+            even_s = place / rate  # a sum of gaps would be off by its rounding
+        else:
+            even_s += rng.gammavariate(shape, 1 / (shape * rate))
 
 
 # --- Generator ---
 
 
-async def _run_stages(
-    config: Config,
-    questions: Sequence[Question],
-    send: Send,
-    record: Callable[[Result], None],
-    load: Load,
-) -> None:
-    """Run the warm-up and then the stages, one after the other."""
+class LoadGenerator:
+    """Runs the warm-up and then the stages, one after the other, and records what comes back.
 
-    def keep(result: Result) -> None:
-        if not config.record_chunk_times:
-            histogram = load.itl_us.setdefault(result.stage, Counter())
+    A share (k, n) of the load is every n-th planned request from the k-th on, and as much of each
+    level. Each share needs a slot: n is at most the lowest level.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        questions: Sequence[Question],
+        send: Send,
+        record: Callable[[Result], None],
+        report: LoadReport,
+    ) -> None:
+        part, parts = report.start.share
+        if not 0 <= part < parts <= min(config.levels):
+            raise ValueError(f"share {part} of {parts}: there are {min(config.levels)} slots")
+        self.config, self.questions = config, questions
+        self.send, self.record, self.report = send, record, report
+
+    async def run(self) -> None:
+        """Ask all; when cancelled, the requests in flight end as "cancelled"."""
+        config, start = self.config, self.report.start
+        if config.duration is not None and start.done:
+            # Nobody knows how much of the time was left when it was killed: it is only saved.
+            self.report.interrupted = True
+            return
+        if config.warmup:
+            stage = Stage.warmup(config, self.questions, start)
+            await self._run_stage(stage, self._discard)
+        for number in range(len(config.levels)):
+            stage = Stage(config, self.questions, number, start)
+            await self._run_stage(stage, self._keep)
+
+    def _keep(self, result: Result) -> None:
+        if not self.config.record_chunk_times:
+            histogram = self.report.itl_us.setdefault(result.stage, Counter())
             histogram.update(map(_bucket, result.chunk_gaps_us or ()))
             result.chunk_ns = None
-        record(result)
+        self.record(result)
 
-    def discard(result: Result) -> None:
-        load.warmup[result.status] += 1
+    def _discard(self, result: Result) -> None:
+        self.report.warmup[result.status] += 1
 
-    if config.duration is not None and load.done:
-        load.interrupted = (
-            True  # how much of the time was left when it was killed, nobody knows: it is only saved
-        )
-        return
-    if config.warmup:
-        await _run_stage(Stage(config, questions, 0, load, warmup=True), send, discard, load)
-    for number in range(len(config.levels)):
-        await _run_stage(Stage(config, questions, number, load, warmup=False), send, keep, load)
+    async def _run_stage(self, stage: Stage, record: Callable[[Result], None]) -> None:
+        """Ask the stage's questions with at most `level` in flight."""
+        limit, tasks = ConcurrencyLimit(stage.level, stage.ramp_s), set[asyncio.Task[None]]()
+        begun_ns, started = clock(), 0
+        try:
+            for due_ns, planned in stage.planned_requests(begun_ns):
+                if (wait_ns := due_ns - clock()) > 0:
+                    await asyncio.sleep(wait_ns / NS_PER_S)
+                release = await limit.take()
+                if stage.is_over(begun_ns) or self.report.fault is not None:
+                    break
+                task = asyncio.create_task(self._converse(planned, record, release))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+                # A herd of requests that start together must not hold up the reading of tokens: a
+                # few starts a turn.
+                started += 1
+                if started % (1 + limit.free // 16) == 0:
+                    await asyncio.sleep(0)
+            if self.report.fault is None and tasks:
+                await asyncio.wait(tasks)
+        finally:
+            limit.close()
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)
+
+    async def _converse(
+        self,
+        planned: PlannedRequest,
+        record: Callable[[Result], None],
+        release: Callable[[], None],
+    ) -> None:
+        """Ask a question, or the turns of a conversation in their order; record each result."""
+        messages: list[dict[str, str]] = []
+        last, failed = len(planned.question.texts) - 1, False
+        try:
+            for turn, text in enumerate(planned.question.texts):
+                messages.append({"role": "user", "content": text})
+                if failed:
+                    result = self._unsent(planned, messages, "turn_skipped")
+                else:
+                    done = release if turn == last else lambda: None
+                    result = await self._ask(planned, list(messages), done)
+                record(result)
+                failed = not result.ok
+                messages.append({"role": "assistant", "content": result.answer_text})
+                planned = dataclasses.replace(planned, scheduled_ns=None)
+        except Exception as error:  # noqa: BLE001  what `record` raises ends the run, not just this task
+            self.report.fault = self.report.fault or error
+        finally:
+            release()
+
+    async def _ask(
+        self, planned: PlannedRequest, messages: list[dict[str, str]], release: Callable[[], None]
+    ) -> Result:
+        """Send, and turn even a fault of this program into a result: it never ends a run."""
+        try:
+            return await self.send(planned, messages, release)
+        except asyncio.CancelledError:
+            return self._unsent(planned, messages, "cancelled")
+        except Exception as error:
+            logger.exception("question %s met a fault of this program", planned.question.id)
+            return self._unsent(planned, messages, "internal", f"{type(error).__name__}: ")
+
+    def _unsent(
+        self, planned: PlannedRequest, messages: list[dict[str, str]], kind: str, prefix: str = ""
+    ) -> Result:
+        """Return the result of a request that has no answer because of this program."""
+        result = planned.new_result(messages)
+        result.status = _STATUS_OF_KIND.get(kind, "error")
+        result.error = Failure(kind, prefix + FAILURES[kind])
+        return result
 
 
-async def _run_stage(
-    stage: Stage, send: Send, record: Callable[[Result], None], load: Load
-) -> None:
-    """Ask the stage's questions with at most `level` in flight; when cancelled, its requests end as "cancelled"."""
-    semaphore, tasks = asyncio.Semaphore(stage.level), set[asyncio.Task[None]]()
-    slots = ConcurrencyLimit(semaphore, stage.level)
-    start_ns, started = clock(), 0
-    try:
-        for due_ns, planned in stage.planned_requests(start_ns):
-            if (wait_ns := due_ns - clock()) > 0:
-                await asyncio.sleep(wait_ns / NS_PER_S)
-            slot = await slots.take()
-            if stage.is_over(start_ns) or load.fault is not None:
-                break
-            task = asyncio.create_task(_converse(planned, send, record, slot, load))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-            # A herd of requests that start together must not hold up the reading of tokens: a few starts a turn.
-            started += 1
-            if started % (1 + slots.free // 16) == 0:
-                await asyncio.sleep(0)
-        if load.fault is None:
-            await _all_done(tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await _all_done(tasks)
-
-
-async def _all_done(tasks: set[asyncio.Task[None]]) -> None:
-    if tasks:
-        await asyncio.wait(set(tasks))
-
-
-@dataclasses.dataclass
 class ConcurrencyLimit:
-    """The places of a stage: a semaphore that can say how many are free."""
+    """The slots of a stage: a semaphore that can say how many are free.
 
-    semaphore: asyncio.Semaphore
-    free: int
+    With a ramp they open one after the other, evenly over its time; the first one at once.
+    """
+
+    def __init__(self, level: int, ramp_s: float = 0) -> None:
+        self.free = 0
+        self._level, self._ramp_s, self._opened = level, ramp_s, 0
+        self._semaphore = asyncio.Semaphore(0)
+        self._begun_ns = clock()
+        self._timer: asyncio.TimerHandle | None = None
+        self._open()
+
+    def _open(self) -> None:
+        """Open the slots whose time has come, and come back for the next one."""
+        due = self._level
+        if self._ramp_s:
+            elapsed_s = (clock() - self._begun_ns) / NS_PER_S
+            due = min(due, 1 + int(elapsed_s * self._level / self._ramp_s))
+        for _ in range(due - self._opened):
+            self._add()
+        self._opened = due
+        if due < self._level:
+            wait_s = self._ramp_s / self._level
+            self._timer = asyncio.get_running_loop().call_later(wait_s, self._open)
+
+    def _add(self) -> None:
+        self.free += 1
+        self._semaphore.release()
 
     async def take(self) -> Callable[[], None]:
-        """Wait for a place; return what gives it back, once however often it is called."""
-        await self.semaphore.acquire()
+        """Wait for a slot; return what gives it back, once however often it is called."""
+        await self._semaphore.acquire()
         self.free -= 1
         taken = True
 
@@ -2575,100 +2759,38 @@ class ConcurrencyLimit:
             nonlocal taken
             if taken:
                 taken = False
-                self.free += 1
-                self.semaphore.release()
+                self._add()
 
         return give_back
 
-
-async def _converse(
-    planned: PlannedRequest,
-    send: Send,
-    record: Callable[[Result], None],
-    release: Callable[[], None],
-    load: Load,
-) -> None:
-    """Ask a question, or the turns of a conversation in their order; record a result for each."""
-    messages: list[dict[str, str]] = []
-    failed = False
-    try:
-        for turn, text in enumerate(planned.question.texts):
-            messages.append({"role": "user", "content": text})
-            if failed:
-                result = _without_send(
-                    planned, messages, Failure("turn_skipped", FAILURES["turn_skipped"])
-                )
-            else:
-                last = turn + 1 == len(planned.question.texts)
-                this_turn = (
-                    planned if turn == 0 else dataclasses.replace(planned, scheduled_ns=None)
-                )
-                result = await _send_safely(
-                    this_turn, send, list(messages), release if last else lambda: None
-                )
-            record(result)
-            failed = not result.ok
-            messages.append({"role": "assistant", "content": result.answer_text})
-    except Exception as error:  # noqa: BLE001  what `record` raises ends the run, not just this task
-        load.fault = load.fault or error
-    finally:
-        release()
-
-
-async def _send_safely(
-    planned: PlannedRequest, send: Send, messages: list[dict[str, str]], release: Callable[[], None]
-) -> Result:
-    """Send, and turn even a fault of this program into a result: one bad question never ends a run."""
-    try:
-        return await send(planned, messages, release)
-    except asyncio.CancelledError:
-        return _without_send(planned, messages, Failure("cancelled", FAILURES["cancelled"]))
-    except Exception as error:
-        logger.exception("question %s met a fault of this program", planned.question.id)
-        return _without_send(
-            planned,
-            messages,
-            Failure("internal", f"{type(error).__name__}: {FAILURES['internal']}"),
-        )
-
-
-def _without_send(
-    planned: PlannedRequest, messages: list[dict[str, str]], failure: Failure
-) -> Result:
-    result = _new_result(planned, messages)
-    result.status, result.error = _STATUS_OF_KIND.get(failure.kind, "error"), failure
-    return result
+    def close(self) -> None:
+        """Open no more slots."""
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 # --- Self-check ---
 
 
-def run_delay_ns() -> int | None:
-    """Return how long this thread has been ready and waited for a processor (Linux: schedstat); None elsewhere."""
-    try:
-        return int(Path("/proc/thread-self/schedstat").read_bytes().split()[1])
-    except (OSError, ValueError, IndexError):
-        return None
-
-
 class LagMonitor:
-    """Measures how long a callback that is ready waits for the event loop: what the client adds to every time it takes.
+    """Measures how long a callback that is ready waits for the event loop: the client's own delay.
 
-    A thread takes the ticks of an even beat and hands each to the loop as a callback. The lag counts from the tick: it
-    holds the wait for a processor, for the interpreter lock and for the loop's other work, and no timer's resolution.
+    A thread takes the ticks of an even beat and hands each to the loop as a callback. The lag
+    counts from the tick: it holds the wait for a processor, for the interpreter lock and for the
+    loop's other work, and no timer's resolution.
     """
 
-    BEAT_S = 0.02
+    BEAT_NS = 20 * NS_PER_MS
 
     def __init__(self) -> None:
         self.lags_us: Counter[int] = Counter()
+        self.cpu_share: float | None = None
+        self.cpu_wait_share: float | None = None
         self._loop = asyncio.get_running_loop()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lag", daemon=True)
         self._cpu_start, self._start_ns = time.process_time(), clock()
-        self._waited_start_ns = run_delay_ns()
-        self.cpu_share: float | None = None
-        self.cpu_wait_share: float | None = None
+        self._waited_start_ns = self._run_delay_ns()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -2677,16 +2799,16 @@ class LagMonitor:
     def __exit__(self, *exc_info: object) -> None:
         elapsed_ns = max(clock() - self._start_ns, 1)
         self.cpu_share = (time.process_time() - self._cpu_start) * NS_PER_S / elapsed_ns
-        if (waited := run_delay_ns()) is not None and self._waited_start_ns is not None:
-            self.cpu_wait_share = (waited - self._waited_start_ns) / elapsed_ns
+        waited_ns = self._run_delay_ns()
+        if waited_ns is not None and self._waited_start_ns is not None:
+            self.cpu_wait_share = (waited_ns - self._waited_start_ns) / elapsed_ns
         self._end.set()
         self._thread.join()
 
     def _beat(self) -> None:
-        beat_ns = round(self.BEAT_S * NS_PER_S)
         due_ns = self._start_ns
         while True:
-            due_ns += beat_ns
+            due_ns += self.BEAT_NS
             if self._end.wait(max(due_ns - clock(), 0) / NS_PER_S):
                 return
             try:
@@ -2696,6 +2818,14 @@ class LagMonitor:
 
     def _arrived(self, due_ns: int) -> None:
         self.lags_us[_bucket((clock() - due_ns) // 1000)] += 1
+
+    @staticmethod
+    def _run_delay_ns() -> int | None:
+        """Return how long this thread was ready and had no processor; None but on Linux."""
+        try:
+            return int(Path("/proc/thread-self/schedstat").read_bytes().split()[1])
+        except (OSError, ValueError, IndexError):
+            return None
 
     def to_record(self) -> dict[str, Any]:
         """Return what `meta.client` says of the loop."""
@@ -2715,7 +2845,7 @@ def _bucket(us: int) -> int:
 
 @contextlib.contextmanager
 def gc_paused() -> Iterator[None]:
-    """Keep the garbage collector out of the measured window; a full collection would show up as the server's TTFT."""
+    """Keep the collector out of the measured window: a full collection looks like a slow server."""
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -2744,131 +2874,128 @@ class Histogram(Sequence[float]):
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, place: Any) -> Any:
-        return self.values[
-            bisect.bisect_right(self._ends, place if place >= 0 else len(self) + place)
-        ]
+        wanted = place if place >= 0 else len(self) + place
+        return self.values[bisect.bisect_right(self._ends, wanted)]
 
     def mean(self) -> float:
         """Return the mean."""
-        return math.fsum(
-            value * times for value, times in zip(self.values, self.counts, strict=True)
-        ) / len(self)
+        pairs = zip(self.values, self.counts, strict=True)
+        return math.fsum(value * times for value, times in pairs) / len(self)
 
     def std(self) -> float:
         """Return the standard deviation of the sample."""
         mean = self.mean()
-        squares = (
-            (value - mean) ** 2 * times
-            for value, times in zip(self.values, self.counts, strict=True)
-        )
-        return math.sqrt(math.fsum(squares) / (len(self) - 1))
+        pairs = zip(self.values, self.counts, strict=True)
+        squares = math.fsum((value - mean) ** 2 * times for value, times in pairs)
+        return math.sqrt(squares / (len(self) - 1))
 
 
-def percentile(ordered: Sequence[float], share: float) -> float | None:
-    """Return the percentile of sorted values, with linear interpolation; None without values."""
+def percentile(ordered: Sequence[float], quantile: float) -> float | None:
+    """Return a percentile of sorted values, with linear interpolation; None without values.
+
+    `quantile` is from 0 to 1: 0.95 for the p95.
+    """
     if not len(ordered):
         return None
-    place = share * (len(ordered) - 1)
-    low = math.floor(place)
-    lower, upper = ordered[low], ordered[min(low + 1, len(ordered) - 1)]
-    return lower + (upper - lower) * (place - low)
+    place = quantile * (len(ordered) - 1)
+    below = math.floor(place)
+    lower, upper = ordered[below], ordered[min(below + 1, len(ordered) - 1)]
+    return lower + (upper - lower) * (place - below)
 
 
 @functools.lru_cache(maxsize=4096)
-def interval_ranks(n: int, share: float) -> tuple[int | None, int | None]:
-    """Return the places, from 0, of the two order statistics that enclose a percentile in 95 % of samples of `n`.
+def interval_ranks(n: int, quantile: float) -> tuple[int | None, int | None]:
+    """Return the places, from 0, of the two values that enclose a percentile in 95 % of samples.
 
-    None for a bound that `n` values do not support: the p99 of 20 values has no upper one. Exact binomial; each tail
-    holds at most 2.5 % (Conover, Practical Nonparametric Statistics, 3.2).
+    `n` is the size of the sorted sample. None stands for a bound that so few values do not support:
+    the p99 of 20 values has no upper one. Exact binomial; each tail holds at most 2.5 %
+    (Conover, Practical Nonparametric Statistics, 3.2).
     """
     tail = (1 - CONFIDENCE) / 2
-    spread = 10 * math.sqrt(n * share * (1 - share)) + 10
-    first = max(0, math.floor(n * share - spread))
+    spread = 10 * math.sqrt(n * quantile * (1 - quantile)) + 10
+    first = max(0, math.floor(n * quantile - spread))
+    last = min(n, math.ceil(n * quantile + spread))
     lower, upper, cumulated = None, None, 0.0
-    for successes in range(first, min(n, math.ceil(n * share + spread)) + 1):
-        cumulated += _binomial(n, successes, share)
+    for below in range(first, last + 1):
+        # The probability that exactly `below` of the n values lie below the percentile.
+        ways = math.lgamma(n + 1) - math.lgamma(below + 1) - math.lgamma(n - below + 1)
+        chance = below * math.log(quantile) + (n - below) * math.log1p(-quantile)
+        cumulated += math.exp(ways + chance)
         if cumulated <= tail:
-            lower = successes  # P(at most `successes` values lie below) is small: the next one is a safe lower bound
+            lower = below
         if cumulated >= 1 - tail:
-            upper = successes if successes < n else None
+            upper = below if below < n else None
             break
     return lower, upper
 
 
-def _binomial(n: int, k: int, share: float) -> float:
-    ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-    return math.exp(ways + k * math.log(share) + (n - k) * math.log1p(-share))
-
-
-def min_samples(share: float) -> int:
+def min_samples(quantile: float) -> int:
     """Return how many values a percentile needs for an interval with both bounds."""
-    return math.ceil(math.log((1 - CONFIDENCE) / 2) / math.log(max(share, 1 - share)))
+    tail = (1 - CONFIDENCE) / 2
+    return math.ceil(math.log(tail) / math.log(max(quantile, 1 - quantile)))
 
 
-def describe(values: Iterable[float] | Histogram, units: int | None = None) -> dict[str, Any]:
-    """Return avg, std, min, max, percentiles, `n` and the percentiles' 95 % intervals; None where nothing was measured.
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share of `n` independent trials (Wilson 1927).
 
-    `units` is the number of independent units when values of one unit hang together, as the gaps of one answer do: then
-    the intervals' ranks come from the units.
+    For mean scores between 0 and 1 it is on the safe side.
+    """
+    z = 1.959964
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    spread = math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    half = z / (1 + z * z / n) * spread
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def describe(values: Iterable[float] | Histogram, clusters: int | None = None) -> dict[str, Any]:
+    """Return avg, std, min, max, the percentiles, `n` and the percentiles' 95 % intervals.
+
+    `clusters` is the number of independent groups when values of one group hang together, as the
+    gaps of one answer do: then the intervals' ranks come from the groups. What was not measured,
+    and a bound that `n` does not support, is None.
     """
     ordered = values if isinstance(values, Histogram) else sorted(values)
     n = len(ordered)
-    few = [None, None]
-    summary: dict[str, Any] = {
-        "avg": None,
-        "std": None,
-        "min": None,
-        "max": None,
-        **dict.fromkeys(PERCENTILES),
-    }
-    if n:
-        summary |= {
-            "avg": _mean(ordered),
-            "std": _std(ordered) if n > 1 else None,
-            "min": ordered[0],
-            "max": ordered[-1],
-        }
-        summary |= {name: percentile(ordered, share) for name, share in PERCENTILES.items()}
-    intervals = {
-        name: _interval(ordered, share, n if units is None else units)
-        for name, share in PERCENTILES.items()
-    }
-    return {**summary, "n": n, "ci95": intervals if n else dict.fromkeys(PERCENTILES, few)}
-
-
-def _mean(ordered: Sequence[float]) -> float:
-    return ordered.mean() if isinstance(ordered, Histogram) else statistics.fmean(ordered)
-
-
-def _std(ordered: Sequence[float]) -> float:
-    if isinstance(ordered, Histogram):
-        return ordered.std()
-    mean = statistics.fmean(ordered)
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in ordered) / (len(ordered) - 1))
-
-
-def _interval(ordered: Sequence[float], share: float, units: int) -> list[float | None]:
-    n = len(ordered)
-    if not n or not units:
-        return [None, None]
-    lower, upper = interval_ranks(units, share)
-    scale = n / units
-    low = None if lower is None else ordered[math.floor(lower * scale)]
-    high = None if upper is None else ordered[min(n - 1, math.ceil((upper + 1) * scale) - 1)]
-    return [low, high]
-
-
-def _share(score: float, n: int, units: int | None = None) -> dict[str, Any]:
-    """Return a mean score with its 95 % interval (Wilson 1927; for scores between 0 and 1 it is on the safe side).
-
-    A question that is asked again brings no new question: the interval counts `units`, the different ones.
-    """
+    summary = dict.fromkeys(("avg", "std", "min", "max", *PERCENTILES)) | {"n": n}
+    intervals: dict[str, list[float | None]] = {name: [None, None] for name in PERCENTILES}
     if not n:
-        return {"avg": None, "n": 0, "ci95": [None, None]}
-    share, z, m = score / n, 1.959964, min(n, n if units is None else units)
-    middle = (share + z * z / (2 * m)) / (1 + z * z / m)
-    half = z / (1 + z * z / m) * math.sqrt(share * (1 - share) / m + z * z / (4 * m * m))
-    return {"avg": share, "n": n, "ci95": [max(0.0, middle - half), min(1.0, middle + half)]}
+        return {**summary, "ci95": intervals}
+    mean = ordered.mean() if isinstance(ordered, Histogram) else statistics.fmean(ordered)
+    summary |= {"avg": mean, "min": ordered[0], "max": ordered[-1]}
+    if n > 1 and isinstance(ordered, Histogram):
+        summary["std"] = ordered.std()
+    elif n > 1:
+        squares = math.fsum((value - mean) ** 2 for value in ordered)
+        summary["std"] = math.sqrt(squares / (n - 1))
+    groups = n if clusters is None else clusters
+    for name, quantile in PERCENTILES.items():
+        summary[name] = percentile(ordered, quantile)
+        if groups:
+            lower, upper = interval_ranks(groups, quantile)
+            scale = n / groups
+            if lower is not None:
+                intervals[name][0] = ordered[math.floor(lower * scale)]
+            if upper is not None:
+                place = math.ceil((upper + 1) * scale) - 1
+                intervals[name][1] = ordered[min(n - 1, place)]
+    return {**summary, "ci95": intervals}
+
+
+def censored_percentiles(values: Iterable[float], bounds: Sequence[float]) -> dict[str, Any]:
+    """Return percentiles over values and over lower bounds, of requests that timed out.
+
+    A percentile that lies at or above the lowest bound is itself a lower bound, and named in
+    `lower_bounds`.
+    """
+    ordered = sorted([*values, *bounds])
+    named = {name: percentile(ordered, quantile) for name, quantile in PERCENTILES.items()}
+    lowest, last = min(bounds, default=math.inf), len(ordered) - 1
+    at_least = [
+        name
+        for name, quantile in PERCENTILES.items()
+        if ordered and ordered[min(math.ceil(quantile * last), last)] >= lowest
+    ]
+    return {**named, "n": len(ordered), "timeouts": len(bounds), "lower_bounds": at_least}
 
 
 # --- Aggregates ---
@@ -2887,44 +3014,41 @@ class Aggregator:
         "scheduled_e2e_ms",
     )
 
-    def __init__(self, slo: Slo | None = None) -> None:
-        self.slo = slo or Slo()
-        self.e2e_ms = array.array("d")  # these of ok requests, in one order
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        # Of ok requests, in one order; NaN where a TPOT was not measured.
+        self.e2e_ms = array.array("d")
         self.ok_sent_ns = array.array("q")
-        self.ok_tpot_ms = array.array("d")  # NaN where not measured
+        self.ok_tpot_ms = array.array("d")
+        # Of ok requests, where measured.
         self.tokens = array.array("q")
-        self.columns = {
-            name: array.array("d") for name in self.LATENCIES
-        }  # of ok requests, where measured
+        self.columns = {name: array.array("d") for name in self.LATENCIES}
         self.itl_us: Counter[int] = Counter()
         self.itl_lost = False  # some result has no record of its chunks
-        self.late_e2e_ms = array.array(
-            "d"
-        )  # lower bounds: how long timed out requests had been waited for
+        # How long requests that timed out had been waited for; their first token may have come.
+        self.late_e2e_ms = array.array("d")
         self.late_ttft_ms = array.array("d")
-        self.late_with_ttft_ms = array.array("d")  # timed out, but the first token had come
+        self.late_with_ttft_ms = array.array("d")
+        # Of all requests that reached the socket.
         self.sent_ns = array.array("q")
         self.end_ns = array.array("q")
         self.statuses: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
-        self.sources: Counter[str] = Counter()
-        self.finishes: Counter[str] = Counter()
+        self.token_sources: Counter[str] = Counter()
+        self.finish_reasons: Counter[str] = Counter()
         self.sums: Counter[str] = Counter()
-        self.scores: Counter[tuple[str, str]] = Counter()  # (category, what) -> sum; see _add_score
-        self.scored: dict[
-            str, set[str]
-        ] = {}  # category -> ids of the questions that count for its accuracy
+        self.scores = Scores()
 
     def add(self, result: Result) -> None:
         """Add one result."""
         self.statuses[result.status] += 1
         self.sums["reconnects"] += result.reconnects
-        if result.grader is not None:
-            self._add_score(result)
-        if result.sent_ns is not None and result.end_ns is not None:
-            self.sent_ns.append(result.sent_ns)
-            self.end_ns.append(result.end_ns)
-        if result.ok and result.sent_ns is not None and result.end_ns is not None:
+        self.scores.add(result)
+        timed = result.sent_ns is not None and result.end_ns is not None
+        if timed:
+            self.sent_ns.append(cast(int, result.sent_ns))
+            self.end_ns.append(cast(int, result.end_ns))
+        if result.ok and timed:
             self._add_ok(result)
         elif result.error is not None:
             self.failures[result.error.kind] += 1
@@ -2941,8 +3065,8 @@ class Aggregator:
         gaps = result.chunk_gaps_us
         self.itl_us.update(gaps or ())
         self.itl_lost = self.itl_lost or gaps is None
-        self.sources[str(result.token_source)] += 1
-        self.finishes[str(result.finish_reason)] += 1
+        self.token_sources[str(result.token_source)] += 1
+        self.finish_reasons[str(result.finish_reason)] += 1
         if result.token is not None:
             self.tokens.append(result.token)
         for name in ("prompt_tokens", "cached_tokens", "reasoning_tokens"):
@@ -2951,33 +3075,8 @@ class Aggregator:
                 self.sums[f"{name}_known"] += 1
         self.sums["came_at_once"] += result.came_at_once
         self.sums["good"] += self.slo.met_by(result)
-        self.sums["reasoning_only"] += not result.answer_text.strip() and bool(
-            result.reasoning or result.answer
-        )
-
-    def _add_score(self, result: Result) -> None:
-        """Count a result that has a grader: graded, failed (wrong under load), or ungraded (neither)."""
-        sums: dict[str, float] = {"ungraded": 1}
-        if result.graded:
-            correct = int(result.quality >= CORRECT)
-            sums = {
-                "graded": 1,
-                "score": result.quality,
-                "correct": correct,
-                "tokens": result.token or 0,
-            }
-        elif (
-            result.status == "cancelled"
-            and result.error is not None
-            and result.error.kind == "cancelled"
-        ):
-            sums = {}
-        elif not result.ok:
-            sums = {"failed": 1}
-        category = result.category or ""
-        self.scores.update({(category, name): cast(int, value) for name, value in sums.items()})
-        if "graded" in sums or "failed" in sums:
-            self.scored.setdefault(category, set()).add(result.id)
+        if not result.answer_text.strip() and (result.reasoning or result.answer):
+            self.sums["reasoning_only"] += 1
 
     def _add_late(self, result: Result, waited_ms: float) -> None:
         self.late_e2e_ms.append(waited_ms)
@@ -2987,17 +3086,15 @@ class Aggregator:
             self.late_with_ttft_ms.append(result.ttft_ms)
 
     def extend(self, other: Aggregator) -> None:
-        """Add the results of another tally."""
+        """Add the results of another one."""
         for name, mine in vars(self).items():
             theirs = getattr(other, name)
-            if isinstance(mine, array.array):
+            if isinstance(mine, array.array | Scores):
                 mine.extend(theirs)
             elif isinstance(mine, Counter):
                 mine.update(theirs)
         for name, column in self.columns.items():
             column.extend(other.columns[name])
-        for category, ids in other.scored.items():
-            self.scored.setdefault(category, set()).update(ids)
         self.itl_lost = self.itl_lost or other.itl_lost
 
     @property
@@ -3005,150 +3102,194 @@ class Aggregator:
         """From the first send to the last end."""
         return max(self.end_ns) - min(self.sent_ns) if self.sent_ns else None
 
-
-def calculate_aggregates(
-    results: Iterable[Result], config: Config, itl_us: Mapping[int, Mapping[int, int]] | None = None
-) -> dict[str, Any]:
-    """Return the `aggregate` of a results file, from the results alone, in one pass.
-
-    `itl_us` is a histogram of the gaps between chunks for each stage, where the results do not hold them.
-    """
-    stages = {number: Aggregator(config.slo) for number in range(len(config.levels))}
-    stability = Stability(config)
-    for result in results:
-        stages.setdefault(result.stage, Aggregator(config.slo)).add(result)
-        stability.add(result)
-    for number, counts in (itl_us or {}).items():
-        stages[number].itl_us, stages[number].itl_lost = Counter(counts), False
-    aggregators = [stages[number] for number in sorted(stages)]
-    whole = aggregators[0]
-    if len(aggregators) > 1:
-        whole = Aggregator(config.slo)
-        for aggregator in aggregators:
-            whole.extend(aggregator)
-    windows = [
-        aggregator.window_ns for aggregator in aggregators if aggregator.window_ns is not None
-    ]
-    aggregate = _aggregate(whole, sum(windows) if windows else None, config)
-    heads = [{"stage": number, "concurrent": level} for number, level in enumerate(config.levels)]
-    parts = [
-        head | _aggregate(aggregator, aggregator.window_ns, config)
-        for head, aggregator in zip(heads, aggregators, strict=False)
-    ]
-    for part in parts:
-        part["quality"]["stability"] = stability.describe(part["stage"])
-    aggregate["stages"] = parts if len(parts) > 1 else []
-    if itl_us:
-        aggregate["itl_histogram_us"] = {
-            str(stage): sorted(counts.items()) for stage, counts in itl_us.items()
+    def to_record(self, window_ns: int | None) -> dict[str, Any]:
+        """Return the numbers of one stage, or of all; rates are over `window_ns`."""
+        ok, requests = len(self.e2e_ms), self.statuses.total()
+        cancelled = self.statuses["cancelled"]
+        failed = requests - ok - cancelled
+        window_s = window_ns / NS_PER_S if window_ns else None
+        runtime, tokens, has_slo = describe(self.e2e_ms), self.tokens, self.config.slo != Slo()
+        gaps = {} if self.itl_lost else {us / 1000: times for us, times in self.itl_us.items()}
+        latencies = {name: describe(column) for name, column in self.columns.items()}
+        return {
+            "runtime_sum": math.fsum(self.e2e_ms) if ok else None,
+            "runtime_avg": runtime["avg"],
+            "runtime_min": runtime["min"],
+            "runtime_max": runtime["max"],
+            "token_sum": sum(tokens) if tokens else None,
+            "token_avg": sum(tokens) / len(tokens) if tokens else None,
+            "token_min": min(tokens, default=None),
+            "token_max": max(tokens, default=None),
+            "requests": requests,
+            "ok": ok,
+            "failed": failed,
+            "error_rate": failed / (ok + failed) if ok + failed else None,
+            "duration_ms": None if window_ns is None else window_ns / NS_PER_MS,
+            "requests_per_s": ok / window_s if window_s else None,
+            "tokens_per_s": sum(tokens) / window_s if window_s and tokens else None,
+            "ttft_ms": latencies.pop("ttft_ms"),
+            "tpot_ms": latencies.pop("tpot_ms"),
+            "itl_ms": describe(Histogram(gaps), clusters=ok),
+            "e2e_ms": runtime,
+            "goodput_per_s": self.sums["good"] / window_s if window_s and has_slo else None,
+            "quality": self.scores.to_record(window_s, self.config.hardware.price_per_hour),
+            "energy": None,
+            "stages": [],
+            "cancelled": cancelled,
+            "failures": dict(self.failures.most_common()),
+            **latencies,
+            "ttft_with_timeouts_ms": censored_percentiles(
+                [*self.columns["ttft_ms"], *self.late_with_ttft_ms], self.late_ttft_ms
+            ),
+            "e2e_with_timeouts_ms": censored_percentiles(self.e2e_ms, self.late_e2e_ms),
+            "drain_ms": self._drain_ms(),
+            "drift": self._drift(),
+            "good": self.sums["good"] if has_slo else None,
+            "token_sources": dict(self.token_sources),
+            "finish_reasons": dict(self.finish_reasons.most_common()),
+            **{
+                f"{name}_sum": self.sums[name] if self.sums[f"{name}_known"] else None
+                for name in ("prompt_tokens", "cached_tokens", "reasoning_tokens")
+            },
+            "reasoning_only": self.sums["reasoning_only"],
+            "came_at_once": self.sums["came_at_once"],
+            "reconnects": self.sums["reconnects"],
         }
-    return cast(dict[str, Any], _rounded(aggregate))
+
+    def _drain_ms(self) -> float | None:
+        """Return how long the last requests ran on after the first slot had nothing left to do."""
+        if not self.sent_ns:
+            return None
+        last_sent = max(self.sent_ns)
+        first_idle = min(end for end in self.end_ns if end >= last_sent)
+        return (max(self.end_ns) - first_idle) / NS_PER_MS
+
+    def _drift(self) -> dict[str, Any] | None:
+        """Compare the median of the first half of the requests with the second half's.
+
+        Of TPOT, because it does not depend on which questions stand in which half; without
+        streaming of E2E.
+        """
+        metric, values = "tpot_ms", self.ok_tpot_ms
+        if all(map(math.isnan, values)):
+            metric, values = "e2e_ms", self.e2e_ms
+        order = [place for place in range(len(values)) if not math.isnan(values[place])]
+        if len(order) < 2 * min_samples(0.5):
+            return None
+        order.sort(key=self.ok_sent_ns.__getitem__)
+        middle = len(order) // 2
+        first = describe(values[place] for place in order[:middle])
+        second = describe(values[place] for place in order[middle:])
+        (first_low, first_high), (second_low, second_high) = (
+            first["ci95"]["p50"],
+            second["ci95"]["p50"],
+        )
+        return {
+            "metric": metric,
+            "first_half_ms": first["p50"],
+            "second_half_ms": second["p50"],
+            "ratio": second["p50"] / first["p50"] if first["p50"] else None,
+            "apart": first_high < second_low or second_high < first_low,
+        }
 
 
-def _aggregate(aggregator: Aggregator, window_ns: int | None, config: Config) -> dict[str, Any]:
-    """Return the numbers of one stage, or of all."""
-    ok, requests = len(aggregator.e2e_ms), aggregator.statuses.total()
-    cancelled = aggregator.statuses["cancelled"]
-    failed = requests - ok - cancelled
-    window_s = None if not window_ns else window_ns / NS_PER_S
-    runtime, tokens = describe(aggregator.e2e_ms), aggregator.tokens
-    itl = Histogram({us / 1000: times for us, times in aggregator.itl_us.items()})
-    return {
-        "runtime_sum": math.fsum(aggregator.e2e_ms) if ok else None,
-        "runtime_avg": runtime["avg"],
-        "runtime_min": runtime["min"],
-        "runtime_max": runtime["max"],
-        "token_sum": sum(tokens) if tokens else None,
-        "token_avg": sum(tokens) / len(tokens) if tokens else None,
-        "token_min": min(tokens, default=None),
-        "token_max": max(tokens, default=None),
-        "requests": requests,
-        "ok": ok,
-        "failed": failed,
-        "error_rate": failed / (ok + failed) if ok + failed else None,
-        "duration_ms": None if window_ns is None else window_ns / NS_PER_MS,
-        "requests_per_s": ok / window_s if window_s else None,
-        "tokens_per_s": sum(tokens) / window_s if window_s and tokens else None,
-        "ttft_ms": describe(aggregator.columns["ttft_ms"]),
-        "tpot_ms": describe(aggregator.columns["tpot_ms"]),
-        "itl_ms": describe(Histogram({}) if aggregator.itl_lost else itl, units=ok),
-        "e2e_ms": runtime,
-        "goodput_per_s": aggregator.sums["good"] / window_s
-        if window_s and config.slo != Slo()
-        else None,
-        "quality": _quality(aggregator, window_s, config),
-        "energy": None,
-        "stages": [],
-        "cancelled": cancelled,
-        "failures": dict(aggregator.failures.most_common()),
-        **{name: describe(aggregator.columns[name]) for name in Aggregator.LATENCIES[2:]},
-        "ttft_with_timeouts_ms": _censored(
-            [*aggregator.columns["ttft_ms"], *aggregator.late_with_ttft_ms], aggregator.late_ttft_ms
-        ),
-        "e2e_with_timeouts_ms": _censored(aggregator.e2e_ms, aggregator.late_e2e_ms),
-        "drain_ms": _drain_ms(aggregator),
-        "drift": _drift(aggregator),
-        "good": aggregator.sums["good"] if config.slo != Slo() else None,
-        "token_sources": dict(aggregator.sources),
-        "finish_reasons": dict(aggregator.finishes.most_common()),
-        "prompt_tokens_sum": _known(aggregator, "prompt_tokens"),
-        "cached_tokens_sum": _known(aggregator, "cached_tokens"),
-        "reasoning_tokens_sum": _known(aggregator, "reasoning_tokens"),
-        "reasoning_only": aggregator.sums["reasoning_only"],
-        "came_at_once": aggregator.sums["came_at_once"],
-        "reconnects": aggregator.sums["reconnects"],
-    }
+class Scores:
+    """What the graders made of a set of results, by category."""
 
+    def __init__(self) -> None:
+        self._sums: dict[str, Counter[str]] = {}
+        self._questions: dict[str, set[str]] = {}  # ids of those that count for the accuracy
 
-def _quality(aggregator: Aggregator, window_s: float | None, config: Config) -> dict[str, Any]:
-    """Return how good the answers were: of those that came, and under load, where a failed request counts as wrong."""
-    categories = sorted({category for category, _ in aggregator.scores})
-    sums = Counter[str]()
-    for (_, name), value in aggregator.scores.items():
-        sums[name] += value
-    correct, price = sums["correct"], config.hardware.price_per_hour
-    whole = _accuracy(sums, sum(map(len, aggregator.scored.values())))
-    return {
-        "avg": whole["of_answers"]["avg"],
-        **whole,
-        "correct_per_s": correct / window_s if window_s and whole["graded"] else None,
-        "tokens_per_correct": sums["tokens"] / correct if correct else None,
-        "price_per_correct": price * window_s / 3600 / correct
-        if price and window_s and correct
-        else None,
-        "wh_per_correct": None,
-        "categories": {
-            category or "none": _accuracy(
-                {name: aggregator.scores[category, name] for name in sums},
-                len(aggregator.scored.get(category, ())),
-            )
-            for category in categories
-        },
-        "stability": None,
-    }
+    def add(self, result: Result) -> None:
+        """Count a result that has a grader: graded, failed (wrong under load), or ungraded."""
+        if result.grader is None:
+            return
+        category = result.category or ""
+        sums = self._sums.setdefault(category, Counter())
+        if result.graded:
+            sums["graded"] += 1
+            sums["score"] += cast(int, result.quality)
+            sums["correct"] += result.quality >= CORRECT
+            sums["tokens"] += result.token or 0
+        elif result.error is not None and result.error.kind == "cancelled":
+            return
+        elif result.ok:
+            sums["ungraded"] += 1
+            return
+        else:
+            sums["failed"] += 1
+        self._questions.setdefault(category, set()).add(result.id)
 
+    def extend(self, other: Scores) -> None:
+        """Add the scores of another one."""
+        for category, sums in other._sums.items():
+            self._sums.setdefault(category, Counter()).update(sums)
+        for category, ids in other._questions.items():
+            self._questions.setdefault(category, set()).update(ids)
 
-def _accuracy(sums: Mapping[str, int], questions: int) -> dict[str, Any]:
-    """Return the mean scores; `questions` is how many different ones they come from, which is what intervals count."""
-    graded, failed, score = (sums.get(name, 0) for name in ("graded", "failed", "score"))
-    return {
-        "graded": graded,
-        "ungraded": sums.get("ungraded", 0),
-        "correct": sums.get("correct", 0),
-        "of_answers": _share(score, graded, questions),
-        "under_load": _share(score, graded + failed, questions),
-    }
+    def to_record(self, window_s: float | None, price_per_hour: float | None) -> dict[str, Any]:
+        """Return how good the answers were: of those that came, and under load.
+
+        Under load a request that failed counts as a wrong answer: what a user would have got.
+        """
+        sums = Counter[str]()
+        for of_category in self._sums.values():
+            sums.update(of_category)
+        categories = {
+            category or "none": self._accuracy(part, len(self._questions.get(category, ())))
+            for category, part in sorted(self._sums.items())
+            if part
+        }
+        correct = sums["correct"]
+        whole = self._accuracy(sums, sum(map(len, self._questions.values())))
+        price = None
+        if price_per_hour and window_s and correct:
+            price = price_per_hour * window_s / 3600 / correct
+        return {
+            "avg": whole["of_answers"]["avg"],
+            **whole,
+            "correct_per_s": correct / window_s if window_s and whole["graded"] else None,
+            "tokens_per_correct": sums["tokens"] / correct if correct else None,
+            "price_per_correct": price,
+            "wh_per_correct": None,
+            "categories": categories,
+            "stability": None,
+        }
+
+    @classmethod
+    def _accuracy(cls, sums: Mapping[str, int], questions: int) -> dict[str, Any]:
+        graded, failed, score = (sums.get(name, 0) for name in ("graded", "failed", "score"))
+        return {
+            "graded": graded,
+            "ungraded": sums.get("ungraded", 0),
+            "correct": sums.get("correct", 0),
+            "of_answers": cls.share(score, graded, questions),
+            "under_load": cls.share(score, graded + failed, questions),
+        }
+
+    @staticmethod
+    def share(score: float, n: int, questions: int | None = None) -> dict[str, Any]:
+        """Return the mean of `n` scores with its 95 % interval.
+
+        A question that is asked again brings no new question: the interval counts the different
+        ones.
+        """
+        if not n:
+            return {"avg": None, "n": 0, "ci95": [None, None]}
+        independent = n if questions is None else min(n, questions)
+        return {"avg": score / n, "n": n, "ci95": list(wilson_interval(score / n, independent))}
 
 
 class Stability:
-    """Holds a sweep's answers against those at its lowest concurrency: the same question at temperature 0."""
+    """Holds a sweep's answers against those at its lowest level: the same question, temperature 0."""
 
     SHOWN = 3
     SHOWN_CHARS = 200
 
     def __init__(self, config: Config) -> None:
         self.levels = config.levels
-        self.used = len(config.levels) > 1 and config.temperature == 0 and config.duration is None
+        is_sweep = len(config.levels) > 1 and config.duration is None
+        self.used = is_sweep and config.temperature == 0
         self._answers: dict[int, dict[tuple[int, int], tuple[str, bytes, str]]] = {}
         self._first: dict[int, int] = {}  # the index at which a stage begins
 
@@ -3162,102 +3303,77 @@ class Stability:
             kept = (result.id, digest, result.answer[: self.SHOWN_CHARS])
             self._answers.setdefault(result.stage, {})[result.index, result.turn] = kept
 
-    def describe(self, stage: int) -> dict[str, Any] | None:
-        """Return which share of the answers differs from the lowest level's, with examples; None at that level."""
+    def to_record(self, stage: int) -> dict[str, Any] | None:
+        """Return which share of the answers differs from the lowest level's; None at that level."""
         lowest = self.levels.index(min(self.levels))
         if not self.used or stage == lowest:
             return None
-        base, examples, compared, differs = (
-            self._answers.get(lowest, {}),
-            list[dict[str, str]](),
-            0,
-            0,
-        )
-        shift = self._first.get(lowest, 0) - self._first.get(
-            stage, 0
-        )  # each stage asks the same questions in order
+        base, examples, compared, differs = self._answers.get(lowest, {}), [], 0, 0
+        # Each stage asks the same questions in the same order.
+        shift = self._first.get(lowest, 0) - self._first.get(stage, 0)
         for (index, turn), (name, digest, answer) in self._answers.get(stage, {}).items():
             before = base.get((index + shift, turn))
-            if before is not None:
-                compared += 1
-                differs += before[1] != digest
-                if before[1] != digest and len(examples) < self.SHOWN:
-                    examples.append({"id": name, "lowest": before[2], "here": answer})
+            if before is None:
+                continue
+            compared += 1
+            if before[1] != digest:
+                differs += 1
+                examples.append({"id": name, "lowest": before[2], "here": answer})
         return {
             "concurrent": self.levels[lowest],
             "differs": differs,
-            **_share(differs, compared),
-            "examples": examples,
+            **Scores.share(differs, compared),
+            "examples": examples[: self.SHOWN],
         }
 
 
-def _known(aggregator: Aggregator, name: str) -> int | None:
-    return aggregator.sums[name] if aggregator.sums[f"{name}_known"] else None
+def calculate_aggregates(
+    results: Iterable[Result],
+    config: Config,
+    itl_us: Mapping[int, Mapping[int, int]] | None = None,
+    energy: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the `aggregate` of a results file, from the results alone, in one pass.
 
-
-def _censored(values: Iterable[float], bounds: Sequence[float]) -> dict[str, Any]:
-    """Return percentiles over values and over requests that timed out, of which only a lower bound is known.
-
-    A percentile that lies at or above the lowest bound is itself a lower bound, and named in `lower_bounds`.
+    `itl_us` is a histogram of the gaps between chunks for each stage, where the results do not hold
+    them. `energy` is what the hardware's sampler found: {"whole": …, "stages": [… or None]}.
     """
-    ordered = sorted([*values, *bounds])
-    named = {name: percentile(ordered, share) for name, share in PERCENTILES.items()}
-    lowest, last = min(bounds, default=math.inf), len(ordered) - 1
-    at_least = [
-        name
-        for name, share in PERCENTILES.items()
-        if ordered and ordered[min(math.ceil(share * last), last)] >= lowest
-    ]
-    return {**named, "n": len(ordered), "timeouts": len(bounds), "lower_bounds": at_least}
+    stages = {number: Aggregator(config) for number in range(len(config.levels))}
+    stability = Stability(config)
+    for result in results:
+        stages.setdefault(result.stage, Aggregator(config)).add(result)
+        stability.add(result)
+    for number, counts in (itl_us or {}).items():
+        stages[number].itl_us, stages[number].itl_lost = Counter(counts), False
+    parts = [stages[number] for number in sorted(stages)]
+    whole = parts[0]
+    if len(parts) > 1:
+        whole = Aggregator(config)
+        for part in parts:
+            whole.extend(part)
+    windows = [part.window_ns for part in parts if part.window_ns is not None]
+    aggregate = whole.to_record(sum(windows) if windows else None)
+    aggregate["energy"] = energy and energy["whole"]
+    if len(config.levels) > 1:
+        for number, level in enumerate(config.levels):
+            record = stages[number].to_record(stages[number].window_ns)
+            record["quality"]["stability"] = stability.to_record(number)
+            record["energy"] = energy and energy["stages"][number]
+            aggregate["stages"].append({"stage": number, "concurrent": level, **record})
+    if itl_us:
+        aggregate["itl_histogram_us"] = {
+            str(stage): sorted(counts.items()) for stage, counts in itl_us.items()
+        }
+    return cast(dict[str, Any], rounded(aggregate))
 
 
-def _drain_ms(aggregator: Aggregator) -> float | None:
-    """Return how long the last requests ran on after the first slot had nothing left to do."""
-    if not aggregator.sent_ns:
-        return None
-    last_sent = max(aggregator.sent_ns)
-    return (
-        max(aggregator.end_ns) - min(end for end in aggregator.end_ns if end >= last_sent)
-    ) / NS_PER_MS
-
-
-def _drift(aggregator: Aggregator) -> dict[str, Any] | None:
-    """Compare the median of the first half of the requests with the second half's.
-
-    Of TPOT, because it does not depend on which questions stand in which half; without streaming of E2E.
-    """
-    metric = "e2e_ms" if all(map(math.isnan, aggregator.ok_tpot_ms)) else "tpot_ms"
-    values = aggregator.e2e_ms if metric == "e2e_ms" else aggregator.ok_tpot_ms
-    order = [place for place in range(len(values)) if not math.isnan(values[place])]
-    if len(order) < 2 * min_samples(0.5):
-        return None
-    order.sort(key=aggregator.ok_sent_ns.__getitem__)
-    middle = len(order) // 2
-    halves = [
-        describe(values[place] for place in part) for part in (order[:middle], order[middle:])
-    ]
-    (first, second), (first_ci, second_ci) = (
-        [half["p50"] for half in halves],
-        [half["ci95"]["p50"] for half in halves],
-    )
-    apart = first_ci[1] < second_ci[0] or second_ci[1] < first_ci[0]
-    ratio = second / first if first else None
-    return {
-        "metric": metric,
-        "first_half_ms": first,
-        "second_half_ms": second,
-        "ratio": ratio,
-        "apart": apart,
-    }
-
-
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Round to nanoseconds, so that a sum's last bits do not end up in files."""
     if isinstance(value, float):
         return round(value, 6)
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value
+        return {name: rounded(item) for name, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 @functools.lru_cache(maxsize=1)
@@ -3269,22 +3385,12 @@ def empty_aggregate() -> dict[str, Any]:
 _ABSENT = object()
 
 
-def _metric(aggregate: Mapping[str, Any], name: str) -> Any:
-    """Look a metric up by its name, such as ttft_ms.p95."""
+def metric_value(aggregate: Mapping[str, Any], name: str) -> Any:
+    """Look a metric up by its name, such as ttft_ms.p95; _ABSENT when there is no such metric."""
     value: Any = aggregate
-    for key in name.split("."):
-        value = value.get(key, _ABSENT) if isinstance(value, Mapping) else _ABSENT
+    for part in name.split("."):
+        value = value.get(part, _ABSENT) if isinstance(value, Mapping) else _ABSENT
     return value if value is None or isinstance(value, int | float) else _ABSENT
-
-
-def _metric_names(aggregate: Mapping[str, Any], prefix: str = "") -> list[str]:
-    names = list[str]()
-    for key, value in aggregate.items():
-        if isinstance(value, Mapping):
-            names += _metric_names(value, f"{prefix}{key}.")
-        elif _metric({key: value}, key) is not _ABSENT:
-            names.append(prefix + key)
-    return names
 
 
 class ThresholdCheck(NamedTuple):
@@ -3295,248 +3401,282 @@ class ThresholdCheck(NamedTuple):
     value: float | None
     met: bool
 
+    @classmethod
+    def of(cls, metric: str, condition: str, aggregate: Mapping[str, Any]) -> Self:
+        """Hold an aggregate against a threshold; what was not measured is missed."""
+        parts = re.match(r"\s*([<>]=?)\s*(.*\S)", condition)
+        sign, limit = cast(re.Match[str], parts).groups()
+        compare = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}[sign]
+        value = metric_value(aggregate, metric)
+        met = value is not None and compare(value, float(limit))
+        return cls(metric, f"{sign} {limit}", value, met)
 
-_COMPARE: dict[str, Callable[[float, float], bool]] = {
-    "<=": lambda value, limit: value <= limit,
-    ">=": lambda value, limit: value >= limit,
-    "<": lambda value, limit: value < limit,
-    ">": lambda value, limit: value > limit,
-}
+    @classmethod
+    def unknown_metric(cls, metric: str) -> str | None:
+        """Say that a threshold's metric is none; None when it is one."""
+        if metric_value(empty_aggregate(), metric) is not _ABSENT:
+            return None
+        near = difflib.get_close_matches(metric, cls._names(empty_aggregate()), 1, 0)
+        return f"thresholds: {printable(metric, 80)} is no metric; did you mean {near[0]}?"
+
+    @classmethod
+    def _names(cls, aggregate: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+        """Yield every metric's name."""
+        for name, value in aggregate.items():
+            if isinstance(value, Mapping):
+                yield from cls._names(value, f"{prefix}{name}.")
+            elif value is None or isinstance(value, int | float):
+                yield prefix + name
 
 
 def check_thresholds(config: Config, aggregate: Mapping[str, Any]) -> list[ThresholdCheck]:
-    """Hold the aggregate against the thresholds; what was not measured is missed."""
-    checks = []
-    for metric, condition in config.thresholds.items():
-        sign, limit = cast(re.Match[str], re.match(r"\s*([<>]=?)\s*(.*\S)", condition)).groups()
-        value = _metric(aggregate, metric)
-        checks.append(
-            ThresholdCheck(
-                metric,
-                f"{sign} {limit}",
-                value,
-                value is not None and _COMPARE[sign](value, float(limit)),
-            )
-        )
-    return checks
+    """Hold the aggregate against config.json's thresholds."""
+    thresholds = config.thresholds.items()
+    return [ThresholdCheck.of(metric, condition, aggregate) for metric, condition in thresholds]
 
 
 # --- Validity ---
-
+#
+# Each rule looks at a finished run and returns a reason or None. The README's table lists them. A
+# new rule is a function here, or in an extension, under @validity_rule.
 
 VERDICTS = ("VALID", "SUSPECT", "INVALID")
-JUDGED_FROM_MS = 2000
+JUDGED_FROM_MS = 2000  # a shorter run proves nothing about the client
 
 
 class Reason(NamedTuple):
-    """Why a run's numbers deserve less trust: how much less, a code for programs, what to do for people."""
+    """Why a run's numbers deserve less trust."""
 
-    verdict: str
-    code: str
-    message: str
+    verdict: str  # how much less: "SUSPECT" or "INVALID"
+    code: str  # for programs
+    message: str  # for people: what is wrong, and what to do
 
 
-def judge_validity(config: Config, aggregate: Mapping[str, Any], load: Load) -> dict[str, Any]:
+class Evidence(NamedTuple):
+    """What validity rules judge by."""
+
+    config: Config
+    aggregate: Mapping[str, Any]
+    load: LoadReport
+
+    @property
+    def parts(self) -> Sequence[Mapping[str, Any]]:
+        """The aggregates of the stages; the whole one without a sweep."""
+        return self.aggregate["stages"] or [self.aggregate]
+
+
+ValidityRule = Callable[[Evidence], Reason | None]
+VALIDITY_RULES: list[ValidityRule] = []
+
+
+def validity_rule(rule: ValidityRule) -> ValidityRule:
+    """Let a function judge every run."""
+    VALIDITY_RULES.append(rule)
+    return rule
+
+
+def judge_validity(
+    config: Config, aggregate: Mapping[str, Any], load: LoadReport
+) -> dict[str, Any]:
     """Return the verdict over a run and its reasons."""
-    reasons = [
-        reason for rule in VALIDITY_RULES if (reason := rule(config, aggregate, load)) is not None
-    ]
+    evidence = Evidence(config, aggregate, load)
+    reasons = [reason for rule in VALIDITY_RULES if (reason := rule(evidence)) is not None]
     worst = max((VERDICTS.index(reason.verdict) for reason in reasons), default=0)
-    return {
-        "verdict": VERDICTS[worst],
-        "reasons": [{"code": r.code, "message": r.message} for r in reasons],
-    }
+    shown = [{"code": reason.code, "message": reason.message} for reason in reasons]
+    return {"verdict": VERDICTS[worst], "reasons": shown}
 
 
-def _interrupted(_config: Config, _aggregate: Mapping[str, Any], load: Load) -> Reason | None:
-    return (
-        Reason("SUSPECT", "interrupted", "stopped before its end; --resume goes on with it")
-        if load.interrupted
-        else None
-    )
-
-
-def _resumed(_config: Config, _aggregate: Mapping[str, Any], load: Load) -> Reason | None:
-    if load.resumed is None:
+@validity_rule
+def _interrupted(run: Evidence) -> Reason | None:
+    if not run.load.interrupted:
         return None
-    message = f"an earlier part of it was {load.resumed}; how busy this client was then is not in the verdict"
+    return Reason("SUSPECT", "interrupted", "stopped before its end; --resume goes on with it")
+
+
+@validity_rule
+def _resumed(run: Evidence) -> Reason | None:
+    if run.load.start.resumed is None:
+        return None
+    earlier = f"an earlier part of it was {run.load.start.resumed}"
+    message = f"{earlier}; how busy this client was then is not in the verdict"
     return Reason("SUSPECT", "resumed", message)
 
 
-def _no_answers(_config: Config, aggregate: Mapping[str, Any], _load: Load) -> Reason | None:
-    if aggregate["ok"]:
+@validity_rule
+def _no_answers(run: Evidence) -> Reason | None:
+    if run.aggregate["ok"]:
         return None
-    failures = (
-        ", ".join(f"{kind} {times}×" for kind, times in aggregate["failures"].items())
-        or "nothing was asked"
-    )
-    return Reason(
-        "INVALID", "no_answers", f"no request succeeded: {failures}; see `error` in the results"
-    )
+    counted = run.aggregate["failures"].items()
+    failures = ", ".join(f"{kind} {times}×" for kind, times in counted) or "nothing was asked"
+    message = f"no request succeeded: {failures}; see `error` in the results"
+    return Reason("INVALID", "no_answers", message)
 
 
-def _failures(_config: Config, aggregate: Mapping[str, Any], _load: Load) -> Reason | None:
-    rate = aggregate["error_rate"]
-    if not aggregate["ok"] or not rate or rate < 0.01:
+@validity_rule
+def _failures(run: Evidence) -> Reason | None:
+    rate = run.aggregate["error_rate"]
+    if not run.aggregate["ok"] or not rate or rate < 0.01:
         return None
-    kinds = ", ".join(f"{kind} {times}×" for kind, times in aggregate["failures"].items())
+    kinds = ", ".join(f"{kind} {times}×" for kind, times in run.aggregate["failures"].items())
     advice = "latencies are of the survivors; look into the failures, or lower the load"
-    return Reason(
-        "INVALID" if rate >= 0.5 else "SUSPECT",
-        "failures",
-        f"{rate:.1%} of the requests failed ({kinds}); {advice}",
-    )
+    message = f"{rate:.1%} of the requests failed ({kinds}); {advice}"
+    return Reason("INVALID" if rate >= 0.5 else "SUSPECT", "failures", message)
 
 
-def _too_few(_config: Config, aggregate: Mapping[str, Any], _load: Load) -> Reason | None:
-    fewest = min((part["ok"] for part in aggregate["stages"] or [aggregate]), default=0)
-    wanted = min_samples(PERCENTILES["p95"])
-    if fewest >= wanted or not aggregate["ok"]:
-        return None
-    where = " in a stage" if aggregate["stages"] else ""
-    message = f"{fewest} answers{where} do not support a p95: ask {wanted - fewest} more"
-    return Reason("SUSPECT", "too_few_requests", message)
-
-
-def _client_saturated(_config: Config, aggregate: Mapping[str, Any], load: Load) -> Reason | None:
-    lag, cpu = load.client["loop_lag_ms"], load.client["cpu_share"]
-    shortest = [
-        value for value in (aggregate["ttft_ms"]["p50"], aggregate["e2e_ms"]["p50"]) if value
-    ]
-    lag_ms, floor_ms = lag["p95"] or 0.0, 0.05 * min(shortest, default=math.inf)
+@validity_rule
+def _client_saturated(run: Evidence) -> Reason | None:
+    client, aggregate = run.load.client, run.aggregate
     if (aggregate["duration_ms"] or 0) < JUDGED_FROM_MS:
         return None
-    waits = load.client.get("cpu_wait_share") or 0.0
-    starved = waits >= 0.1 and waits >= 0.4 * (
-        waits + cpu
-    )  # of the time in which it had work, it got no processor
-    if cpu < 0.9 and lag_ms <= max(5.0, floor_ms) and not starved:
+    lag_ms, cpu = client["loop_lag_ms"]["p95"] or 0.0, client["cpu_share"]
+    medians = [
+        value for value in (aggregate["ttft_ms"]["p50"], aggregate["e2e_ms"]["p50"]) if value
+    ]
+    harmless_ms = 0.05 * min(medians, default=math.inf)
+    # Of the time in which it had work, how much did it get no processor?
+    waits = client.get("cpu_wait_share") or 0.0
+    starved = waits >= 0.1 and waits >= 0.4 * (waits + cpu)
+    if cpu < 0.9 and lag_ms <= max(5.0, harmless_ms) and not starved:
         return None
-    bad = lag_ms > max(20.0, 4 * floor_ms) or cpu >= 0.98 or starved
+    bad = lag_ms > max(20.0, 4 * harmless_ms) or cpu >= 0.98 or starved
     message = (
-        f"this client was the bottleneck: its event loop lagged {lag_ms:.1f} ms (p95), its process used {cpu:.0%} of a "
-        f"core and waited for one {waits:.0%} of the time; lower the load, or give it a core of its own"
+        f"this client was the bottleneck: its event loop lagged {lag_ms:.1f} ms (p95), its process "
+        f"used {cpu:.0%} of a core and waited for one {waits:.0%} of the time; lower the load, or "
+        "give it a core of its own"
     )
     return Reason("INVALID" if bad else "SUSPECT", "client_saturated", message)
 
 
-def _too_short(_config: Config, aggregate: Mapping[str, Any], _load: Load) -> Reason | None:
+@validity_rule
+def _too_short(run: Evidence) -> Reason | None:
     # A burst keeps any client busy, and a few ticks of the lag monitor prove nothing.
-    if not aggregate["ok"] or (aggregate["duration_ms"] or 0) >= JUDGED_FROM_MS:
+    duration_ms = run.aggregate["duration_ms"] or 0
+    if not run.aggregate["ok"] or duration_ms >= JUDGED_FROM_MS:
         return None
-    message = f"it ran for {format_ms(aggregate['duration_ms'])}, too short to tell how busy this client was: ask more questions"
+    ran = f"it ran for {format_ms(duration_ms)}"
+    message = f"{ran}, too short to tell how busy this client was: ask more questions"
     return Reason("SUSPECT", "too_short", message)
 
 
-def _buffered(_config: Config, aggregate: Mapping[str, Any], _load: Load) -> Reason | None:
-    at_once = aggregate["came_at_once"]
-    if not at_once or at_once / aggregate["ok"] < 0.5:
+@validity_rule
+def _too_few(run: Evidence) -> Reason | None:
+    """Judge only what something stands on: a threshold on a percentile, or an SLO (its p95)."""
+    wanted: list[tuple[str, int, int]] = []
+    for metric in run.config.thresholds:
+        name, _, last = metric.rpartition(".")
+        if last in PERCENTILES:
+            n = metric_value(run.aggregate, f"{name}.n")
+            wanted.append((f"the threshold on {metric}", n, min_samples(PERCENTILES[last])))
+    if run.config.slo != Slo():
+        fewest = min(part["ok"] for part in run.parts)
+        wanted.append(("the SLO", fewest, min_samples(PERCENTILES["p95"])))
+    short = [(needs - n, what, n) for what, n, needs in wanted if 0 < n < needs]
+    if not short:
         return None
-    message = f"{at_once} streamed answers came in one piece: TTFT is their E2E; look for a proxy that buffers"
-    return Reason("SUSPECT", "stream_buffered", message)
+    more, what, n = max(short)
+    message = f"{what} stands on {n} answers, too few for its interval: ask {more} more"
+    return Reason("SUSPECT", "too_few_requests", message)
 
 
-def _rate_missed(config: Config, aggregate: Mapping[str, Any], _load: Load) -> Reason | None:
-    late_ms, duration_ms = aggregate["queue_ms"]["p95"], aggregate["duration_ms"]
-    if config.rate is None or not late_ms or late_ms <= max(0.05 * (duration_ms or 0), 50):
+@validity_rule
+def _rate_missed(run: Evidence) -> Reason | None:
+    late_ms, duration_ms = run.aggregate["queue_ms"]["p95"], run.aggregate["duration_ms"]
+    if run.config.rate is None or not late_ms or late_ms <= max(0.05 * (duration_ms or 0), 50):
         return None
     message = (
-        f"requests were sent up to {format_ms(late_ms)} (p95) behind the schedule, because `concurrent` were in flight: the "
-        "server does not keep up with the rate, or the cap is too low; judge by the latencies from the schedule"
+        f"requests were sent up to {format_ms(late_ms)} (p95) behind the schedule, because "
+        "`concurrent` were in flight: the server does not keep up with the rate, or the cap is too "
+        "low; judge by the latencies from the schedule"
     )
     return Reason("SUSPECT", "rate_missed", message)
 
 
-def _cached(config: Config, aggregate: Mapping[str, Any], _load: Load) -> Reason | None:
-    parts = aggregate["stages"] or [aggregate]
+@validity_rule
+def _buffered(run: Evidence) -> Reason | None:
+    at_once = run.aggregate["came_at_once"]
+    if not at_once or at_once / run.aggregate["ok"] < 0.5:
+        return None
+    came = f"{at_once} streamed answers came in one piece"
+    message = f"{came}: TTFT is their E2E; look for a proxy that buffers"
+    return Reason("SUSPECT", "stream_buffered", message)
+
+
+@validity_rule
+def _cut_answers(run: Evidence) -> Reason | None:
+    cut, ok = run.aggregate["finish_reasons"].get("length", 0), run.aggregate["ok"]
+    if not ok or cut / ok < 0.5:
+        return None
+    were = f"{cut} of {ok} answers were cut at max_tokens"
+    message = f"{were}: lengths and quality are not the model's; raise it"
+    return Reason("SUSPECT", "answers_cut", message)
+
+
+@validity_rule
+def _reasoning_only(run: Evidence) -> Reason | None:
+    only = run.aggregate["reasoning_only"]
+    if not only or only / run.aggregate["ok"] < 0.05:
+        return None
+    message = f"{only} answers hold reasoning and nothing else; raise max_tokens"
+    return Reason("SUSPECT", "reasoning_only", message)
+
+
+@validity_rule
+def _cached(run: Evidence) -> Reason | None:
     shares = [
         (part["cached_tokens_sum"] or 0) / part["prompt_tokens_sum"]
-        for part in parts
+        for part in run.parts
         if part["prompt_tokens_sum"]
     ]
-    worst, advice = (
-        max(shares, default=0.0),
-        "look into it" if config.cache_bust else "set cache_bust",
-    )
+    worst, is_sweep = max(shares, default=0.0), len(run.parts) > 1
     if worst >= 0.5:
-        where = " of a stage" if len(parts) > 1 else ""
-        message = f"{worst:.0%} of the prompt tokens{where} came from a cache, so TTFT is flattered; {advice}"
-        return Reason("SUSPECT", "prompt_cache", message)
-    known = all(part["cached_tokens_sum"] is not None for part in parts if part["ok"])
-    if len(parts) > 1 and not known and not config.cache_bust and aggregate["ok"]:
-        message = "each stage asks the same prompts, and the server does not say what came from its cache; set cache_bust"
+        where = " of a stage" if is_sweep else ""
+        advice = "look into it" if run.config.cache_bust else "set cache_bust"
+        came = f"{worst:.0%} of the prompt tokens{where} came from a cache"
+        return Reason("SUSPECT", "prompt_cache", f"{came}, so TTFT is flattered; {advice}")
+    known = all(part["cached_tokens_sum"] is not None for part in run.parts if part["ok"])
+    if is_sweep and not known and not run.config.cache_bust and run.aggregate["ok"]:
+        message = (
+            "each stage asks the same prompts, and the server does not say what came from its "
+            "cache; set cache_bust"
+        )
         return Reason("SUSPECT", "prompt_cache", message)
     return None
 
 
-def _estimated_tokens(_config: Config, aggregate: Mapping[str, Any], _load: Load) -> Reason | None:
-    chunks = aggregate["token_sources"].get("chunks", 0)
+@validity_rule
+def _estimated_tokens(run: Evidence) -> Reason | None:
+    chunks = run.aggregate["token_sources"].get("chunks", 0)
     if not chunks:
         return None
-    message = f"the server gave no usage for {chunks} answers; their tokens are counted as chunks, which may hold several"
+    message = (
+        f"the server gave no usage for {chunks} answers; their tokens are counted as chunks, which "
+        "may hold several"
+    )
     return Reason("SUSPECT", "tokens_estimated", message)
 
 
-def _cut_answers(_config: Config, aggregate: Mapping[str, Any], _load: Load) -> Reason | None:
-    cut = aggregate["finish_reasons"].get("length", 0)
-    if not aggregate["ok"] or cut / aggregate["ok"] < 0.5:
-        return None
-    message = f"{cut} of {aggregate['ok']} answers were cut at max_tokens: lengths and quality are not the model's; raise it"
-    return Reason("SUSPECT", "answers_cut", message)
-
-
-def _reasoning_only(_config: Config, aggregate: Mapping[str, Any], _load: Load) -> Reason | None:
-    only = aggregate["reasoning_only"]
-    if not only or only / aggregate["ok"] < 0.05:
-        return None
-    return Reason(
-        "SUSPECT",
-        "reasoning_only",
-        f"{only} answers hold reasoning and nothing else; raise max_tokens",
-    )
-
-
-def _drifting(_config: Config, aggregate: Mapping[str, Any], _load: Load) -> Reason | None:
-    parts = [part["drift"] for part in aggregate["stages"] or [aggregate] if part["drift"]]
-    worst = max(
-        (part for part in parts if part["apart"]),
-        key=lambda part: abs(math.log(part["ratio"])),
-        default=None,
-    )
+@validity_rule
+def _drifting(run: Evidence) -> Reason | None:
+    apart = [part["drift"] for part in run.parts if part["drift"] and part["drift"]["apart"]]
+    worst = max(apart, key=lambda drift: abs(math.log(drift["ratio"])), default=None)
     if worst is None or 1 / 1.2 < worst["ratio"] < 1.2:
         return None
     message = (
-        f"the median {_SHOWN[worst['metric']]} went from {format_ms(worst['first_half_ms'])} in the first half to "
+        f"the median {Summary.METRICS[worst['metric']][0]} went from "
+        f"{format_ms(worst['first_half_ms'])} in the first half to "
         f"{format_ms(worst['second_half_ms'])} in the second; use warmup, or run longer"
     )
     return Reason("SUSPECT", "drift", message)
 
 
-def _clock_jump(_config: Config, _aggregate: Mapping[str, Any], load: Load) -> Reason | None:
-    if abs(load.clock_jump_s) < 1:
+@validity_rule
+def _clock_jump(run: Evidence) -> Reason | None:
+    jump_s = run.load.clock_jump_s
+    if abs(jump_s) < 1:
         return None
     what = "the machine slept, or the clock was set; run again"
-    message = f"the wall clock moved {load.clock_jump_s:+.1f} s against the monotonic one: {what}"
+    message = f"the wall clock moved {jump_s:+.1f} s against the monotonic one: {what}"
     return Reason("SUSPECT", "clock_jump", message)
-
-
-VALIDITY_RULES: tuple[Callable[[Config, Mapping[str, Any], Load], Reason | None], ...] = (
-    _interrupted,
-    _resumed,
-    _no_answers,
-    _failures,
-    _client_saturated,
-    _too_short,
-    _too_few,
-    _rate_missed,
-    _buffered,
-    _cut_answers,
-    _reasoning_only,
-    _cached,
-    _estimated_tokens,
-    _drifting,
-    _clock_jump,
-)
 
 
 # === Output ===
@@ -3546,7 +3686,10 @@ VALIDITY_RULES: tuple[Callable[[Config, Mapping[str, Any], Load], Reason | None]
 
 
 def check_name(name: str) -> str:
-    """Return an output name without `.json` and a leading `./`. Raises ConfigError for what no file can be called."""
+    """Return an output name without `.json` and a leading `./`.
+
+    Raises ConfigError for a name that no file can have on some system.
+    """
     bare = name.removeprefix("./").removesuffix(".json")
     problem = None
     if not bare or bare.strip(". ") == "":
@@ -3570,56 +3713,156 @@ def check_name(name: str) -> str:
     return bare
 
 
-class Journal:
-    """results/NAME.journal: a JSON object a line, each with a sequence number and a CRC-32 of all that follows it.
+class FileLock:
+    """An open file with its lock, which keeps two runs apart and ends with the process at last.
 
-    A line is the system's when `append` returns (a killed process loses nothing), and on the disk a second later (a
-    killed machine loses no more than that second). Its lock keeps a second run away.
+    `held` is false while somebody else has the lock. Raises OSError when it cannot be opened.
+    """
+
+    def __init__(self, path: Path, flags: int = 0) -> None:
+        self.path = path
+        flags |= os.O_RDWR | os.O_APPEND
+        flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+        self.fd = os.open(path, flags, 0o666)  # less what the umask takes away
+        self.held = self._take()
+
+    def _take(self) -> bool:
+        """Lock the file unless somebody has it."""
+        if fcntl is None:
+            return True
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:  # a file system without locks
+            logger.warning("no lock: %s", error)
+        return True
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the path still leads to this file: it may have gone before it was locked."""
+        try:
+            return os.path.samestat(os.fstat(self.fd), os.lstat(self.path))
+        except OSError:
+            return False
+
+    def remove(self) -> None:
+        """Remove the file while it is locked, so that nobody takes it for an unfinished run."""
+        if self.held and self.is_in_place:
+            if os.name == "nt":  # where an open file cannot be removed
+                self.close()
+            self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+class JournalLine(msgspec.Struct):
+    """One line of a journal: `{"crc":"…",` and the rest, over which the CRC-32 goes."""
+
+    seq: int
+    kind: str
+    content: msgspec.Raw
+
+    @staticmethod
+    def to_bytes(seq: int, kind: str, content: Mapping[str, Any]) -> bytes:
+        """Return the line with its newline."""
+        entry = {"seq": seq, "kind": kind, "content": content}
+        rest = pydantic_core.to_json(entry, inf_nan_mode="null")[1:]
+        return b'{"crc":"%08x",%b\n' % (zlib.crc32(rest), rest)
+
+    @classmethod
+    def from_bytes(cls, line: bytes) -> Self | None:
+        """Read a line, with or without its newline; None when it is damaged."""
+        rest = line[18:].removesuffix(b"\n")
+        if line[:18] != b'{"crc":"%08x",' % zlib.crc32(rest):
+            return None
+        try:
+            return msgspec.json.decode(b"{" + rest, type=cls)
+        except (ValueError, RecursionError):
+            return None
+
+    def read(self) -> dict[str, Any]:
+        """Return the content. Raises ValueError."""
+        return msgspec.json.decode(self.content, type=dict[str, Any])
+
+
+class Journal:
+    """results/NAME.journal: a JSON object a line, each with a number and a CRC-32 of what follows.
+
+    The operating system has a line when `append` returns, so that a killed process loses nothing.
+    The disk has it a second later, so that a killed machine loses no more than that second.
     """
 
     SYNC_S = 0.5
 
-    def __init__(self, path: Path, fd: int, seq: int = 0) -> None:
-        self.path = path
+    def __init__(self, lock: FileLock) -> None:
+        self.path = lock.path
         self.header: dict[str, Any] = {}
-        self._fd, self._seq, self._dirty = fd, seq, False
+        self._lock = lock
+        self._seq, self._answers, self._dirty = 0, 0, False
         self._end = threading.Event()
         self._fault: OSError | None = None
         self._syncer = threading.Thread(target=self._sync, name="fsync", daemon=True)
 
     @classmethod
     def create(cls, path: Path) -> Self:
-        """Start a journal that is not there yet. Raises FileExistsError, ResultsError."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+        """Make a journal that is not there yet. Raises FileExistsError, ResultsError."""
         try:
-            fd = os.open(path, flags, 0o644)
+            lock = FileLock(path, os.O_CREAT | os.O_EXCL)
         except FileExistsError:
             raise
         except OSError as error:
             raise ResultsError(f"{path}: cannot be written: {error.strerror}") from None
-        _lock(fd)
-        return cls(path, fd)
+        if not (lock.held and lock.is_in_place):
+            lock.close()
+            raise FileExistsError(path)
+        return cls(lock)
 
     @classmethod
     def reopen(cls, path: Path) -> tuple[Self, JournalReader]:
-        """Go on with a journal; what a crash left unfinished at its end is cut off. Raises ConfigError."""
+        """Go on with a journal, without the half line that a crash left at its end.
+
+        Raises ConfigError.
+        """
         try:
-            fd = os.open(path, os.O_RDWR | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0))
+            lock = FileLock(path)
         except OSError as error:
             raise ConfigError(f"{path}: no run to go on with: {error.strerror}") from None
-        if not _lock(fd):
-            os.close(fd)
-            raise ConfigError(f"{path}: its run is still in progress; wait, or choose another name")
-        reader = JournalReader(path)
-        if reader.header is None:
-            os.close(fd)
-            raise ConfigError(
-                f"{path}: is not a journal, or was lost from its first line on; choose another name"
-            )
-        os.ftruncate(fd, reader.good_bytes)
-        journal = cls(path, fd, reader.lines)
-        journal.header = reader.header
+        with contextlib.ExitStack() as unless_good:
+            unless_good.enter_context(lock)
+            if not (lock.held and lock.is_in_place):
+                in_use = "its run is still in progress; wait, or choose another name"
+                raise ConfigError(f"{path}: {in_use}")
+            reader = JournalReader(path)
+            if reader.header is None:
+                lost = "is not a journal, or was lost from its first line on"
+                raise ConfigError(f"{path}: {lost}; choose another name")
+            os.ftruncate(lock.fd, reader.whole_bytes)
+            journal = cls(lock)
+            journal.header = reader.header
+            journal._seq, journal._answers = reader.next_seq, len(reader)
+            unless_good.pop_all()
         return journal, reader
+
+    def begin(self, header: Mapping[str, Any]) -> None:
+        """Write the first line; without it the journal is removed again. Raises ResultsError."""
+        try:
+            self.append("header", header)
+        except ResultsError:
+            self.remove()
+            self._lock.close()
+            raise
+        self.header = dict(header)
 
     def __enter__(self) -> Self:
         self._syncer.start()
@@ -3629,41 +3872,41 @@ class Journal:
         self._end.set()
         self._syncer.join()
         with contextlib.suppress(OSError):
-            os.fsync(self._fd)
-        os.close(self._fd)
+            os.fsync(self._lock.fd)
+        self._lock.close()
+
+    def remove(self) -> None:
+        """Remove the file, whose answers are in a results file now."""
+        self._lock.remove()
 
     @contextlib.contextmanager
-    def kept_when_saving_fails(self, answers: int) -> Iterator[None]:
+    def kept_when_saving_fails(self) -> Iterator[None]:
         """Say where the answers still are, when the block raises ResultsError."""
         try:
             yield
         except ResultsError as error:
-            kept = f"{answers} finished answers are kept in {self.path}; make room and go on with --resume"
-            raise ResultsError(f"{error}; {kept}") from None
-
-    def discard(self) -> None:
-        """Close and remove a journal that was not begun."""
-        os.close(self._fd)
-        self.path.unlink(missing_ok=True)
+            kept = f"{self._answers} finished answers are kept in {self.path}"
+            raise ResultsError(f"{error}; {kept}; make room and go on with --resume") from None
 
     def append(self, kind: str, content: Mapping[str, Any]) -> None:
         """Write one line whole, or raise ResultsError and leave the journal as it was."""
         if self._fault is not None:
             raise self._failed(self._fault)
-        line = journal_line(self._seq, kind, content)
+        line = JournalLine.to_bytes(self._seq, kind, content)
         written = 0
         try:
             while written < len(line):
-                written += os.write(self._fd, line[written:] if written else line)
+                written += os.write(self._lock.fd, line[written:] if written else line)
         except OSError as error:
             with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
+                os.ftruncate(self._lock.fd, os.fstat(self._lock.fd).st_size - written)
             raise self._failed(error) from None
         self._seq += 1
+        self._answers += kind == "result"
         self._dirty = True
 
     def _failed(self, error: OSError) -> ResultsError:
-        kept = f"{self._seq - 1} finished answers are kept in it; make room and go on with --resume"
+        kept = f"{self._answers} finished answers are kept in it; make room and go on with --resume"
         if self._seq == 0:
             kept = "nothing was asked; make room"
         return ResultsError(f"{self.path}: cannot be written: {error.strerror}; {kept}")
@@ -3674,134 +3917,177 @@ class Journal:
             if self._dirty:
                 self._dirty = False
                 try:
-                    os.fsync(self._fd)
+                    os.fsync(self._lock.fd)
                 except OSError as error:
                     self._fault = error
 
 
-def journal_line(seq: int, kind: str, content: Mapping[str, Any]) -> bytes:
-    """Return a line of the journal: `{"crc":"…",` and the rest, over which the CRC-32 goes."""
-    rest = pydantic_core.to_json(
-        {"seq": seq, "kind": kind, "content": content}, inf_nan_mode="null"
-    )[1:]
-    return b'{"crc":"%08x",%b\n' % (zlib.crc32(rest), rest)
-
-
-def _lock(fd: int) -> bool:
-    """Take the file's lock, which ends with the process; False when somebody has it."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:  # a file system without locks
-        logger.warning("no lock: %s", error)
-    return True
-
-
 class JournalReader:
-    """A journal up to its last good line; the results in the order of the run, and of each place the last one."""
+    """A journal's good lines; the results in the order of the run, and of each place the last one.
 
-    PAGES_EACH = 20_000  # lines
+    A damaged line is passed over: `missing` and `lost_bytes` say so. `refresh` follows a journal
+    that grows. The file stays open, and can be read on when it is removed. Raises ResultsError.
+    """
+
+    BLOCK = 1 << 20  # bytes that are read at a time
+
+    class _Place(msgspec.Struct):
+        """What the content of a result and of a grade must have."""
+
+        index: int
+        turn: int
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.header: dict[str, Any] | None = None
         self.footer: dict[str, Any] | None = None
-        self.lines = self.good_bytes = 0
-        self._keys, self._offsets = array.array("q"), array.array("q")
-        self._grades: dict[int, int] = {}  # place -> offset of its last grade
-        self._map = self._open()
-        self.lost_bytes = len(self._map) - self.good_bytes
-        self._order: Sequence[int] = self._latest()
+        self.samples: list[dict[str, Any]] = []
+        self.missing: list[range] = []  # sequence numbers that must have been there
+        self.lines = self.next_seq = 0
+        self.whole_bytes = 0  # up to the end of the last whole line, good or not
+        self._damaged_bytes = 0  # of whole lines
+        self._unfinished_bytes = 0  # behind the last whole line
+        self._offsets, self._lengths = array.array("q"), array.array("q")  # of each good line
+        self._results, self._keys = array.array("q"), array.array("q")  # a result's line, its place
+        self._grades: dict[int, int] = {}  # place -> line of its last grade
+        self._order: Sequence[int] | None = None
+        self._file = self._open()
+        weakref.finalize(self, self._file.close)
+        self.refresh()
 
-    def _open(self) -> mmap.mmap | bytes:
-        """Map the file and find its good lines. Raises ResultsError."""
+    def _open(self) -> io.FileIO:
+        """Open the file, without a buffer, which would keep what --resume cuts off."""
         try:
-            with self.path.open("rb") as file:
-                data: mmap.mmap | bytes = (
-                    mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                    if os.fstat(file.fileno()).st_size
-                    else b""
-                )
+            if self.path.exists() and not self.path.is_file():
+                raise OSError(0, "is not a regular file")
+            return self.path.open("rb", buffering=0)
         except OSError as error:
             raise ResultsError(f"{self.path}: cannot be read: {error.strerror}") from None
-        while (end := data.find(b"\n", self.good_bytes)) >= 0:
-            entry = read_journal_line(data[self.good_bytes : end], self.lines)
-            if entry is None or (self.lines == 0) != (entry["kind"] == "header"):
-                break
-            self._take(entry)
-            self.lines, self.good_bytes = self.lines + 1, end + 1
-            if self.lines % self.PAGES_EACH == 0:
-                self._forget_pages(data)
-        return data
 
-    @staticmethod
-    def _forget_pages(data: mmap.mmap | bytes) -> None:
-        """Give read pages back: the kernel counts those of a map as this process's memory."""
-        if isinstance(data, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            data.madvise(mmap.MADV_DONTNEED)
+    def refresh(self) -> int:
+        """Read what was appended since the last time, and return how many good lines that were."""
+        before = self.lines
+        try:
+            for line in self._whole_lines():
+                if not self._take(line):
+                    self._damaged_bytes += len(line)
+                self.whole_bytes += len(line)
+        except OSError as error:
+            raise ResultsError(f"{self.path}: cannot be read: {error.strerror}") from None
+        self._order = None
+        return self.lines - before
 
-    def _take(self, entry: dict[str, Any]) -> None:
-        content = entry["content"]
-        if entry["kind"] == "result":
+    def _whole_lines(self) -> Iterator[bytes]:
+        """Yield the lines behind those that were read already, up to the last newline."""
+        position, rest = self.whole_bytes, bytearray()
+        self._file.seek(position)
+        while block := self._file.read(self.BLOCK):
+            position += len(block)
+            *lines, unfinished = block.split(b"\n")
+            for line in lines:
+                yield bytes(rest) + line + b"\n"
+                rest.clear()
+            rest += unfinished
+            self._file.seek(position)
+        self._unfinished_bytes = len(rest)
+
+    def _take(self, line: bytes) -> bool:
+        """Note what stands in a line; False when it is damaged or has no business there."""
+        entry = JournalLine.from_bytes(line)
+        if entry is None or entry.seq < self.next_seq:
+            return False
+        if (entry.kind == "header") != (self.next_seq == 0) or (self.header is None and entry.seq):
+            return False
+        try:
+            self._note(entry)
+        except ValueError:
+            return False
+        if entry.seq > self.next_seq:
+            self.missing.append(range(self.next_seq, entry.seq))
+        self._offsets.append(self.whole_bytes)
+        self._lengths.append(len(line))
+        self.lines, self.next_seq = self.lines + 1, entry.seq + 1
+        return True
+
+    def _note(self, entry: JournalLine) -> None:
+        """Note where a result or a grade stands; keep the rest. Raises ValueError."""
+        if entry.kind in ("result", "grade"):
+            place = msgspec.json.decode(entry.content, type=self._Place)
+            key = place.index << 16 | place.turn
+            if entry.kind == "grade":
+                self._grades[key] = self.lines
+                return
             self.footer = None  # that of an earlier part of the run
-            self._keys.append(content["index"] << 16 | content["turn"])
-            self._offsets.append(self.good_bytes)
-        elif entry["kind"] == "grade":
-            self._grades[content["index"] << 16 | content["turn"]] = self.good_bytes
-        elif entry["kind"] == "header":
-            self.header = content
-        elif entry["kind"] == "footer":
-            self.footer = content
+            self._grades.pop(key, None)  # that of an earlier answer
+            self._keys.append(key)
+            self._results.append(self.lines)
+        elif entry.kind == "header":
+            self.header = entry.read()
+        elif entry.kind == "footer":
+            self.footer = entry.read()
+        elif entry.kind == "samples":
+            self.samples.append(entry.read())
 
-    def _latest(self) -> Sequence[int]:
-        """Return the results' line numbers in the order of the run; a place asked anew by --resume counts once."""
-        keys = self._keys
-        order: Sequence[int] = range(len(keys))
-        if any(later <= earlier for earlier, later in itertools.pairwise(keys)):
-            by_key = sorted(order, key=keys.__getitem__)
-            order = array.array(
-                "q",
-                (
-                    place
-                    for place, after in itertools.zip_longest(
-                        by_key, itertools.islice(by_key, 1, None)
-                    )
-                    if after is None or keys[place] != keys[after]
-                ),
-            )
-        return order
+    @property
+    def lost_bytes(self) -> int:
+        """How many bytes are in no good line; while a run is on, the last ones may become one."""
+        return self._damaged_bytes + self._unfinished_bytes
+
+    @property
+    def ended(self) -> int:
+        """How many results were written, those that were asked anew included."""
+        return len(self._results)
+
+    def arrivals(self, start: int = 0) -> Iterator[dict[str, Any]]:
+        """Yield the results in the order in which they ended, from number `start` on."""
+        return map(self._record, range(start, len(self._results)))
+
+    def _in_order(self) -> Sequence[int]:
+        """Return the results' numbers in the order of the run; what was asked anew counts once."""
+        if self._order is None:
+            keys = self._keys
+            self._order = range(len(keys))
+            if any(later <= earlier for earlier, later in itertools.pairwise(keys)):
+                by_key = sorted(self._order, key=keys.__getitem__)
+                following = itertools.zip_longest(by_key, by_key[1:])
+                last = (
+                    number
+                    for number, after in following
+                    if after is None or keys[number] != keys[after]
+                )
+                self._order = array.array("q", last)
+        return self._order
 
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self._in_order())
 
     def __iter__(self) -> Iterator[Result]:
         return map(Result.from_record, self.records())
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Yield the results as they stand in the file, each with its grade."""
-        for read, place in enumerate(self._order):
-            if read % self.PAGES_EACH == 0:
-                self._forget_pages(self._map)
-            record = self._content(self._offsets[place])
-            if (offset := self._grades.get(self._keys[place])) is not None:
-                grade = self._content(offset)
-                graded = grade["score"] is not None
-                record |= {
-                    "quality": grade["score"] if graded else 0.0,
-                    "graded": graded,
-                    "grade_reason": grade["reason"],
-                }
-            yield record
+        return map(self._record, self._in_order())
 
-    def _content(self, offset: int) -> dict[str, Any]:
-        line = self._map[offset : self._map.find(b"\n", offset)]
-        return cast(dict[str, Any], pydantic_core.from_json(line)["content"])
+    def _record(self, number: int) -> dict[str, Any]:
+        record = self._content(self._results[number])
+        line = self._grades.get(self._keys[number])
+        if line is not None:
+            grade = self._content(line)
+            graded = grade["score"] is not None
+            record["quality"] = grade["score"] if graded else 0.0
+            record |= {"graded": graded, "grade_reason": grade["reason"]}
+        return record
+
+    def _content(self, line: int) -> dict[str, Any]:
+        """Read a good line again. Raises ResultsError when it is none any more."""
+        self._file.seek(self._offsets[line])
+        entry = JournalLine.from_bytes(self._file.read(self._lengths[line]))
+        if entry is None:
+            raise ResultsError(f"{self.path}: was damaged while it was read")
+        return entry.read()
 
     def finished(self, questions: Sequence[Question]) -> frozenset[int]:
-        """Return the places of the questions that need not be asked again: each of their turns has ended by itself."""
+        """Return the places of the questions whose turns have all ended by themselves."""
         ended = Counter[int]()
         for record in self.records():
             if record["error"] is None or record["error"]["kind"] != "cancelled":
@@ -3814,20 +4100,114 @@ class JournalReader:
         )
 
 
-def read_journal_line(line: bytes, seq: int) -> dict[str, Any] | None:
-    """Return a journal line's object; None when it is damaged or not the one expected here."""
-    if len(line) < 18 or not line.startswith(b'{"crc":"') or line[16:18] != b'",':
-        return None
-    if b"%08x" % zlib.crc32(line[18:]) != line[8:16]:
-        return None
-    try:
-        entry = pydantic_core.from_json(b"{" + line[18:])
-    except ValueError:
-        return None
-    return entry if isinstance(entry, dict) and entry.get("seq") == seq else None
-
-
 # --- Results files ---
+
+
+def possible_names(path: Path, moment: dt.datetime) -> Iterator[Path]:
+    """Yield the path, then the one with a time stamp in its name, then with a number as well."""
+    yield path
+    stamped = f"{path.stem}_{moment:%Y%m%d-%H%M%S}"
+    yield path.with_name(stamped + path.suffix)
+    for number in itertools.count(2):
+        yield path.with_name(f"{stamped}-{number}{path.suffix}")
+
+
+def give_name(path: Path, name: Path) -> bool:
+    """Rename a file, unless another file has the name. Raises OSError."""
+    try:
+        os.link(path, name)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        try:
+            name.touch(exist_ok=False)  # the name is ours before the file gets it
+        except FileExistsError:
+            return False
+        try:
+            path.replace(name)
+        except OSError:
+            name.unlink()
+            raise
+    else:
+        path.unlink()
+    return True
+
+
+class ResultsFile:
+    """A results file in the making: written beside its place, and given its name when it is whole.
+
+    A part's name begins a line, and each result has a line: so `load_results` can pass over them.
+    """
+
+    RESULTS = b',\n"results": ['
+    AGGREGATE = b'\n],\n"aggregate": '
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+        self._size = 0
+
+    def __enter__(self) -> Self:
+        self._clear_up()
+        self._lock = FileLock(self._temporary, os.O_CREAT | os.O_EXCL)
+        if not (self._lock.held and self._lock.is_in_place):
+            self._lock.close()
+            raise OSError(0, "another run is clearing up here; try again")
+        self._file = os.fdopen(self._lock.fd, "wb", closefd=False)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        with contextlib.suppress(OSError):  # what did not fit, when the block has failed
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
+        self._lock.close()
+
+    def _clear_up(self) -> None:
+        """Remove what killed runs have left, but nothing that is being written."""
+        for left in self._path.parent.iterdir():
+            if left.name.startswith(f".{self._path.name}.") and left.suffix == ".tmp":
+                with contextlib.suppress(OSError), FileLock(left) as lock:
+                    lock.remove()
+
+    def write(
+        self,
+        meta: Mapping[str, Any],
+        results: Iterable[Result],
+        aggregate: Mapping[str, Any],
+        samples: Mapping[str, Any] | None,
+    ) -> None:
+        """Write the parts and bring them to the disk. Raises OSError, also for a file too short."""
+        self._add(b'{\n"meta": ' + self._indented(meta) + self.RESULTS)
+        separator = b"\n"
+        for result in results:
+            record = pydantic_core.to_json(result.to_record(), inf_nan_mode="null")
+            self._add(separator + record)
+            separator = b",\n"
+        self._add(self.AGGREGATE + self._indented(aggregate))
+        if samples is not None:
+            self._add(b',\n"samples": ' + pydantic_core.to_json(samples, inf_nan_mode="null"))
+        self._add(b"\n}\n")
+        self._file.flush()
+        os.fsync(self._lock.fd)
+        written = os.fstat(self._lock.fd).st_size
+        if written != self._size:
+            raise OSError(0, f"only {written} of {self._size} bytes were written")
+
+    def _add(self, data: bytes) -> None:
+        self._size += self._file.write(data)
+
+    @staticmethod
+    def _indented(value: Mapping[str, Any]) -> bytes:
+        return pydantic_core.to_json(value, indent=1, inf_nan_mode="null")
+
+    def put_in_place(self, *, overwrite: bool) -> Path:
+        """Give the file its name, or that with a time stamp where it is taken. Raises OSError."""
+        if overwrite:
+            self._temporary.replace(self._path)
+            return self._path
+        names = possible_names(self._path, dt.datetime.now().astimezone())
+        return next(name for name in names if give_name(self._temporary, name))
 
 
 def save_results(
@@ -3836,83 +4216,27 @@ def save_results(
     results: Iterable[Result],
     aggregate: Mapping[str, Any],
     *,
+    samples: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a results file so that it is whole or not there, and return where it is.
 
-    It is written beside its place, flushed, its size checked, and put in place in one step. A file that is there
-    already is kept, and the new one gets a time stamp, unless `overwrite` is true. Raises ResultsError.
+    `samples` are columns on one time axis. The file is written beside its place, flushed, its size
+    checked, and put in place in one step. A file that is there already is kept, and the new one
+    gets a time stamp, unless `overwrite` is true. Raises ResultsError.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        for left in path.parent.iterdir():
-            if (
-                left.name.startswith(f".{path.name}.") and left.suffix == ".tmp"
-            ):  # by a run that was killed here
-                left.unlink()
-        with temporary.open("xb") as file:
-            size = _write_results(file, meta, results, aggregate)
-            file.flush()
-            os.fsync(file.fileno())
-        if temporary.stat().st_size != size:
-            raise OSError(0, f"only {temporary.stat().st_size} of {size} bytes were written")
-        path = _put_in_place(temporary, path, overwrite=overwrite)
+        with ResultsFile(path) as file:
+            file.write(meta, results, aggregate, samples)
+            path = file.put_in_place(overwrite=overwrite)
         _sync_folder(path.parent)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise ResultsError(f"{path}: cannot be written: {error.strerror or error}") from None
     return path
 
 
-def _write_results(
-    file: Any, meta: Mapping[str, Any], results: Iterable[Result], aggregate: Mapping[str, Any]
-) -> int:
-    """Write the parts, a result a line, and return how many bytes that were."""
-    size = file.write(b'{\n"meta": ' + _indented(meta) + b',\n"results": [')
-    separator = b"\n"
-    for result in results:
-        size += file.write(
-            separator + pydantic_core.to_json(result.to_record(), inf_nan_mode="null")
-        )
-        separator = b",\n"
-    return cast(int, size + file.write(b'\n],\n"aggregate": ' + _indented(aggregate) + b"\n}\n"))
-
-
-def _indented(value: Mapping[str, Any]) -> bytes:
-    return pydantic_core.to_json(value, indent=1, inf_nan_mode="null")
-
-
-def _put_in_place(temporary: Path, path: Path, *, overwrite: bool) -> Path:
-    """Give the finished file its name; never that of another file, unless it may be replaced."""
-    if overwrite:
-        temporary.replace(path)
-        return path
-    for candidate in _candidates(path):
-        try:
-            os.link(temporary, candidate)
-        except FileExistsError:
-            continue
-        except OSError:  # a file system without hard links
-            if os.path.lexists(candidate):
-                continue
-            temporary.rename(candidate)
-            return candidate
-        temporary.unlink()
-        return candidate
-    raise AssertionError("unreachable")
-
-
-def _candidates(path: Path) -> Iterator[Path]:
-    """Yield the name, then the name with a time stamp, then with a number as well."""
-    yield path
-    stamped = f"{path.stem}_{dt.datetime.now().astimezone():%Y%m%d-%H%M%S}"
-    yield path.with_name(stamped + path.suffix)
-    for number in itertools.count(2):
-        yield path.with_name(f"{stamped}-{number}{path.suffix}")
-
-
 def _sync_folder(folder: Path) -> None:
+    """Bring a file's name to the disk."""
     if os.name == "posix":
         fd = os.open(folder, os.O_RDONLY)
         try:
@@ -3923,13 +4247,14 @@ def _sync_folder(folder: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class SavedRun:
-    """A results file: `meta` and `aggregate` as they stand there, and the results."""
+    """A results file: `meta`, `aggregate` and `samples` as they stand there, and the results."""
 
     path: Path
     meta: dict[str, Any]
     results: list[Result]
     aggregate: dict[str, Any]
     records: list[dict[str, Any]]  # the results as they stand in the file
+    samples: dict[str, Any] | None = None
 
     @property
     def config(self) -> Config:
@@ -3938,34 +4263,77 @@ class SavedRun:
 
     @property
     def itl_us(self) -> dict[int, dict[int, int]] | None:
-        """The histogram of the gaps between chunks for each stage, where the results do not hold them."""
+        """A histogram of the gaps between chunks for each stage, where the results have none."""
         stages = self.aggregate.get("itl_histogram_us") or {}
         return {
             int(stage): {int(us): times for us, times in pairs} for stage, pairs in stages.items()
         } or None
 
+    @classmethod
+    def read_parts(cls, path: Path, *, results: bool) -> Any:
+        """Read the file's JSON, with no results unless they are wanted. Raises ConfigError."""
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            if path.is_file() and not results:
+                with path.open("rb") as file:
+                    return msgspec.json.decode(cls._head(file) + cls._tail(file))
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            if path.is_file():
+                return msgspec.json.decode(path.read_bytes())
+        return read_json(path, ConfigError)  # slower, but it says what is wrong, and where
 
-def load_results(path: Path) -> SavedRun:
-    """Read a results file. Raises ConfigError, one line, also for a format that this version does not know."""
-    data = read_json(path, ConfigError)
+    @staticmethod
+    def _head(file: BinaryIO) -> bytes:
+        """Return the file up to its first record. Raises ValueError for another layout."""
+        head = b""
+        while (end := head.find(ResultsFile.RESULTS)) < 0:
+            block = file.read(max(65536, len(head)))
+            if not block:
+                raise ValueError("it has no records")
+            head += block
+        return head[: end + len(ResultsFile.RESULTS)]
+
+    @staticmethod
+    def _tail(file: BinaryIO) -> bytes:
+        """Return the file from its last record's end on. Raises ValueError for another layout."""
+        size, length = file.seek(0, os.SEEK_END), 65536
+        while True:
+            file.seek(max(size - length, 0))
+            tail = file.read()
+            start = tail.rfind(ResultsFile.AGGREGATE)
+            if start >= 0:
+                return tail[start:]
+            if length >= size:
+                raise ValueError("it has no aggregate behind its records")
+            length *= 4
+
+
+def load_results(path: Path, results: bool = True) -> SavedRun:
+    """Read a results file; without its results when `results` is false, which is much faster.
+
+    Raises ConfigError, one line, also for a format that this version does not know.
+    """
+    data = SavedRun.read_parts(path, results=results)
     if not isinstance(data, dict) or not {"meta", "results", "aggregate"} <= data.keys():
         raise ConfigError(f"{path}: is not a results file: it has no meta, results and aggregate")
-    version = data["meta"].get("schema_version") if isinstance(data["meta"], dict) else None
+    meta, records, aggregate = data["meta"], data["results"], data["aggregate"]
+    version = meta.get("schema_version") if isinstance(meta, dict) else None
     if version != SCHEMA_VERSION:
-        raise ConfigError(
-            f"{path}: has schema_version {printable(version, 20)}; this version reads {SCHEMA_VERSION}"
-        )
+        known = f"this version reads {SCHEMA_VERSION}"
+        raise ConfigError(f"{path}: has schema_version {printable(version, 20)}; {known}")
+    if not isinstance(records, list) or not isinstance(aggregate, dict):
+        raise ConfigError(f"{path}: is damaged: results is no list, or aggregate no object")
+    if not results:
+        records = []
     try:
-        results = [Result.from_record(record) for record in data["results"]]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(
-            f"{path}: results: an entry is damaged: {type(error).__name__}: {error}"
-        ) from None
-    return SavedRun(path, data["meta"], results, data["aggregate"], data["results"])
+        read = [Result.from_record(record) for record in records]
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        wrong = printable(f"{type(error).__name__}: {error}", 200)
+        raise ConfigError(f"{path}: results: an entry is damaged: {wrong}") from None
+    return SavedRun(path, meta, read, aggregate, records, data.get("samples"))
 
 
 def find_results(name: str, folder: Path | None = None) -> Path:
-    """Return the results file that a person means: a path, or the name of a run. Raises ConfigError."""
+    """Return the results file that a path or a run's name means. Raises ConfigError."""
     given = Path(name)
     folder = folder or find_file(None, "config.json").parent / "results"
     for path in (given, folder / f"{name.removesuffix('.json')}.json"):
@@ -3983,13 +4351,16 @@ def find_results(name: str, folder: Path | None = None) -> Path:
 def run_meta(
     config: Config,
     target: Target,
-    load: Load,
+    load: LoadReport,
     aggregate: Mapping[str, Any],
     header: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the `meta` of a results file. The wall clock was read once, at the start; the rest is monotonic."""
+    """Return the `meta` of a results file.
+
+    The wall clock was read once, at the start; all later moments come from the monotonic clock.
+    """
     started = dt.datetime.fromisoformat(header["started"])
-    total_ms = (load.ended_ns - load.start_ns) / NS_PER_MS
+    total_ms = (load.ended_ns - load.start.start_ns) / NS_PER_MS
     ended = load.begun + dt.timedelta(microseconds=(load.ended_ns - load.begun_ns) // 1000)
     return {
         **_dates("start", started),
@@ -3997,7 +4368,7 @@ def run_meta(
         "server": header["server"],
         "model": config.model,
         "concurrent": config.concurrent,
-        "questions": header["questions"],
+        "questions": config.questions,
         "timeout": config.timeout,
         "total_duration_ms": round(total_ms, 3),
         "schema_version": SCHEMA_VERSION,
@@ -4006,11 +4377,12 @@ def run_meta(
         "run_id": header["run_id"],
         "config": header["config"],
         "questions_sha256": header["questions_sha256"],
-        "client": {**header["client"], **_rounded(load.client)},
+        "client": {**header["client"], **rounded(load.client)},
         "hardware": None,
+        "questions_asked": header["questions"],
         "utc_offset": started.strftime("%z"),
         "warmup": dict(load.warmup),
-        "resumed": load.resumed,
+        "resumed": load.start.resumed,
         "tls_verified": target.tls is not False if config.server.startswith("https") else None,
         "embedded": target.embedded,
         "thresholds": [check._asdict() for check in check_thresholds(config, aggregate)],
@@ -4024,21 +4396,6 @@ def _dates(prefix: str, moment: dt.datetime) -> dict[str, str]:
     }
 
 
-def _without_passwords(config: Config) -> dict[str, Any]:
-    """Return the config with no URL's user part."""
-    shown = config.model_dump()
-    links = (
-        (shown, "server"),
-        (shown, "proxy"),
-        (shown["judge"], "server"),
-        (shown["hardware"], "metrics_url"),
-    )
-    for part, key in links:
-        if part is not None and part[key] is not None:
-            part[key] = _without_password(part[key])
-    return shown
-
-
 def journal_header(config: Config, target: Target, questions: Sequence[Question]) -> dict[str, Any]:
     """Return the journal's first line: what was to be run, without secrets."""
     return {
@@ -4047,7 +4404,7 @@ def journal_header(config: Config, target: Target, questions: Sequence[Question]
         "started": dt.datetime.now().astimezone().isoformat(timespec="milliseconds"),
         "server": target.redact(target.shown),
         "questions": len(questions),
-        "config": target.redact.tree(_without_passwords(config)),
+        "config": target.redact.tree(config.without_passwords()),
         "questions_sha256": questions_hash(questions),
         "seed": random.getrandbits(32) if config.seed is None else config.seed,
         "client": {
@@ -4065,7 +4422,10 @@ def journal_header(config: Config, target: Target, questions: Sequence[Question]
 
 
 class _LineFormatter(logging.Formatter):
-    """One record a line: date, time with ms, level, message. Nothing that a server sent can begin or hide a line."""
+    """One record a line: date, time with ms, level, message.
+
+    No text of a server can begin a line or hide one.
+    """
 
     def __init__(self, redact: Redactor) -> None:
         super().__init__()
@@ -4073,25 +4433,28 @@ class _LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         moment = dt.datetime.fromtimestamp(record.created).astimezone()
-        line = f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03d} {record.levelname} {record.getMessage()}"
+        time_ms = f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03d}"
+        line = f"{time_ms} {record.levelname} {record.getMessage()}"
         if record.exc_info:
             line += " traceback=" + json.dumps(self.formatException(record.exc_info))
         return printable(self.redact(line), 20_000)
 
 
 def logfmt(**values: Any) -> str:
-    """Return key=value pairs for the log; a value with spaces is quoted as JSON does it."""
-    return " ".join(f"{key}={_field(value)}" for key, value in values.items() if value is not None)
-
-
-def _field(value: Any) -> str:
-    text = f"{value:.3f}" if isinstance(value, float) else str(value)
-    return text if re.fullmatch(r"[^\s\"=]+", text) else json.dumps(text, ensure_ascii=False)
+    """Return key=value pairs for the log, without None; a value with spaces is a JSON string."""
+    pairs = []
+    for key, value in values.items():
+        text = f"{value:.3f}" if isinstance(value, float) else str(value)
+        if not re.fullmatch(r"[^\s\"=]+", text):
+            text = json.dumps(text, ensure_ascii=False)
+        if value is not None:
+            pairs.append(f"{key}={text}")
+    return " ".join(pairs)
 
 
 @contextlib.contextmanager
 def early_log() -> Iterator[logging.handlers.MemoryHandler]:
-    """Keep what is logged before there is a log file."""
+    """Keep what is logged before there is a log file; close what logs at the end."""
     memory = logging.handlers.MemoryHandler(10_000, flushLevel=100, flushOnClose=False)
     logging.raiseExceptions = False  # a full disk costs the log, not the run
     logger.setLevel(logging.DEBUG)
@@ -4106,24 +4469,33 @@ def early_log() -> Iterator[logging.handlers.MemoryHandler]:
                 handler.close()
 
 
-def open_log(
-    memory: logging.handlers.MemoryHandler, folder: Path, name: str, level: str, redact: Redactor
-) -> Path:
-    """Start the run's log file with what was logged before. Raises ResultsError."""
-    path = folder / f"{name}_{dt.datetime.now().astimezone():%Y%m%d-%H%M%S}.log"
+def open_log(path: Path, moment: dt.datetime, level: str, redact: Redactor) -> Path:
+    """Start a run's log with what was logged before; return its path, which has the moment in it.
+
+    Raises ResultsError.
+    """
+    names = possible_names(path, moment)
+    next(names)  # a log always has its time stamp
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = None
+        while file is None:
+            path = next(names)
+            with contextlib.suppress(FileExistsError):  # of a run that began in the same second
+                file = logging.FileHandler(path, "x", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise ResultsError(f"{path}: cannot be written: {error.strerror}") from None
-    handler.setFormatter(_LineFormatter(redact))
-    handler.setLevel(level)
-    for record in memory.buffer:
-        if record.levelno >= handler.level:
-            handler.handle(record)
+    file.setFormatter(_LineFormatter(redact))
+    file.setLevel(level)
+    for handler in logger.handlers[:]:  # what was kept before there was a log, or an earlier run's
+        logger.removeHandler(handler)
+        if isinstance(handler, logging.handlers.MemoryHandler):
+            for record in handler.buffer:
+                if record.levelno >= file.level:
+                    file.handle(record)
+        handler.close()
     logger.setLevel(level)
-    logger.removeHandler(memory)
-    logger.addHandler(handler)
+    logger.addHandler(file)
     return path
 
 
@@ -4148,29 +4520,898 @@ def log_result(result: Result) -> None:
         logger.log(level, "request %s", text)
 
 
+def log_start(header: Mapping[str, Any], files: Mapping[str, Path]) -> None:
+    """Log what is about to be run, and from and to which files."""
+    config = header["config"]
+    logger.info("run %s", logfmt(run_id=header["run_id"], seed=header["seed"], **header["client"]))
+    logger.info("files %s", logfmt(**files))
+    logger.info("server %s", logfmt(url=header["server"], model=config["model"], api=config["api"]))
+    logger.info("config %s", json.dumps(config, ensure_ascii=False))
+
+
+def log_grade(result: Result, score: float | None, reason: str | None) -> None:
+    """Log the grade of an answer: what could not be graded as a warning, the others for DEBUG."""
+    level = logging.WARNING if score is None and result.ok else logging.DEBUG
+    grade = logfmt(id=result.id, index=result.index, score=score, reason=reason)
+    logger.log(level, "grade %s", grade)
+
+
+def log_run(
+    meta: Mapping[str, Any], aggregate: Mapping[str, Any], files: Mapping[str, Path]
+) -> None:
+    """Log how a run went: its stages, grades, thresholds, verdict, and where it is saved."""
+    levels = meta["config"]["concurrent"]
+    for part in aggregate["stages"] or [{"stage": 0, "concurrent": levels, **aggregate}]:
+        quality = part["quality"]
+        shown = ("stage", "concurrent", "requests", "ok", "failed", "cancelled", "duration_ms")
+        stage = logfmt(**{name: part[name] for name in shown}, tokens_per_s=part["tokens_per_s"])
+        logger.info("stage %s", stage)
+        grades = {name: quality[name] for name in ("graded", "ungraded", "correct", "avg")}
+        logger.info("quality %s", logfmt(stage=part["stage"], **grades))
+    for kind, times in aggregate["failures"].items():
+        logger.warning("failures %s", logfmt(kind=kind, times=times))
+    for check in meta["thresholds"]:
+        level = logging.INFO if check["met"] else logging.WARNING
+        logger.log(level, "threshold %s", logfmt(**check))
+    validity = meta["validity"]
+    logger.info("validity %s", logfmt(verdict=validity["verdict"], status=meta["status"]))
+    for reason in validity["reasons"]:
+        logger.info("reason %s", logfmt(**reason))
+    logger.info("saved %s", logfmt(total_duration_ms=meta["total_duration_ms"], **files))
+
+
 def notice(message: str) -> None:
-    """Say something on stderr, in one line that is safe to show."""
-    logger.warning("%s", message)
+    """Say something on stderr, in one line that is safe to show, and in the log."""
+    logger.warning("%s", message.removeprefix("WARNING "))
     with contextlib.suppress(OSError):
         sys.stderr.write(printable(message, 1000) + "\n")
 
 
 # --- Terminal ---
+#
+# Numbers have three significant digits and a narrow space before their unit; no line breaks there.
+
+NARROW_SPACE = "\u202f"
+NOT_MEASURED = "–"
+# What stands in for a sign that an encoding lacks: as wide as it, so that columns stay straight.
+ASCII_SIGNS = str.maketrans(NARROW_SPACE + "–−·×▲✓✕─“”’", ' --|x!+x-""\'', "")
+VERDICT_SIGNS = {
+    "VALID": ("✓", "bold green", "trustworthy"),
+    "SUSPECT": ("▲", "bold yellow", "usable"),
+    "INVALID": ("✕", "bold red", "do not use these numbers"),
+}
+
+
+def format_number(value: float | None) -> str:
+    """Return a measured number with three significant digits; a dash when it was not measured."""
+    if value is None:
+        return NOT_MEASURED
+    rounded = float(f"{value:.3g}")
+    if not rounded or abs(rounded) < 1e-6:
+        return "0"
+    decimals = max(0, 2 - math.floor(math.log10(abs(rounded))))
+    return f"{rounded:,.{decimals}f}".replace("-", "−")
+
+
+def format_ms(value: float | None) -> str:
+    """Return a time for people: in ms, from a second in s, from two minutes in min."""
+    return format_interval((value,))
+
+
+def format_interval(bounds: Sequence[float | None]) -> str:
+    """Return the bounds of an interval in ms for people, in one unit: "1.18 to 1.80 s"."""
+    if None in bounds:
+        return NOT_MEASURED
+    known = cast(Sequence[float], bounds)
+    unit, size = "ms", 1.0
+    if max(known) >= 999.5:
+        unit, size = "s", 1000.0
+    if max(known) >= 119_500:
+        unit, size = "min", 60_000.0
+    return " to ".join(format_number(bound / size) for bound in known) + NARROW_SPACE + unit
+
+
+def format_share(*shares: float | None) -> str:
+    """Return a share or an interval of shares in percent: whole from 10, else with one decimal."""
+    if None in shares:
+        return NOT_MEASURED
+    texts = []
+    for share in cast(Sequence[float], shares):
+        percent = 100 * share
+        # 399 of 400 are not 100 %.
+        whole = 9.95 <= abs(percent) < 99.5 or round(percent, 1) in (0, 100)
+        text = f"{percent:.0f}" if whole else f"{percent:.1f}".removesuffix(".0")
+        texts.append(text.replace("-", "−"))
+    return " to ".join(texts) + NARROW_SPACE + "%"
+
+
+def headline(meta: Mapping[str, Any], aggregate: Mapping[str, Any]) -> str:
+    """Return the one sentence that says what a run shows, for a person to repeat aloud."""
+    return Headline(meta, aggregate).sentence()
+
+
+class Headline:
+    """Finds the sentence that says what a run shows: the first of its rules that applies.
+
+    Each rule is a method that returns its sentence, or None. What the run's validity puts in doubt
+    is not claimed: estimated tokens are "about", and times that are this program's own are no news.
+    """
+
+    GROWTH = 1.1  # a level pays when the total is this many times that of the level before
+    MISSED = 0.1  # the share of requests beyond a limit from which it is the news
+    FAILED = 0.01
+    MISSES: ClassVar = {
+        "ttft_ms": "start later than",
+        "tpot_ms": "need more for a token than",
+        "e2e_ms": "end later than",
+    }
+
+    def __init__(self, meta: Mapping[str, Any], aggregate: Mapping[str, Any]) -> None:
+        self.meta, self.aggregate = meta, aggregate
+        self.codes = {reason["code"] for reason in meta["validity"]["reasons"]}
+        self.about = "about " if "tokens_estimated" in self.codes else ""
+        by_level = {stage["concurrent"]: stage for stage in reversed(aggregate["stages"])}
+        self.stages = [by_level[level] for level in sorted(by_level)]
+        self.asked = aggregate["ok"] + aggregate["failed"]
+
+    def sentence(self) -> str:
+        """Return the sentence."""
+        rules = (
+            self.no_answer,
+            self.client_saturated,
+            self.quality_falls,
+            self.total_stops_growing,
+            self.total_grows,
+            self.limit_missed,
+            self.requests_fail,
+        )
+        found = (rule() for rule in rules)
+        return next((text for text in found if text is not None), None) or self.nothing_special()
+
+    def no_answer(self) -> str | None:
+        """Say why when every request failed."""
+        if self.aggregate["ok"]:
+            return None
+        if not self.aggregate["failures"]:
+            return "No answer came: nothing was asked."
+        kind, times = next(iter(self.aggregate["failures"].items()))
+        return f"No answer came: {times:,} × {kind.replace('_', ' ')}."
+
+    def client_saturated(self) -> str | None:
+        """Say when this program was the bottleneck."""
+        if "client_saturated" not in self.codes:
+            return None
+        return "These times are this program's own, not the server's."
+
+    def quality_falls(self) -> str | None:
+        """Say from which level on the same questions are answered worse, beyond chance."""
+        falls = None
+        for stage in reversed(self.stages[1:]):
+            if not self._answers_worse(stage["quality"].get("paired")):
+                break
+            falls = stage
+        if falls is None:
+            return None
+        before, after = (
+            format_share(stage["quality"]["under_load"]["avg"]) for stage in (self.stages[0], falls)
+        )
+        level = falls["concurrent"]
+        return f"From {level} at once on, answers get worse: {before} → {after} right."
+
+    def _answers_worse(self, paired: Mapping[str, int] | None) -> bool:
+        """Whether more pairs got worse than chance allows: exact sign test, two-sided (McNemar)."""
+        if paired is None or paired["worse"] <= paired["better"]:
+            return False
+        better, n = paired["better"], paired["better"] + paired["worse"]
+        tail = sum(math.comb(n, k) for k in range(better + 1))
+        return bool(2 * tail <= (1 - CONFIDENCE) * 2**n)
+
+    @property
+    def knee(self) -> int | None:
+        """The highest level at which the total still grew by a tenth; None unless it is a sweep."""
+        totals = [(stage["concurrent"], stage["tokens_per_s"]) for stage in self.stages]
+        known = [(level, total) for level, total in totals if total]
+        if len(known) < 2:
+            return None
+        knee = known[0][0]
+        for (_, before), (level, total) in itertools.pairwise(known):
+            if total >= self.GROWTH * before:
+                knee = level
+        return int(knee)
+
+    def total_stops_growing(self) -> str | None:
+        """Say what a sweep's levels beyond the knee cost."""
+        if self.knee is None or self.knee == self.stages[-1]["concurrent"]:
+            return None
+        knee = next(stage for stage in self.stages if stage["concurrent"] == self.knee)
+        top = [stage for stage in self.stages if stage["tokens_per_s"]][-1]
+        total = f"the total {self._change(knee['tokens_per_s'], top['tokens_per_s'])}"
+        before, after = one_user_speed(knee), one_user_speed(top)
+        if before is None or after is None or after >= 0.995 * before:
+            return f"Beyond {self.knee} at once, {total}."
+        speed = f"each user's speed {self._change(before, after)}"
+        if 0.45 <= after / before <= 0.55:
+            speed = "each user's speed halves"
+        return f"Beyond {self.knee} at once, users only slow each other down: {total}, {speed}."
+
+    def _change(self, before: float, after: float) -> str:
+        change = after / before - 1
+        if abs(change) < 0.0005:
+            return "stays the same"
+        way = "grows" if change > 0 else "falls by"
+        return f"{way} {self.about}{format_share(abs(change))}"
+
+    def total_grows(self) -> str | None:
+        """Say how far a sweep got whose highest level still pays."""
+        if self.knee is None:
+            return None
+        total = format_number(self.stages[-1]["tokens_per_s"])
+        return (
+            f"Up to {self.knee} at once the total keeps growing, to {self.about}{total} tokens/s."
+        )
+
+    def limit_missed(self) -> str | None:
+        """Say when a tenth of the requests were answered, but beyond a limit of `slo`."""
+        slo = {key: limit for key, limit in self.meta["config"]["slo"].items() if limit is not None}
+        good, failed = self.aggregate["good"], self.aggregate["failed"]
+        if good is None or self.aggregate["ok"] - good < self.MISSED * self.asked:
+            return None
+        what = "miss a limit"
+        if len(slo) == 1 and slo.keys() <= self.MISSES.keys():
+            ((key, limit),) = slo.items()
+            what = f"{self.MISSES[key]} the limit of {format_limit(limit)}"
+        also = f", and {failed:,} fail outright" if failed else ""
+        return f"{self.aggregate['ok'] - good:,} of {self.asked:,} requests {what}{also}."
+
+    def requests_fail(self) -> str | None:
+        """Say when a hundredth of the requests failed."""
+        failed = self.aggregate["failed"]
+        if failed < self.FAILED * self.asked or not failed:
+            return None
+        kind = next(iter(self.aggregate["failures"])).replace("_", " ")
+        return f"{failed:,} of {self.asked:,} requests fail, most often {kind}."
+
+    def nothing_special(self) -> str:
+        """Say how fast and how good the answers are."""
+        aggregate, parts = self.aggregate, []
+        if self.stages:  # over several levels they would mix
+            return f"{aggregate['ok']:,} of {self.asked:,} requests were answered."
+        speed, quality = one_user_speed(aggregate), aggregate["quality"]
+        if aggregate["ttft_ms"]["n"]:
+            start = format_ms(aggregate["ttft_ms"]["p50"])
+            parts.append(f"Half of the answers start within {start}")
+        else:
+            parts.append(f"Half of the answers end within {format_ms(aggregate['e2e_ms']['p50'])}")
+        if speed is not None:
+            parts.append(f"a user gets {self.about}{format_number(speed)} tokens/s")
+        if quality["graded"]:
+            right = format_share(quality["of_answers"]["avg"])
+            parts.append(f"{right} of the graded answers are right")
+        return "; ".join(parts) + "."
+
+
+def one_user_speed(part: Mapping[str, Any]) -> float | None:
+    """Return the tokens/s that one user sees: from the median TPOT of an aggregate or a stage."""
+    tpot_ms = part["tpot_ms"]["p50"]
+    return 1000 / tpot_ms if tpot_ms else None
+
+
+def format_limit(limit_ms: float) -> str:
+    """Return a limit as the user wrote it, in s from a second: no digit more."""
+    size, unit = (1000, "s") if limit_ms >= 1000 else (1, "ms")
+    return f"{limit_ms / size:,.12g}{NARROW_SPACE}{unit}"
+
+
+def styled(*pieces: str | tuple[str, str] | rich.text.Text) -> rich.text.Text:
+    """Return a line of plain and styled pieces; nothing in them is read as markup."""
+    import rich.text  # noqa: PLC0415
+
+    return rich.text.Text.assemble(*pieces)
+
+
+def wrapped(line: str | rich.text.Text, width: int, hang: int = 0) -> list[rich.text.Text]:
+    """Return the line as lines of at most `width` columns, the later ones indented by `hang`.
+
+    Broken at spaces only: a longer word, such as a path, stays whole, and the terminal wraps it.
+    A text with `no_wrap` (a command to copy) stays whole too.
+    """
+    from rich.cells import cell_len  # noqa: PLC0415
+
+    text = styled(line) if isinstance(line, str) else line
+    if text.no_wrap:
+        return [text]
+    breaks, used = list[int](), 0
+    for word in re.finditer(r" *[^ ]+", text.plain):
+        size = cell_len(word.group())
+        if used and used + size > width:
+            blanks = len(word.group()) - len(word.group().lstrip(" "))
+            breaks.append(word.start() + blanks)
+            used, size = hang, size - blanks
+        used += size
+    first, *rest = text.divide(breaks)
+    for part in (first, *rest):
+        part.rstrip()
+    return [first, *(styled(" " * hang, part) for part in rest)]
+
+
+class Column(NamedTuple):
+    """A column of a table."""
+
+    header: str  # of one line or two
+    weight: int = 0  # the lightest columns leave a narrow terminal first, of equal ones the last
+    label: str = ""  # of its row when the table is turned; has a second line for cells of two parts
+
+
+Cell = str | tuple[str, str]  # a text, or a value and its interval
+
+
+class Table:
+    """Figures in columns. What does not fit leaves, column by column; nothing is ever cut.
+
+    On a terminal narrower than `turned_below` columns the table is turned: each of its rows becomes
+    a column, four at a time, with the figures that a usual terminal would show.
+    """
+
+    GAP = 2
+    AT_ONCE = 4
+    USUAL_WIDTH = 80
+
+    def __init__(self, *columns: Column, turned_below: int = 0) -> None:
+        self.columns, self.turned_below = columns, turned_below
+        self.rows = list[tuple[Cell, ...]]()
+
+    def add_row(self, *cells: Cell) -> None:
+        """Add a row; the first cell is its label."""
+        self.rows.append(cells)
+
+    def lines(self, width: int) -> list[rich.text.Text]:
+        """Return the table's lines for a terminal of this width."""
+        if width < self.turned_below:
+            return self._turned(width)
+        kept = self._fitting(width)
+        headers = [self.columns[place].header.split("\n") for place in kept]
+        height = max(map(len, headers))
+        above = [[""] * (height - len(header)) + header for header in headers]
+        body = [[self._joined(row[place]) for place in kept] for row in self.rows]
+        return self._laid_out([list(line) for line in zip(*above, strict=True)], body)
+
+    @staticmethod
+    def _joined(cell: Cell) -> str:
+        if isinstance(cell, str):
+            return cell
+        value, interval = cell
+        return f"{value} ({interval})" if interval else value
+
+    def _fitting(self, width: int) -> list[int]:
+        """Return the places of the columns that fit; the first two always stay."""
+        from rich.cells import cell_len  # noqa: PLC0415
+
+        sizes = [
+            max(
+                *(cell_len(line) for line in column.header.split("\n")),
+                *(cell_len(self._joined(row[place])) for row in self.rows),
+                0,
+            )
+            for place, column in enumerate(self.columns)
+        ]
+        kept = list(range(len(self.columns)))
+        while len(kept) > 2 and sum(sizes[place] + self.GAP for place in kept) - self.GAP > width:
+            kept.remove(min(kept[1:], key=lambda place: (self.columns[place].weight, -place)))
+        return kept
+
+    def _turned(self, width: int) -> list[rich.text.Text]:
+        """Return the table with a column for each of its rows, in blocks of as many as fit."""
+        rows = list[list[str]]()
+        for place in self._fitting(self.USUAL_WIDTH)[1:]:
+            cells = [row[place] for row in self.rows]
+            column = self.columns[place]
+            labels = (column.label or column.header.replace("\n", " ")).split("\n")
+            parts = [(cell, "") if isinstance(cell, str) else cell for cell in cells]
+            rows.append([labels[0], *(value for value, _ in parts)])
+            if any(interval for _, interval in parts):
+                rows.append([labels[-1], *(interval for _, interval in parts)])
+        first = self.columns[0]
+        head = [first.label or first.header.replace("\n", " ")]
+        head += [self._joined(row[0]) for row in self.rows]
+        begin = 1
+        lines: list[rich.text.Text] = []
+        while begin < len(head):
+            for end in range(min(begin + self.AT_ONCE, len(head)), begin, -1):
+                block = [[line[0], *line[begin:end]] for line in (head, *rows)]
+                laid_out = self._laid_out(block[:1], block[1:], words_first=True)
+                if laid_out[0].cell_len <= width or end == begin + 1:
+                    break
+            lines += [styled(""), *laid_out] if lines else laid_out
+            begin = end
+        return lines
+
+    def _laid_out(
+        self, above: list[list[str]], body: list[list[str]], *, words_first: bool = False
+    ) -> list[rich.text.Text]:
+        """Return the lines under their header: words at the left, figures at the right."""
+        from rich.cells import cell_len  # noqa: PLC0415
+
+        sizes = [max(map(cell_len, column)) for column in zip(*above, *body, strict=True)]
+        figures = not words_first and all(re.fullmatch(r"[\d,]+", row[0]) for row in body)
+        lines: list[rich.text.Text] = []
+        for row in (*above, *body):
+            blanks = [" " * (size - cell_len(cell)) for cell, size in zip(row, sizes, strict=True)]
+            first = blanks[0] + row[0] if figures else row[0] + blanks[0]
+            rest = [blank + cell for blank, cell in zip(blanks[1:], row[1:], strict=True)]
+            gap = " " * self.GAP
+            if len(lines) < len(above):
+                lines.append(styled((gap.join((first, *rest)), "dim")))
+            else:
+                lines.append(styled((first, "dim" if words_first else "bold"), gap, gap.join(rest)))
+        lines.insert(len(above), styled(("─" * lines[0].cell_len, "dim")))
+        return lines
+
+
+def table(first: str | Column, *columns: str | Column, turned_below: int = 0) -> Table:
+    """Return a table to fill by `add_row` and to `show`; `first` heads the labels of its rows.
+
+    On a narrow terminal columns leave from the right, unless a Column says how much it weighs.
+    """
+    made = [Column(column) if isinstance(column, str) else column for column in (first, *columns)]
+    return Table(*made, turned_below=turned_below)
+
+
+def _console(file: TextIO) -> rich.console.Console:
+    import rich.console  # noqa: PLC0415
+
+    width = None if file.isatty() else Table.USUAL_WIDTH
+    return rich.console.Console(file=file, width=width, highlight=False)
+
+
+def terminal_width(file: TextIO | None = None) -> int:
+    """Return how many columns stdout, or another file, has; 80 when it is no terminal."""
+    file = file or sys.stdout
+    return max(_console(file).width, 20) if file and not file.closed else Table.USUAL_WIDTH
+
+
+def show(parts: Iterable[str | rich.text.Text | Table], file: TextIO | None = None) -> None:
+    """Print lines and tables, as wide as the terminal; the one place that does.
+
+    A reader that went away (`| head`), or a full disk that the output goes to, is no fault.
+    """
+    file = file or sys.stdout
+    if file is None or file.closed:
+        return
+    console, width = _console(file), terminal_width(file)
+    try:
+        with console.capture() as captured:  # which flushes the file
+            for part in parts:
+                lines = part.lines(width) if isinstance(part, Table) else wrapped(part, width)
+                for line in lines:
+                    console.print(line, markup=False, soft_wrap=True)
+        file.write(encodable(captured.get(), file))
+        file.flush()
+    except OSError:
+        with contextlib.suppress(OSError):  # or Python says at its exit that it cannot flush
+            os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+
+
+def encodable(text: str, file: TextIO) -> str:
+    """Return the text as the file's encoding can hold it; where it lacks a sign, in ASCII."""
+    encoding = file.encoding or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = text.replace("≤" + NARROW_SPACE, "<=").replace("≥" + NARROW_SPACE, ">=")
+        text = text.replace("→", "->").replace("…", "...").translate(ASCII_SIGNS)
+        return text.encode(encoding, "replace").decode(encoding)
+    return text
+
+
+def summary_lines(
+    name: str,
+    meta: Mapping[str, Any],
+    aggregate: Mapping[str, Any],
+    width: int,
+    files: Mapping[str, object] | None = None,
+) -> list[rich.text.Text]:
+    """Return the lines that tell a person about a run, for a terminal of this width.
+
+    `files` are the last lines, label and text: where the results are, what was used, what is next.
+    """
+    return Summary(name, meta, aggregate, width).lines(files or {})
+
+
+class Summary:
+    """Lays out what a terminal shows of a run: the answer first, then what it rests on."""
+
+    KEY_WIDTH = 9
+    TURNED_BELOW = 72
+    IN_LEVELS = ("ttft_ms", "e2e_ms")
+    METRICS: ClassVar = {
+        "ttft_ms": ("TTFT", "TTFT: time to the first token."),
+        "answer_ttft_ms": ("answer TTFT", "answer TTFT: to the first token after the reasoning."),
+        "tpot_ms": ("TPOT", "TPOT: time for each further token."),
+        "itl_ms": ("ITL", "ITL: gap between two chunks."),
+        "e2e_ms": ("E2E", "E2E: time to the last token."),
+        "queue_ms": ("queue", "queue: sent later than scheduled by."),
+        "scheduled_ttft_ms": ("TTFT, scheduled", ""),
+        "scheduled_e2e_ms": ("E2E, scheduled", "scheduled: from the time when it should be sent."),
+    }
+    LIMITS: ClassVar = {
+        "ttft_ms": "first token",
+        "tpot_ms": "each further one",
+        "e2e_ms": "whole answer",
+    }
+
+    def __init__(
+        self, name: str, meta: Mapping[str, Any], aggregate: Mapping[str, Any], width: int
+    ) -> None:
+        self.name, self.meta, self.aggregate, self.width = name, meta, aggregate, width
+        self.stages: Sequence[Mapping[str, Any]] = aggregate["stages"]
+        self.parts = self.stages or [aggregate]
+        validity = meta["validity"]
+        self.verdict: str = validity["verdict"]
+        self.reasons: Sequence[Mapping[str, str]] = validity["reasons"]
+        self.notes: Sequence[Mapping[str, str]] = validity.get("notes", ())
+        self.slo = {key: limit for key, limit in meta["config"]["slo"].items() if limit is not None}
+
+    def lines(self, files: Mapping[str, object]) -> list[rich.text.Text]:
+        """Return the blocks, one below the other, with an empty line between them."""
+        below = [] if self.verdict == "INVALID" else self._reasons()
+        blocks = [
+            self._top(),
+            [] if self.stages else self._figures(),
+            self._table().lines(self.width) if self.aggregate["ok"] else [],
+            wrapped(styled((self._legend(), "dim")), self.width),
+            [*self._failures(), *below, *self._notes()],
+            self._thresholds(),
+            [
+                line
+                for label, text in files.items()
+                for line in self._keyed(label, printable(text, 4000), whole=True)
+            ],
+        ]
+        lines: list[rich.text.Text] = []
+        for block in blocks:
+            if any(line.plain for line in block):
+                lines += [styled(""), *block] if lines else block
+        return lines
+
+    def _keyed(
+        self, key: str, text: str, style: str = "dim", *, whole: bool = False
+    ) -> list[rich.text.Text]:
+        line = styled((key.ljust(self.KEY_WIDTH), style), text)
+        line.no_wrap = whole
+        return wrapped(line, self.width, hang=self.KEY_WIDTH)
+
+    # What comes first
+
+    def _top(self) -> list[rich.text.Text]:
+        """Return name and verdict, the sentence, what was run; above it why not to use the run."""
+        sign, style, meaning = VERDICT_SIGNS[self.verdict]
+        if self.verdict == "SUSPECT":
+            caveats = len(self.reasons)
+            meaning += f", {caveats} caveat{'s' if caveats > 1 else ''}"
+        name = styled((printable(self.name), "bold"))
+        verdict = styled((f"{sign} {self.verdict}: {meaning}", style))
+        room = self.width - name.cell_len - verdict.cell_len
+        first = [name, verdict] if room < 2 else [styled(name, " " * room, verdict)]
+        return [
+            *first,
+            *(self._reasons() if self.verdict == "INVALID" else ()),
+            *wrapped(styled((headline(self.meta, self.aggregate), "bold")), self.width),
+            *wrapped(self._what_was_run(), self.width),
+        ]
+
+    def _what_was_run(self) -> rich.text.Text:
+        meta, config = self.meta, self.meta["config"]
+        server = printable(meta["server"], 100)
+        if meta["embedded"]:
+            server += f" {printable(meta['embedded'].get('engine', ''), 60)}"
+        asked = meta.get("questions_asked", meta["questions"])
+        what = f"{asked} questions"
+        if config["duration"] is not None:
+            what = f"{config['duration']:g}{NARROW_SPACE}s"
+        pieces = [
+            f"{printable(meta['model'], 100)} on {server}",
+            config["api"] + (", streaming" if config["stream"] else ""),
+            what + (" a level" if self.stages else ""),
+        ]
+        if config["rate"] is not None:
+            pieces.append(f"{config['rate']:g} requests/s ({config['arrival']})")
+        if not self.stages:
+            most = " at most" if config["rate"] is not None else ""
+            pieces.append(f"{meta['concurrent']} at once{most}")
+        pieces.append(format_ms(meta["total_duration_ms"]))
+        if meta["status"] != "complete":
+            pieces.append("interrupted")
+        text = styled((" · ".join(pieces), "dim"))
+        if meta["tls_verified"] is False:
+            text = styled(text, (" · ", "dim"), ("TLS not verified", "bold red"))
+        return text
+
+    # One level
+
+    def _figures(self) -> list[rich.text.Text]:
+        """Return what a run at one level has beside its latencies: counts, speed, quality."""
+        aggregate = self.aggregate
+        lines: list[rich.text.Text] = []
+        counts = [f"{aggregate['ok']:,} ok", f"{aggregate['failed']:,} failed"]
+        if aggregate["cancelled"]:
+            counts.append(f"{aggregate['cancelled']:,} cancelled")
+        if aggregate["good"] is not None:
+            counts.append(f"{self._within_limits(aggregate)} within limits")
+        lines += self._keyed("answers", " · ".join(counts))
+        if aggregate["ok"]:
+            lines += self._keyed("speed", self._speed())
+        if aggregate["quality"]["graded"] or aggregate["quality"]["ungraded"]:
+            lines += self._keyed("quality", self._quality())
+        return lines
+
+    def _speed(self) -> str:
+        aggregate = self.aggregate
+        about = "about " if "tokens_estimated" in {r["code"] for r in self.reasons} else ""
+        pieces = [f"{about}{format_number(aggregate['tokens_per_s'])} tokens/s in all"]
+        one_user = one_user_speed(aggregate)
+        if one_user is not None:
+            pieces[0] += f", {format_number(one_user)} for one user"
+        pieces.append(f"{format_number(aggregate['requests_per_s'])} requests/s")
+        if aggregate["token_sum"] is not None:
+            each = format_number(aggregate["token_avg"])
+            pieces.append(f"{aggregate['token_sum']:,} tokens, {each} an answer")
+        drain_ms, duration_ms = aggregate["drain_ms"], aggregate["duration_ms"]
+        if drain_ms and duration_ms and drain_ms > 0.2 * duration_ms:
+            pieces.append(f"{format_ms(drain_ms)} of it only for the last answers to end")
+        return " · ".join(pieces)
+
+    def _quality(self) -> str:
+        quality, pieces = self.aggregate["quality"], list[str]()
+        answers, under_load = quality["of_answers"], quality["under_load"]
+        if answers["n"]:
+            right, interval = format_share(answers["avg"]), format_share(*answers["ci95"])
+            pieces.append(f"{right} of {answers['n']:,} graded answers right ({interval})")
+        if under_load["n"] != answers["n"]:
+            pieces.append(f"{format_share(under_load['avg'])} when failures count as wrong")
+        if quality["ungraded"]:
+            pieces.append(f"{quality['ungraded']:,} not graded, see grade_reason")
+        if quality["tokens_per_correct"] is not None:
+            pieces.append(f"{format_number(quality['tokens_per_correct'])} tokens a right one")
+        return " · ".join(pieces)
+
+    def _within_limits(self, part: Mapping[str, Any]) -> str:
+        """Return how many requests met every limit: up to 100 a count, above a share."""
+        if part["good"] is None:
+            return NOT_MEASURED
+        asked = part["ok"] + part["failed"]
+        if asked <= 100:
+            return f"{part['good']}/{asked}"
+        return format_share(part["good"] / asked)
+
+    # The table
+
+    def _table(self) -> Table:
+        return self._levels() if self.stages else self._latencies()
+
+    def _levels(self) -> Table:
+        """Return the levels of a sweep side by side; light columns are for wide terminals."""
+
+        def column(
+            header: str, weight: int, cell: Callable[[Mapping[str, Any]], Cell], label: str = ""
+        ) -> tuple[Column, list[Cell]]:
+            return Column(header, weight, label), [cell(stage) for stage in self.stages]
+
+        lowest = min(stage["concurrent"] for stage in self.stages)
+        percent = f"95{NARROW_SPACE}%"
+        columns = [
+            column("at\nonce", 100, lambda stage: str(stage["concurrent"]), "requests at once"),
+            column("ok", 40, lambda stage: f"{stage['ok']:,}"),
+            column("failed", 80, lambda stage: f"{stage['failed']:,}"),
+            column("tokens/s\ntotal", 90, self._total, "tokens/s, total"),
+            column("tokens/s\none user", 85, self._one_user, "tokens/s, one user"),
+            column("TTFT\np50", 60, self._time("ttft_ms", "p50"), "TTFT p50"),
+            column("TTFT\np95", 15, self._time("ttft_ms", "p95")),
+            column("E2E\np50", 30, self._time("e2e_ms", "p50"), "E2E p50"),
+            column("E2E\np95", 10, self._time("e2e_ms", "p95")),
+            column("within\nlimits", 50, self._within_limits),
+            column(
+                f"right answers\n{percent} interval",
+                70,
+                self._right,
+                f"right answers\n  {percent} interval",
+            ),
+            column(f"answered\nunlike at {lowest}", 5, self._unlike),
+        ]
+        shown = [part for part in columns if any(cell != NOT_MEASURED for cell in part[1])]
+        levels = table(*(column for column, _ in shown), turned_below=self.TURNED_BELOW)
+        for row in zip(*(cells for _, cells in shown), strict=True):
+            levels.add_row(*row)
+        return levels
+
+    @staticmethod
+    def _total(stage: Mapping[str, Any]) -> str:
+        return format_number(stage["tokens_per_s"])
+
+    @staticmethod
+    def _one_user(stage: Mapping[str, Any]) -> str:
+        return format_number(one_user_speed(stage))
+
+    @staticmethod
+    def _right(stage: Mapping[str, Any]) -> Cell:
+        """Return the share of right answers, a failed request counting as a wrong one."""
+        under_load = stage["quality"]["under_load"]
+        if not under_load["n"]:
+            return NOT_MEASURED
+        interval = format_share(*under_load["ci95"])
+        return format_share(under_load["avg"]), interval.removesuffix(f"{NARROW_SPACE}%")
+
+    @staticmethod
+    def _unlike(stage: Mapping[str, Any]) -> str:
+        """Return how many answers differ from those to the same questions at the lowest level."""
+        stability = stage["quality"]["stability"]
+        return NOT_MEASURED if stability is None else format_share(stability["avg"])
+
+    @staticmethod
+    def _time(metric: str, name: str) -> Callable[[Mapping[str, Any]], str]:
+        """Return what formats a percentile: in brackets when too few answers support it."""
+
+        def cell(part: Mapping[str, Any]) -> str:
+            values = part[metric]
+            text = format_ms(values[name])
+            return f"({text})" if values["n"] and None in values["ci95"][name] else text
+
+        return cell
+
+    def _latencies(self) -> Table:
+        """Return the latencies of one level: a row a metric, the median with its interval."""
+        latencies = table(
+            "",
+            Column(f"p50 (95{NARROW_SPACE}% interval)", 90),
+            Column("p90", 50),
+            Column("p95", 70),
+            Column("p99", 60),
+            Column("max", 40),
+            Column("avg", 30),
+        )
+        for metric in self._measured():
+            row = self.aggregate[metric]
+            interval = row["ci95"]["p50"]
+            p50 = self._time(metric, "p50")(self.aggregate)
+            shown = "" if None in interval else format_interval(interval)
+            shown = shown.removesuffix(NARROW_SPACE + p50.rpartition(NARROW_SPACE)[2])
+            high = (self._time(metric, name)(self.aggregate) for name in ("p90", "p95", "p99"))
+            ends = (format_ms(row["max"]), format_ms(row["avg"]))
+            latencies.add_row(self.METRICS[metric][0], (p50, shown), *high, *ends)
+        late = self.aggregate["e2e_with_timeouts_ms"]
+        if late["timeouts"]:
+            cells = [
+                ("≥" + NARROW_SPACE if name in late["lower_bounds"] else "") + format_ms(late[name])
+                for name in PERCENTILES
+            ]
+            latencies.add_row("E2E, with timeouts", *cells, "", "")
+        return latencies
+
+    def _measured(self) -> list[str]:
+        """Return the metrics that were measured; the answer's own TTFT only where it differs."""
+        shown = [metric for metric in self.METRICS if any(part[metric]["n"] for part in self.parts)]
+        same = all(
+            part["answer_ttft_ms"]["p50"] == part["ttft_ms"]["p50"] or not part["ttft_ms"]["n"]
+            for part in self.parts
+        )
+        return [metric for metric in shown if metric != "answer_ttft_ms" or not same]
+
+    def _legend(self) -> str:
+        """Say what the table's words mean, what its brackets mean, and what was not measured."""
+        if not self.aggregate["ok"]:
+            return ""
+        measured = self._measured()
+        shown = [metric for metric in measured if not self.stages or metric in self.IN_LEVELS]
+        sentences = [self.METRICS[metric][1] for metric in shown]
+        sentences.append("p50: half are faster.")
+        if self.slo:
+            limits = [
+                f"{what} ≤{NARROW_SPACE}{format_limit(self.slo[key])}"
+                for key, what in self.LIMITS.items()
+                if key in self.slo
+            ]
+            if "quality" in self.slo:
+                limits.append(f"quality ≥{NARROW_SPACE}{self.slo['quality']:g}")
+            sentences.append(f"Limits: {', '.join(limits)}.")
+        if not any(part["ttft_ms"]["n"] for part in self.parts):
+            sentences.append("TTFT was not measured: that needs stream.")
+        sentences.append(self._needs_more())
+        return " ".join(filter(None, sentences))
+
+    def _needs_more(self) -> str:
+        """Say what the brackets mean, and how many more answers each percentile needs about."""
+        fewest = min((part for part in self.parts if part["ok"]), key=lambda part: part["ok"])
+        n = fewest["ok"]
+        supporting = fewest["e2e_ms"].get("n_eff") or n
+        needs = [
+            f"{name} needs about {math.ceil((min_samples(share) - supporting) * n / supporting):,}"
+            for name, share in PERCENTILES.items()
+            if min_samples(share) > supporting
+        ]
+        if not needs or (self.stages and supporting >= min_samples(PERCENTILES["p50"])):
+            return ""
+        more = " more a level." if self.stages else " more."
+        return "In brackets: too few answers for an interval; " + ", ".join(needs) + more
+
+    # What the numbers rest on
+
+    def _failures(self) -> list[rich.text.Text]:
+        return [
+            line
+            for kind, times in self.aggregate["failures"].items()
+            for line in self._keyed("failed", f"{times:,} × {kind}: {FAILURES.get(kind, '')}")
+        ]
+
+    def _reasons(self) -> list[rich.text.Text]:
+        sign, style, _ = VERDICT_SIGNS[self.verdict]
+        return [line for reason in self.reasons for line in self._remark(reason, sign, style)]
+
+    def _notes(self) -> list[rich.text.Text]:
+        return [line for note in self.notes for line in self._remark(note, "·", "dim")]
+
+    def _remark(self, remark: Mapping[str, str], sign: str, style: str) -> list[rich.text.Text]:
+        code, message = printable(remark["code"]), printable(remark["message"])
+        return wrapped(styled((f"{sign} {code}", style), f"  {message}"), self.width, hang=2)
+
+    def _thresholds(self) -> list[rich.text.Text]:
+        lines: list[rich.text.Text] = []
+        for check in self.meta["thresholds"]:
+            value = NOT_MEASURED if check["value"] is None else f"{check['value']:.6g}"
+            text = f"{printable(check['metric'])} {printable(check['condition'])}: {value}"
+            verdict, style = ("met", "green") if check["met"] else ("missed", "bold red")
+            lines += self._keyed(verdict, text, style)
+        return lines
+
+
+def next_command(name: str, meta: Mapping[str, Any], folder: str = "") -> dict[str, str]:
+    """Return what to do next with a run, as the last of `summary_lines`' files: label and command.
+
+    `folder` is where its results are when they are not beside the config.
+    """
+    where = f" --results-dir {shlex.quote(folder)}" if folder else ""
+    run = shlex.quote(name)
+    if meta["status"] != "complete":
+        return {"go on": f"{program()} {run} --resume{where}"}
+    if "report" in TOOLS:
+        return {"look": f"{program()} report {run}{where}"}
+    return {"check": f"{program()} verify {run}{where}"}
+
+
+def program() -> str:
+    """Return how this program is started from here, for a command that a person can copy."""
+    return f"python3 {shlex.quote(sys.argv[0] or 'llm_stresstest.py')}"
+
+
+def failure_line(name: str, meta: Mapping[str, Any]) -> str | None:
+    """Return the line that says why a saved run ends with exit code 1; None when it does not."""
+    verdict, reasons = meta["validity"]["verdict"], meta["validity"]["reasons"]
+    if verdict == "INVALID":
+        meaning = VERDICT_SIGNS[verdict][2]
+        return f"{name} is INVALID, {meaning}: {reasons[0]['code']}: {reasons[0]['message']}"
+    missed = [check for check in meta["thresholds"] if not check["met"]]
+    if not missed:
+        return None
+    texts = [
+        f"{check['metric']} {check['condition']}, "
+        + ("not measured" if check["value"] is None else f"it is {check['value']:.6g}")
+        for check in missed
+    ]
+    return f"{name} missed {'; '.join(texts)}"
 
 
 class Progress:
-    """Shows how far the load is on stderr: a bar on a terminal, a plain line now and then without one."""
+    """Shows on stderr how far the load is: a bar, or without a terminal a line now and then."""
 
     PLAIN_S = 10.0
     TERMINAL_S = 0.25
 
-    def __init__(self, total: int | None) -> None:
-        self.total = total
-        self.ok = self.failed = self.tokens = 0
+    def __init__(self, total: int | None, levels: Sequence[int] = ()) -> None:
+        self.total, self.levels = total, levels
+        self.ok = self.failed = self.tokens = self.stage = 0
         self.start_ns = clock()
 
     def add(self, result: Result) -> None:
         """Count a result."""
+        self.stage = max(self.stage, result.stage)
         if result.ok:
             self.ok += 1
             self.tokens += result.token or 0
@@ -4180,7 +5421,7 @@ class Progress:
     @contextlib.asynccontextmanager
     async def shown(self, *, quiet: bool) -> AsyncIterator[None]:
         """Show it while the block runs."""
-        if quiet:
+        if quiet or sys.stderr is None:
             yield
             return
         import rich.progress  # noqa: F401, PLC0415  here, because it takes a while: not in the measured window
@@ -4199,355 +5440,61 @@ class Progress:
         """Output tokens of finished answers per second so far."""
         return self.tokens / max((clock() - self.start_ns) / NS_PER_S, 1e-9)
 
+    @property
+    def level(self) -> str:
+        """Which level of a sweep is asked; empty unless it is one."""
+        if len(self.levels) < 2:
+            return ""
+        return f"{self.levels[min(self.stage, len(self.levels) - 1)]} at once  "
+
     async def _show_lines(self) -> None:
         while True:
             await asyncio.sleep(self.PLAIN_S)
-            of = "" if self.total is None else f" of {self.total}"
-            text = f"{self.ok + self.failed}{of} answered, {self.failed} failed, {self.speed:.0f} tokens/s"
+            of = "" if self.total is None else f" of {self.total:,}"
+            counts = f"{self.ok + self.failed:,}{of} answered, {self.failed:,} failed"
+            speed = f"{format_number(self.speed)} tokens/s"
             with contextlib.suppress(OSError):
-                sys.stderr.write(text + "\n")
+                sys.stderr.write(f"{self.level}{counts}, {speed}\n")
 
     async def _show_bar(self) -> None:
         import rich.progress  # noqa: PLC0415
 
-        columns = (
-            rich.progress.SpinnerColumn(style="cyan"),
-            rich.progress.TextColumn("{task.description}"),
-            rich.progress.BarColumn(bar_width=30, complete_style="cyan", finished_style="green"),
-            rich.progress.MofNCompleteColumn(),
-            rich.progress.TextColumn(" {task.fields[counts]}"),
-            rich.progress.TimeElapsedColumn(),
-            rich.progress.TextColumn("ETA"),
-            rich.progress.TimeRemainingColumn(),
-        )
+        wide = terminal_width(sys.stderr) >= 100
+        counts = rich.progress.TextColumn("{task.description}")
+        done, bar_width = rich.progress.MofNCompleteColumn(), 30 if wide else 10
+        times: list[rich.progress.ProgressColumn] = [rich.progress.TimeRemainingColumn()]
+        if wide:
+            times = [
+                rich.progress.TimeElapsedColumn(),
+                rich.progress.TextColumn("[dim]left[/]"),
+                *times,
+            ]
         # Drawn from here: the library's own thread would compete with the loop for the interpreter.
         with rich.progress.Progress(
-            *columns, console=_console(sys.stderr), auto_refresh=False, transient=True
+            rich.progress.BarColumn(bar_width=bar_width, complete_style="", finished_style=""),
+            done,
+            counts,
+            *times,
+            console=_console(sys.stderr),
+            auto_refresh=False,
+            transient=True,
         ) as bar:
-            task = bar.add_task("asking", total=self.total, counts="")
+            task = bar.add_task("", total=self.total)
             while True:
-                failed = f"[red]{self.failed} failed[/]" if self.failed else "[dim]0 failed[/]"
-                counts = f"[green]{self.ok} ok[/]  {failed}  {self.speed:.0f} tokens/s "
-                bar.update(task, completed=self.ok + self.failed, counts=counts)
+                style = "bold red" if self.failed else "dim"
+                failed = f"[{style}]{self.failed:,} failed[/]"
+                speed = f"{format_number(self.speed)} tokens/s"
+                done_count = self.ok + self.failed
+                bar.update(task, completed=done_count, description=f"{self.level}{failed}  {speed}")
                 bar.refresh()
                 await asyncio.sleep(self.TERMINAL_S)
-
-
-def _console(file: TextIO) -> rich.console.Console:
-    import rich.console  # noqa: PLC0415
-
-    width = None if file.isatty() else 100
-    return rich.console.Console(file=file, width=width, highlight=False, soft_wrap=False)
-
-
-def format_ms(value: float | None) -> str:
-    """Return a time for people: three digits that matter, in ms or s."""
-    if value is None:
-        return "–"
-    if value >= 10_000:
-        return f"{value / 1000:.1f} s"
-    return (
-        f"{value:.0f} ms"
-        if value >= 100
-        else f"{value:.1f} ms"
-        if value >= 10
-        else f"{value:.2f} ms"
-    )
-
-
-def _number(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{value:,.{digits}f}"
-
-
-def summary(name: str, meta: Mapping[str, Any], aggregate: Mapping[str, Any]) -> list[Any]:
-    """Return the lines and tables that tell a person about a run: what, how fast, what failed, and how sure that is."""
-    parts = [_headline(name, meta), *_what_was_run(meta), "", *_counts(aggregate)]
-    if aggregate["stages"]:
-        parts += ["", _stage_table(aggregate["stages"])]
-        if aggregate["quality"]["graded"]:
-            parts += ["", _stage_quality_table(aggregate["stages"])]
-    if aggregate["ok"] and not aggregate["stages"]:  # over several stages they would mix
-        parts += ["", _latency_table(aggregate), *_needs_more(aggregate)]
-    categories = aggregate["quality"]["categories"]
-    if aggregate["quality"]["graded"] and 1 < len(categories) <= 20:
-        parts += ["", _category_table(categories)]
-    if aggregate["failures"]:
-        parts += ["", *_failure_lines(aggregate["failures"])]
-    parts += _threshold_lines(meta["thresholds"])
-    parts += _reason_lines(meta["validity"])
-    return parts
-
-
-_VERDICT_STYLE = {"VALID": "bold green", "SUSPECT": "bold yellow", "INVALID": "bold red"}
-
-
-def styled(*pieces: str | tuple[str, str]) -> rich.text.Text:
-    """Return a line of plain and styled pieces; nothing in them is read as markup."""
-    import rich.text  # noqa: PLC0415
-
-    return rich.text.Text.assemble(*pieces)
-
-
-def _headline(name: str, meta: Mapping[str, Any]) -> Any:
-    verdict = meta["validity"]["verdict"]
-    stopped = "  interrupted" if meta["status"] != "complete" else ""
-    return styled(
-        (printable(name), "bold"), "  ", (verdict, _VERDICT_STYLE[verdict]), (stopped, "yellow")
-    )
-
-
-def _what_was_run(meta: Mapping[str, Any]) -> list[Any]:
-    config = meta["config"]
-    server = printable(meta["server"], 100)
-    if meta["embedded"]:
-        server += f" ({printable(meta['embedded'].get('engine', ''), 60)})"
-    levels = meta["concurrent"] if isinstance(meta["concurrent"], list) else [meta["concurrent"]]
-    load = f"{', '.join(map(str, levels))} at once"
-    if config["rate"] is not None:
-        load = f"{config['rate']:g} requests/s ({config['arrival']}), {load} at most"
-    how = f"{config['api']}{', streaming' if config['stream'] else ''}"
-    asked = (
-        f"{meta['questions']} questions"
-        if config["duration"] is None
-        else f"{config['duration']:g} s"
-    )
-    insecure = ("  TLS not verified", "bold red") if meta["tls_verified"] is False else ""
-    what = styled((f"{printable(meta['model'], 100)} on {server}", "dim"), insecure)
-    return [
-        what,
-        styled((f"{how} · {asked}, {load} · took {format_ms(meta['total_duration_ms'])}", "dim")),
-    ]
-
-
-def _counts(aggregate: Mapping[str, Any]) -> list[Any]:
-    failed = aggregate["failed"]
-    cancelled = f"  {aggregate['cancelled']} cancelled" if aggregate["cancelled"] else ""
-    ok = (f"{aggregate['ok']} ok", "green" if aggregate["ok"] else "red")
-    lines = [
-        styled("answers  ", ok, "  ", (f"{failed} failed", "red" if failed else "dim"), cancelled)
-    ]
-    if aggregate["ok"]:
-        tokens = f"{_number(aggregate['token_sum'], 0)} tokens, {_number(aggregate['token_avg'], 0)} an answer"
-        speed = f"{_number(aggregate['tokens_per_s'])} tokens/s   {_number(aggregate['requests_per_s'], 2)} requests/s"
-        lines.append(styled("speed    ", (speed, "bold cyan"), f"   ({tokens})"))
-    drain_ms, duration_ms = aggregate["drain_ms"], aggregate["duration_ms"]
-    if drain_ms and duration_ms and drain_ms > 0.2 * duration_ms and not aggregate["stages"]:
-        lines.append(
-            styled(
-                (
-                    f"         of this {format_ms(drain_ms)} with slots empty, while the last answers ended",
-                    "dim",
-                )
-            )
-        )
-    if aggregate["quality"]["graded"]:
-        lines.append(_quality_line(aggregate["quality"]))
-    elif aggregate["quality"]["ungraded"]:
-        lines.append(
-            styled(
-                f"quality  {aggregate['quality']['ungraded']} answers could not be graded; see grade_reason"
-            )
-        )
-    if aggregate["goodput_per_s"] is not None:
-        met = f"{aggregate['good']} of {aggregate['requests']} requests met every SLO"
-        lines.append(
-            styled(f"goodput  {_number(aggregate['goodput_per_s'], 2)} requests/s   ({met})")
-        )
-    return lines
-
-
-def _quality_line(quality: Mapping[str, Any]) -> Any:
-    under = quality["under_load"]
-    failed = (
-        "" if quality["of_answers"]["n"] == under["n"] else f", {_percent(under['avg'])} under load"
-    )
-    ungraded = f", {quality['ungraded']} ungraded" if quality["ungraded"] else ""
-    each = (
-        ""
-        if quality["tokens_per_correct"] is None
-        else f", {_number(quality['tokens_per_correct'], 0)} tokens a correct one"
-    )
-    share = f"{_percent(quality['of_answers']['avg'])} correct"
-    return styled(
-        "quality  ",
-        (share, "bold cyan"),
-        f"   (of {quality['of_answers']['n']}; 95 %: {_range(quality['of_answers']['ci95'])}{failed}{ungraded}{each})",
-    )
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.0%}"
-
-
-def _category_table(categories: Mapping[str, Mapping[str, Any]]) -> Any:
-    """Return the accuracy by category."""
-    table = _table("category", "correct", "95 % interval", "graded", "ungraded", "under load")
-    for category, part in categories.items():
-        answers = (_percent(part["of_answers"]["avg"]), _range(part["of_answers"]["ci95"]))
-        counts = (str(part["graded"]), str(part["ungraded"] or ""))
-        table.add_row(
-            printable(category, 40), *answers, *counts, _percent(part["under_load"]["avg"])
-        )
-    return table
-
-
-_SHOWN = {
-    "ttft_ms": "TTFT",
-    "answer_ttft_ms": "answer TTFT",
-    "tpot_ms": "TPOT",
-    "itl_ms": "ITL",
-    "e2e_ms": "E2E",
-    "queue_ms": "queue",
-    "scheduled_ttft_ms": "TTFT, scheduled",
-    "scheduled_e2e_ms": "E2E, scheduled",
-}
-
-
-def _latency_table(aggregate: Mapping[str, Any]) -> Any:
-    """Return the latencies: a row a metric, the median with its interval."""
-    table = _table("latency", "avg", "p50", "95 % interval", "p90", "p95", "p99", "max")
-    for name, label in _SHOWN.items():
-        row = aggregate[name]
-        same = name == "answer_ttft_ms" and row["p50"] == aggregate["ttft_ms"]["p50"]
-        if row["n"] and not same:
-            cells = [
-                format_ms(row["avg"]),
-                format_ms(row["p50"]),
-                _interval_text(row["ci95"]["p50"]),
-            ]
-            high = [
-                format_ms(row[p]) if None not in row["ci95"][p] else f"({format_ms(row[p])})"
-                for p in ("p90", "p95", "p99")
-            ]
-            table.add_row(label, *cells, *high, format_ms(row["max"]))
-    late = aggregate["e2e_with_timeouts_ms"]
-    if late["timeouts"]:
-        p50, *high = [
-            ("≥ " if p in late["lower_bounds"] else "") + format_ms(late[p]) for p in PERCENTILES
-        ]
-        table.add_row("E2E, with timeouts", "", p50, "", *high, "")
-    return table
-
-
-def _interval_text(bounds: Sequence[float | None]) -> str:
-    low, high = bounds
-    return "–" if low is None or high is None else f"{format_ms(low)} – {format_ms(high)}"
-
-
-def _needs_more(aggregate: Mapping[str, Any]) -> list[Any]:
-    """Say which percentiles stand in brackets, and how many more requests they need."""
-    n = aggregate["ok"]
-    short = [
-        f"{name} needs {min_samples(share) - n} more"
-        for name, share in PERCENTILES.items()
-        if min_samples(share) > n
-    ]
-    return (
-        [styled((f"(in brackets: too few for an interval; {', '.join(short)})", "dim"))]
-        if short
-        else []
-    )
-
-
-def _stage_table(stages: Sequence[Mapping[str, Any]]) -> Any:
-    """Return the stages of a sweep side by side."""
-    times = (
-        ("ttft_ms", "p50"),
-        ("ttft_ms", "p95"),
-        ("tpot_ms", "p50"),
-        ("e2e_ms", "p50"),
-        ("e2e_ms", "p95"),
-    )
-    table = _table(
-        "at once", "ok", "failed", "tokens/s", "requests/s", *(f"{_SHOWN[m]} {p}" for m, p in times)
-    )
-    for stage in stages:
-        counts = (str(stage[name]) for name in ("concurrent", "ok", "failed"))
-        speed = (_number(stage["tokens_per_s"]), _number(stage["requests_per_s"], 2))
-        table.add_row(*counts, *speed, *(format_ms(stage[metric][name]) for metric, name in times))
-    return table
-
-
-def _stage_quality_table(stages: Sequence[Mapping[str, Any]]) -> Any:
-    """Return accuracy as a function of concurrency, and how many answers differ from those at the lowest one."""
-    lowest = min(stage["concurrent"] for stage in stages)
-    table = _table(
-        "at once",
-        "correct under load",
-        "95 % interval",
-        "of the answers",
-        f"answered unlike at {lowest}",
-    )
-    for stage in stages:
-        quality, stability = stage["quality"], stage["quality"]["stability"]
-        unlike = "" if stability is None else _percent(stability["avg"])
-        under = (_percent(quality["under_load"]["avg"]), _range(quality["under_load"]["ci95"]))
-        table.add_row(
-            str(stage["concurrent"]), *under, _percent(quality["of_answers"]["avg"]), unlike
-        )
-    return table
-
-
-def _table(first: str, *columns: str) -> Any:
-    """Return a table without lines, its figures at the right."""
-    import rich.table  # noqa: PLC0415
-
-    table = rich.table.Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column(first)
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
-
-
-def _range(bounds: Sequence[float | None]) -> str:
-    low, high = bounds
-    return "–" if low is None or high is None else f"{low:.0%} – {high:.0%}"
-
-
-def _failure_lines(failures: Mapping[str, int]) -> list[Any]:
-    return [
-        styled(("failed   ", "red"), f"{times:>4} × {kind}: {FAILURES.get(kind, '')}")
-        for kind, times in failures.items()
-    ]
-
-
-def _threshold_lines(checks: Sequence[Mapping[str, Any]]) -> list[Any]:
-    lines = []
-    for check in checks:
-        verdict = ("met      ", "green") if check["met"] else ("missed   ", "bold red")
-        value = "not measured" if check["value"] is None else f"{check['value']:.6g}"
-        lines.append(styled(verdict, f"{check['metric']} {check['condition']}: {value}"))
-    return ["", *lines] if lines else []
-
-
-def _reason_lines(validity: Mapping[str, Any]) -> list[Any]:
-    style = _VERDICT_STYLE[validity["verdict"]]
-    lines = [
-        styled((f"! {reason['code']}  ", style), printable(reason["message"]))
-        for reason in validity["reasons"]
-    ]
-    return ["", *lines] if lines else []
-
-
-def show(parts: Iterable[Any], file: TextIO | None = None) -> None:
-    """Print lines and tables; the one place that does. A reader that went away (`| head`) is no fault."""
-    file = file or sys.stdout
-    console = _console(file)
-    try:
-        with console.capture() as captured:  # which flushes the file
-            for part in parts:
-                console.print(part, markup=False)
-        file.write(captured.get())
-        file.flush()
-    except OSError:  # also a full disk that the summary is sent to
-        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
 # === Command line ===
 
 
 class Tool(NamedTuple):
-    """A subcommand: one file in extensions/, or `verify`, which stands here."""
+    """A subcommand: one file in extensions/."""
 
     help: str
     group: str | None = None  # the dependency group that it needs
@@ -4555,7 +5502,7 @@ class Tool(NamedTuple):
 
 
 TOOLS = {
-    "verify": Tool("recompute every number of a results file from its records"),
+    "verify": Tool("recompute every number of a results file from its records", None, "verify"),
     "grade": Tool(
         "grade a results file anew, without asking the model again", "quality", "quality"
     ),
@@ -4580,89 +5527,6 @@ def import_extension(name: str, group: str | None) -> ModuleType:
 
 def _missing_package(name: str, error: ModuleNotFoundError, group: str | None) -> ExtensionError:
     return ExtensionError(f"{name} needs {error.name}: uv sync --group {group}")
-
-
-def verify(argv: Sequence[str]) -> int:
-    """Recompute the aggregate of a results file from its records; 0 when they agree, 1 with the differences."""
-    parser = argparse.ArgumentParser(
-        prog="llm_stresstest.py verify", description=TOOLS["verify"].help
-    )
-    parser.add_argument("name", help="a results file, or the name of a run")
-    parser.add_argument(
-        "--results-dir", type=Path, help="where the run's file is, when it is given by name"
-    )
-    options = parser.parse_args(argv)
-    run = load_results(find_results(options.name, options.results_dir))
-    differences = verify_run(run)
-    lines = [styled(("differs  ", "bold red"), printable(line)) for line in differences[:20]]
-    if len(differences) > 20:
-        lines.append(styled(f"         and {len(differences) - 20} more"))
-    verdict = ("verified", "bold green") if not differences else ("NOT VERIFIED", "bold red")
-    show(
-        [
-            *lines,
-            styled(
-                verdict,
-                f"  {printable(run.path)}: {len(run.results)} results, {len(differences)} differences",
-            ),
-        ]
-    )
-    return 1 if differences else 0
-
-
-def verify_run(run: SavedRun) -> list[str]:
-    """Return what differs between a run's aggregate and one computed anew from its records."""
-    try:
-        config = run.config
-    except (pydantic.ValidationError, KeyError) as error:
-        return [f"meta.config: {str(error).splitlines()[0]}"]
-    anew = calculate_aggregates(run.results, config, run.itl_us)
-    differences = list(_differences(anew, dict(run.aggregate), "aggregate"))
-    for place, (result, record) in enumerate(zip(run.results, run.records, strict=True)):
-        differences += _record_faults(place, result)
-        differences += _differences(result.to_record(), record, f"results[{place}]")
-    return differences
-
-
-def _record_faults(place: int, result: Result) -> Iterator[str]:
-    """Yield what cannot be true of a record."""
-    where = f"results[{place}]"
-    if result.ok and (result.sent_ns is None or result.end_ns is None or result.error is not None):
-        yield f"{where}: status ok, but without times or with an error"
-    if result.error is None and not result.ok:
-        yield f"{where}: status {result.status} without an error"
-    if result.chunk_ns and (
-        len(result.chunk_ns) != result.chunks
-        or (result.ok and result.chunk_ns[-1] != result.end_ns)
-    ):
-        yield f"{where}: chunk_ms does not add up to time"
-
-
-def _differences(anew: Any, stored: Any, where: str) -> Iterator[str]:
-    """Yield where two JSON values differ; numbers may differ by rounding."""
-    if isinstance(anew, Mapping) and isinstance(stored, Mapping):
-        for key in anew.keys() | stored.keys():
-            yield from _differences(
-                anew.get(key, _ABSENT), stored.get(key, _ABSENT), f"{where}.{key}"
-            )
-    elif isinstance(anew, list) and isinstance(stored, list) and len(anew) == len(stored):
-        for place, (mine, theirs) in enumerate(zip(anew, stored, strict=True)):
-            yield from _differences(mine, theirs, f"{where}[{place}]")
-    elif not _same(anew, stored):
-        said, says = (
-            "nothing" if value is _ABSENT else json.dumps(value) for value in (anew, stored)
-        )
-        yield f"{where}: the records give {said}, the file says {says}"
-
-
-def _same(anew: Any, stored: Any) -> bool:
-    if (
-        isinstance(anew, int | float)
-        and isinstance(stored, int | float)
-        and not isinstance(stored, bool)
-    ):
-        return math.isclose(anew, stored, rel_tol=1e-9, abs_tol=2e-6)
-    return type(anew) is type(stored) and bool(anew == stored)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -4732,37 +5596,77 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-class Paths:
-    """Where a run's files go."""
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a run is asked for; the command line's options have the same names."""
 
-    def __init__(self, options: argparse.Namespace, config_path: Path) -> None:
-        beside = config_path.resolve().parent
+    output_filename: str
+    config: Path | None = None
+    questions: Path | None = None
+    results_dir: Path | None = None
+    log_dir: Path | None = None
+    set: Sequence[str] = ()  # KEY=VALUE each
+    resume: bool = False
+    overwrite: bool = False
+    dry_run: bool = False
+    allow_code: bool = False
+    quiet: bool = False
+    log_level: str = "INFO"
+
+
+class RunFiles:
+    """Where a run's files are: config and questions, journal, results and log."""
+
+    def __init__(self, options: Options) -> None:
+        self.config = find_file(options.config, "config.json")
+        self.questions = find_file(options.questions, "questions.json")
         self.name = check_name(options.output_filename)
-        self.results = options.results_dir or beside / "results"
+        beside = self.config.resolve().parent
+        self.folder = options.results_dir or beside / "results"
         self.logs = options.log_dir or beside / "logs"
-        self.overwrite, self.resume = options.overwrite, options.resume
-        if (self.results / f"{self.name}.json").is_symlink() or (
-            self.results / f"{self.name}.journal"
-        ).is_symlink():
-            raise ConfigError(
-                f"{self.results / self.name}.json: a symbolic link is in the way; remove it"
-            )
-        if self.resume and not (self.results / f"{self.name}.journal").exists():
-            raise ConfigError(
-                f"{self.results / self.name}.journal: no run to go on with: there is no such file"
-            )
+        self.moment = dt.datetime.now().astimezone()  # the time stamp of results and log
+        self.resume = options.resume
+        self._overwrite = options.overwrite
+        if self.results.is_symlink() or self.journal.is_symlink():
+            raise ConfigError(f"{self.results}: a symbolic link is in the way; remove it")
+        if self.resume and not self.journal.exists() and not self.nothing_left:
+            missing = "no run to go on with: there is no such file"
+            raise ConfigError(f"{self.journal}: {missing}")
 
     @property
-    def file(self) -> Path:
+    def results(self) -> Path:
         """Where the results go."""
-        return self.results / f"{self.name}.json"
+        return self.folder / f"{self.name}.json"
+
+    @property
+    def journal(self) -> Path:
+        """Where the journal is."""
+        return self.folder / f"{self.name}.journal"
+
+    @property
+    def nothing_left(self) -> bool:
+        """Whether a run that is to be gone on with has ended, and its results are saved."""
+        return self.resume and self.results.is_file() and not self.journal.exists()
+
+    def config_before(self) -> Mapping[str, Any] | None:
+        """Return the config of the run that is gone on with, as its journal has it."""
+        if not self.resume:
+            return None
+        try:
+            with self.journal.open("rb") as file:
+                first = JournalLine.from_bytes(file.readline())
+        except OSError as error:
+            raise ConfigError(f"{self.journal}: cannot be read: {error.strerror}") from None
+        if first is None or first.kind != "header":
+            return None  # opening it says what is wrong
+        return cast(Mapping[str, Any], first.read()["config"])
 
     def may_replace(self, run_id: str) -> bool:
-        """Whether a results file of this name may be replaced: it was allowed, or it is an earlier part of this run."""
-        if self.overwrite or not self.resume:
-            return bool(self.overwrite)
+        """Whether results of this name may be replaced: it was allowed, or they are of this run."""
+        if self._overwrite or not self.resume:
+            return self._overwrite
         try:
-            with self.file.open("rb") as file:
+            with self.results.open("rb") as file:
                 return f'"run_id": "{run_id}"'.encode() in file.read(65536)
         except OSError:
             return False
@@ -4770,41 +5674,50 @@ class Paths:
     def open_journal(self, header: Mapping[str, Any]) -> tuple[Journal, JournalReader | None]:
         """Start the run's journal, or go on with it. Raises ConfigError, ResultsError."""
         try:
-            self.results.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ResultsError(f"{self.results}: cannot be made: {error.strerror}") from None
-        if self.resume:
-            journal, reader = Journal.reopen(self.results / f"{self.name}.journal")
-            self._check_same_run(reader, header)
-            return journal, reader
-        return self._new_journal(header), None
+            raise ResultsError(f"{self.folder}: cannot be made: {error.strerror}") from None
+        if not self.resume:
+            return self._new_journal(header), None
+        journal, reader = Journal.reopen(self.journal)
+        self._check_same_run(reader, header)
+        return journal, reader
 
     def _new_journal(self, header: Mapping[str, Any]) -> Journal:
+        """Start a journal under the first name that neither it nor a results file has."""
         wanted = self.name
-        for candidate in _candidates(self.results / f"{self.name}.json"):
-            path = self.results / f"{candidate.name.removesuffix('.json')}.journal"
-            self.overwrite = (
-                self.overwrite and candidate == self.file
-            )  # the name that was given, and no other
-            if path.exists() and not (self.overwrite and _remove_unlocked(path)):
-                unfinished = "holds an unfinished run: go on with it by --resume, or delete it"
-                notice(f"{path} {'is of a run in progress' if _is_locked(path) else unfinished}")
+        for candidate in possible_names(self.results, self.moment):
+            path = candidate.with_name(candidate.name.removesuffix(".json") + ".journal")
+            # Only the name that was given may be replaced.
+            self._overwrite = self._overwrite and candidate == self.results
+            if path.exists() and not self._make_room(path):
                 continue
-            if os.path.lexists(candidate) and not self.overwrite:
+            if os.path.lexists(candidate) and not self._overwrite:
                 continue
             with contextlib.suppress(FileExistsError):
                 journal = Journal.create(path)
                 self.name = candidate.name.removesuffix(".json")
                 if self.name != wanted:
                     notice(f"{wanted} is taken; this run is {self.name}")
-                try:
-                    journal.append("header", header)
-                except ResultsError:
-                    journal.discard()
-                    raise
-                journal.header = dict(header)
+                journal.begin(header)
                 return journal
         raise AssertionError("unreachable")
+
+    def _make_room(self, path: Path) -> bool:
+        """Remove the journal of a run that is over, if that is allowed; else say whose it is."""
+        try:
+            lock = FileLock(path)
+        except FileNotFoundError:  # its run has just ended
+            return True
+        with lock:
+            if self._overwrite and lock.held:
+                lock.remove()
+                return True
+            whose = "holds an unfinished run: go on with it by --resume, or delete it"
+            if not lock.held:
+                whose = "is of a run in progress"
+            notice(f"{path} {whose}")
+        return False
 
     def _check_same_run(self, reader: JournalReader, header: Mapping[str, Any]) -> None:
         """Refuse to mix two runs. Raises ConfigError."""
@@ -4813,47 +5726,11 @@ class Paths:
             lost = f"its last {reader.lost_bytes} bytes were damaged and are left out"
             notice(f"{reader.path}: {lost}; {len(reader)} answers are kept")
         if before["schema_version"] != SCHEMA_VERSION:
-            raise ConfigError(
-                f"{reader.path}: is of schema_version {before['schema_version']}; it cannot be gone on with"
-            )
+            version = f"is of schema_version {before['schema_version']}"
+            raise ConfigError(f"{reader.path}: {version}; it cannot be gone on with")
         if before["questions_sha256"] != header["questions_sha256"]:
-            raise ConfigError(
-                f"{reader.path}: was run with other questions; give the same ones, or choose another name"
-            )
-        changed = [
-            key for key, value in header["config"].items() if before["config"].get(key) != value
-        ]
-        if changed:
-            raise ConfigError(
-                f"{reader.path}: was run with another config ({', '.join(changed)}); choose another name"
-            )
-
-
-def _remove_unlocked(path: Path) -> bool:
-    """Remove the journal of a run that is over; False while somebody writes it."""
-    try:
-        fd = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
-    except FileNotFoundError:  # its run has just ended
-        return True
-    try:
-        if _lock(fd):
-            path.unlink(missing_ok=True)
-            return True
-        return False
-    finally:
-        os.close(fd)
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether somebody writes this journal."""
-    try:
-        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
-    except FileNotFoundError:  # its run has just ended
-        return False
-    try:
-        return not _lock(fd)
-    finally:
-        os.close(fd)
+            remedy = "give the same ones, or choose another name"
+            raise ConfigError(f"{reader.path}: was run with other questions; {remedy}")
 
 
 def raise_file_limit(connections: int) -> None:
@@ -4888,30 +5765,6 @@ async def serving(config: Config, target: Target) -> AsyncIterator[Target]:
         except (OSError, RuntimeError) as error:
             raise ServerUnreachableError(f"embedded: {error}") from error
         yield dataclasses.replace(target, base=server.url, embedded=server.description)
-
-
-def plan_lines(config: Config, questions: Sequence[Question], paths: Paths) -> list[Any]:
-    """Return what a dry run shows."""
-    requests = (
-        "until the time is over"
-        if config.duration is not None
-        else f"{len(questions) * len(config.levels)} in all"
-    )
-    catalogue = {question.id for question in questions}
-    graded = sum(question.grader is not None for question in questions)
-    rows = {
-        "server": printable(_without_password(config.server)),
-        "model": printable(config.model),
-        "questions": f"{len(questions)} ({len(catalogue)} different, {graded} with a grader), {requests}",
-        "load": f"{config.concurrent} at once"
-        if config.rate is None
-        else f"{config.rate:g} requests/s, {config.arrival}",
-        "results": str(paths.results / f"{paths.name}.json"),
-    }
-    return [
-        styled(("dry run: ", "bold"), "the files are good; nothing was asked"),
-        *(styled(f"{key:<10} {value}") for key, value in rows.items()),
-    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -4959,6 +5812,7 @@ class Grading:
         async with graders:
             async for result, score, reason in graders.grade_results(self.questions, ungraded):
                 reason = redact(reason) if isinstance(reason, str) else reason
+                log_grade(result, score, reason)
                 grade = {
                     "index": result.index,
                     "turn": result.turn,
@@ -4968,140 +5822,224 @@ class Grading:
                 journal.append("grade", grade)
 
 
-class Recorder:
-    """What happens to a result when its request ends: journal, log, progress."""
+class Run:
+    """A stress test that a tool or the command line makes: an async context manager.
+
+    Entering it opens the log, catches the signals, starts the embedded server where that is asked
+    for, and opens the session. Leaving it closes all of them. `main` shows its use.
+    """
+
+    PATIENCE_S = 2.0  # of a log that somebody reads later; a person at a terminal is told at once
 
     def __init__(
         self,
-        journal: Journal,
         config: Config,
         questions: Sequence[Question],
-        before: JournalReader | None,
+        options: Options,
+        files: RunFiles | None = None,
     ) -> None:
-        self.journal = journal
-        done = frozenset[int]() if before is None else before.finished(questions)
-        already_ns = max((result.end_ns or 0 for result in before or ()), default=0)
-        self.load = Load(clock() - already_ns, done, journal.header["seed"])
-        if before is not None:
-            self._go_on_with(before, config)
-        turns = sum(len(question.texts) for question in questions) * len(config.levels)
-        self.progress = Progress(None if config.duration is not None else max(turns - len(done), 0))
+        self.config, self.questions, self.options = config, questions, options
+        self.files = files or RunFiles(options)
+        self.target = resolve_target(config, os.environ)
+        self.grading = Grading.of(
+            self.files.questions, questions, config, allow_code=options.allow_code
+        )
+        self._closing = contextlib.AsyncExitStack()  # server and session, before the results
+        self._until_saved = contextlib.ExitStack()  # the journal's lock guards unsaved answers
 
-    def _go_on_with(self, before: JournalReader, config: Config) -> None:
-        """Take over what the earlier part of the run has left beside its results."""
-        footer = before.footer
-        self.load.resumed = "killed" if footer is None else "stopped"
-        self.load.itl_lost = footer is None and not config.record_chunk_times
-        for stage, pairs in (footer or {}).get("itl_us", {}).items():
-            self.load.itl_us[int(stage)] = Counter(dict(pairs))
+    async def __aenter__(self) -> Self:
+        async with contextlib.AsyncExitStack() as stack:
+            raise_file_limit(max(self.config.levels))
+            files, level = self.files, self.options.log_level
+            log = files.logs / f"{files.name}.log"
+            self.log = open_log(log, files.moment, level, self.target.redact)
+            self.stop_signal = stack.enter_context(StopSignal.caught())
+            stack.enter_context(self._until_saved)
+            await stack.enter_async_context(self._closing)
+            server = self._closing.enter_async_context(serving(self.config, self.target))
+            self.target = await self.stop_signal.unless_stopped(server)
+            opened = open_session(self.config, self.target)
+            session = await self._closing.enter_async_context(opened)
+            self.client = Client(session, self.config, self.target)
+            self._stack = stack.pop_all()
+        return self
 
-    def add(self, result: Result) -> None:
-        """Write a result down. Raises ResultsError."""
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._stack.aclose()
+
+    def say(self, message: str) -> None:
+        """Tell what is going on, on stderr and in the log."""
+        logger.info("%s", message)
+        if not self.options.quiet:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stderr.write(printable(message, 1000) + "\n")
+
+    async def connect(self, test: Awaitable[None]) -> None:
+        """Wait for the connection test; say so when it takes a moment."""
+        message = f"connecting to {self.target.shown} …"
+        patience_s = 0.0 if sys.stderr.isatty() else self.PATIENCE_S
+        timer = asyncio.get_running_loop().call_later(patience_s, self.say, message)
+        try:
+            await self.stop_signal.unless_stopped(test)
+        finally:
+            timer.cancel()
+
+    def open_journal(self) -> None:
+        """Start the journal, or take up the one of the run that is gone on with."""
+        header = journal_header(self.config, self.target, self.questions)
+        self.journal, before = self.files.open_journal(header)
+        self._until_saved.enter_context(self.journal)
+        inputs = {"config": self.files.config, "questions": self.files.questions}
+        log_start(self.journal.header, {**inputs, "journal": self.journal.path})
+        self.start = self._load_start(before)
+        self.client = dataclasses.replace(self.client, start_ns=self.start.start_ns)
+        turns = sum(len(question.texts) for question in self.questions) * len(self.config.levels)
+        left = max(turns - len(self.start.done), 0)
+        total = None if self.config.duration is not None else left
+        self.progress = Progress(total, self.config.levels)
+
+    def _load_start(self, before: JournalReader | None) -> LoadStart:
+        """Return what the load starts with; an earlier part of the run has left its footer."""
+        seed = self.journal.header["seed"]
+        if before is None:
+            return LoadStart(seed=seed)
+        already_ns = max((result.end_ns or 0 for result in before), default=0)
+        footer = before.footer or {}
+        return LoadStart(
+            start_ns=clock() - already_ns,
+            seed=seed,
+            done=before.finished(self.questions),
+            resumed="stopped" if footer else "killed",
+            itl_us={int(stage): dict(pairs) for stage, pairs in footer.get("itl_us", {}).items()},
+            itl_lost=not footer and not self.config.record_chunk_times,
+        )
+
+    def watched(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """Return the context around the load, which shows how far it is."""
+        return self.progress.shown(quiet=self.options.quiet)
+
+    def record(self, result: Result) -> None:
+        """Write a result down the moment its request ends. Raises ResultsError."""
         self.journal.append("result", result.to_record())
         self.progress.add(result)
         log_result(result)
 
-    def footer(self, load: Load) -> dict[str, Any]:
-        """Return the journal's last line: all that a results file needs beside the results."""
-        return {
+    async def finish(self, load: LoadReport) -> JournalReader:
+        """Grade the answers, end the journal and return all results, graded."""
+        await self.grading.grade(self.journal, self.stop_signal, self.target.redact)
+        load.interrupted = load.interrupted or self.stop_signal.signum is not None
+        footer = {
             "status": "interrupted" if load.interrupted else "complete",
-            "duration_ms": (load.ended_ns - load.start_ns) / NS_PER_MS,
+            "duration_ms": (load.ended_ns - load.start.start_ns) / NS_PER_MS,
             "client": load.client,
             "clock_jump_s": load.clock_jump_s,
             "warmup": dict(load.warmup),
             "itl_us": {str(stage): sorted(counts.items()) for stage, counts in load.itl_us.items()},
         }
+        self.journal.append("footer", footer)
+        await self._closing.aclose()
+        return JournalReader(self.journal.path)
+
+    def end(
+        self, load: LoadReport, path: Path, meta: Mapping[str, Any], aggregate: Mapping[str, Any]
+    ) -> None:
+        """Say how it went, now that the results are saved; let the journal go.
+
+        An interrupted run keeps its journal, so that --resume can go on with it.
+        """
+        saved = {"results": path, "log": self.log}
+        log_run(meta, aggregate, saved)
+        if not load.interrupted:
+            self.journal.remove()
+        self._until_saved.close()
+        if not self.options.quiet:
+            files = {**saved, **next_command(path.stem, meta)}
+            show(summary_lines(path.stem, meta, aggregate, terminal_width(), files))
+        elif (line := failure_line(path.stem, meta)) is not None:
+            notice(line)
+
+    def plan_lines(self) -> list[Any]:
+        """Return what a dry run shows."""
+        config, questions = self.config, self.questions
+        requests = f"{len(questions) * len(config.levels)} in all"
+        if config.duration is not None:
+            requests = "until the time is over"
+        different = len({question.id for question in questions})
+        graded = sum(question.grader is not None for question in questions)
+        load = f"{config.concurrent} at once"
+        if config.rate is not None:
+            load = f"{config.rate:g} requests/s, {config.arrival}"
+        rows = {
+            "config": self.files.config,
+            "questions": self.files.questions,
+            "server": printable(_without_password(config.server)),
+            "model": printable(config.model),
+            "asks": f"{len(questions)} ({different} different, {graded} with a grader), {requests}",
+            "load": load,
+            "results": self.files.results,
+        }
+        head = styled(("dry run: ", "bold"), "the files are good; nothing was asked")
+        return [head, *(styled(f"{name:<10} {value}") for name, value in rows.items())]
+
+    def exit_code(self, meta: Mapping[str, Any]) -> int:
+        """Return the exit code of a run whose results are saved."""
+        if self.stop_signal.signum is not None:
+            return 128 + self.stop_signal.signum
+        missed = any(not check["met"] for check in meta["thresholds"])
+        return 1 if missed or meta["validity"]["verdict"] == "INVALID" else 0
 
 
-async def main(options: argparse.Namespace, memory: logging.handlers.MemoryHandler) -> int:
+async def main(options: Options) -> int:
     """Run the stress test from files to file and return the exit code; what stops it is raised."""
-    config_path = find_file(options.config, "config.json")
-    questions_path = find_file(options.questions, "questions.json")
-    config = load_config(config_path, options.set)
-    questions = load_questions(questions_path, question_count(config))
-    grading = Grading.of(questions_path, questions, config, allow_code=options.allow_code)
-    paths = Paths(options, config_path)
-    target = resolve_target(config, os.environ)
-    raise_file_limit(max(config.levels))
-    if options.dry_run:
-        show(plan_lines(config, questions, paths))
+    files = RunFiles(options)
+    if files.nothing_left:
+        notice(f"{files.results}: the run is complete; there is nothing left to do")
         return 0
-    log_path = open_log(memory, paths.logs, paths.name, options.log_level, target.redact)
-    with StopSignal.caught() as stop_signal, contextlib.ExitStack() as until_saved:
-        async with contextlib.AsyncExitStack() as stack:
-            target = await stop_signal.unless_stopped(
-                stack.enter_async_context(serving(config, target))
+    config = load_config(files.config, options.set, files.config_before())
+    questions = load_questions(files.questions, config.question_count)
+    run = Run(config, questions, options, files)
+    if options.dry_run:
+        show(run.plan_lines())
+        return 0
+    async with run:
+        await run.connect(test_connection(run.client))
+        run.open_journal()
+        send = functools.partial(send_question, run.client)
+        async with run.watched():
+            load = await process_questions(
+                config, questions, send, run.record, run.stop_signal, run.start
             )
-            await stop_signal.unless_stopped(test_connection(config, target))
-            session = await stack.enter_async_context(open_session(config, target))
-            journal, before = paths.open_journal(journal_header(config, target, questions))
-            until_saved.enter_context(
-                journal
-            )  # its lock keeps others from the answers that are only there
-            recorder = Recorder(journal, config, questions, before)
-            send = functools.partial(
-                send_question, Client(session, config, target, recorder.load.start_ns)
-            )
-            async with recorder.progress.shown(quiet=options.quiet):
-                load = await process_questions(
-                    config, questions, send, recorder.add, stop_signal, recorder.load
-                )
-            await grading.grade(journal, stop_signal, target.redact)
-            load.interrupted = load.interrupted or stop_signal.signum is not None
-            journal.append("footer", recorder.footer(load))
-        results = JournalReader(journal.path)
+        results = await run.finish(load)
         aggregate = calculate_aggregates(results, config, None if load.itl_lost else load.itl_us)
-        meta = run_meta(config, target, load, aggregate, journal.header)
-        with journal.kept_when_saving_fails(len(results)):
-            path = save_results(
-                paths.file, meta, results, aggregate, overwrite=paths.may_replace(meta["run_id"])
-            )
-        until_saved.close()
-        if not load.interrupted:  # else --resume can go on
-            journal.path.unlink()
-    if not options.quiet:
-        where = [
-            styled(("results  ", "dim"), str(path)),
-            styled(("log      ", "dim"), str(log_path)),
-        ]
-        show([*summary(path.stem, meta, aggregate), "", *where])
-    return exit_code(meta, stop_signal)
-
-
-def exit_code(meta: Mapping[str, Any], stop_signal: StopSignal) -> int:
-    """Return the exit code of a run whose results are saved."""
-    if stop_signal.signum is not None:
-        return 128 + stop_signal.signum
-    missed = any(not check["met"] for check in meta["thresholds"])
-    return 1 if missed or meta["validity"]["verdict"] == "INVALID" else 0
+        meta = run_meta(config, run.target, load, aggregate, run.journal.header)
+        with run.journal.kept_when_saving_fails():
+            replace = files.may_replace(meta["run_id"])
+            path = save_results(files.results, meta, results, aggregate, overwrite=replace)
+        run.end(load, path, meta, aggregate)
+        return run.exit_code(meta)
 
 
 def cli(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; the one place that shows errors."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    with early_log() as memory:
+    with early_log():
         try:
             if arguments and arguments[0] in TOOLS:
                 return run_tool(arguments[0], arguments[1:])
-            return asyncio.run(main(build_parser().parse_args(arguments), memory))
+            return asyncio.run(main(Options(**vars(build_parser().parse_args(arguments)))))
         except SystemExit as stop:  # argparse has said why
             return stop.code if isinstance(stop.code, int) else 2
         except StressTestError as error:
             logger.error("%s", error, exc_info=error.__cause__)
             return fail(str(error), error.exit_code)
         except StoppedError as error:
-            return fail(
-                f"stopped by {signal.Signals(error.args[0]).name} before the first question",
-                128 + error.args[0],
-            )
+            name = signal.Signals(error.args[0]).name
+            return fail(f"stopped by {name} before the first question", 128 + error.args[0])
         except KeyboardInterrupt:
             return fail("stopped by SIGINT", 130)
         except Exception as error:
             logger.critical("a fault of this program", exc_info=error)
-            return fail(
-                f"a fault of this program, please report it: {type(error).__name__}: {error} (traceback in the log)",
-                70,
-            )
+            return fail(describe_fault(error), 70)
 
 
 def fail(message: str, code: int) -> int:
@@ -5109,15 +6047,25 @@ def fail(message: str, code: int) -> int:
     for handler in logger.handlers:
         if isinstance(handler.formatter, _LineFormatter):  # since the secrets are known
             message = handler.formatter.redact(message)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
         sys.stderr.write(f"llm_stresstest: {printable(message, 1500)}\n")
     return code
 
 
+def describe_fault(error: Exception) -> str:
+    """Say in one line what fault of this program an exception shows, and where its traceback is."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = "" if trace is None else f" in {trace.tb_frame.f_code.co_name}, line {trace.tb_lineno}"
+    has_log = any(isinstance(handler, logging.FileHandler) for handler in logger.handlers)
+    log = " (traceback in the log)" if has_log else ""
+    what = f"{type(error).__name__}: {error}{where}"
+    return f"a fault of this program, please report it: {what}{log}"
+
+
 def run_tool(name: str, argv: Sequence[str]) -> int:
     """Run a tool and return its exit code."""
-    if name == "verify":
-        return verify(argv)
     return cast(int, import_extension(TOOLS[name].module, TOOLS[name].group).main(argv))
 
 

@@ -1411,7 +1411,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         st.notice(
             f"{unknown} results are of questions that {path} does not have; they stay ungraded"
         )
-    st.show([*st.summary(written.stem, meta, aggregate), "", f"results  {written}"])
+    files = {"results": written}
+    st.show(st.summary_lines(written.stem, meta, aggregate, st.terminal_width(), files))
     return 0
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 import llm_stresstest as st
+from extensions import verify
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = "test-model"
@@ -286,7 +287,7 @@ class Project:
 
     def results(self, name: str = "run") -> dict[str, Any]:
         path = self.folder / "results" / f"{name}.json"
-        assert st.verify_run(st.load_results(path)) == [], (
+        assert verify.verify_run(st.load_results(path)) == [], (
             "every results file that a test makes can be recomputed"
         )
         data = json.loads(path.read_bytes())
@@ -325,8 +326,11 @@ def project(tmp_path: Path, server: ScriptedServer) -> Project:
 
 
 async def ask_each(
-    url: str, questions: Sequence[str | dict[str, Any]] = ("Who?",), **config: Any
-) -> tuple[list[st.Result], st.Load]:
+    url: str,
+    questions: Sequence[str | dict[str, Any]] = ("Who?",),
+    share: tuple[int, int] = (0, 1),
+    **config: Any,
+) -> tuple[list[st.Result], st.LoadReport]:
     """Ask the questions as a run does, and return the results in their order."""
     made = st.Config.model_validate({"server": url, "model": MODEL, "timeout": 5, **config})
     target = st.resolve_target(made, os.environ)
@@ -345,9 +349,8 @@ async def ask_each(
         ) -> st.Result:
             return await st.send_question(client, ask, messages, release)
 
-        load = await st.process_questions(
-            made, asked, send, results.append, st.StopSignal(), st.Load(client.start_ns)
-        )
+        start = st.LoadStart(client.start_ns, share=share)
+        load = await st.process_questions(made, asked, send, results.append, st.StopSignal(), start)
     return sorted(results, key=lambda result: (result.index, result.turn)), load
 
 

@@ -508,7 +508,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
-    log_file = None if log_name == "-" else Path(log_name).open("w", encoding="utf-8")
+    log_file = None if log_name == "-" else Path(log_name).open("w", encoding="utf-8")  # noqa: SIM115
     with log_file or contextlib.nullcontext() as log:
         server = Server(settings, port, log)
         if port == 0:

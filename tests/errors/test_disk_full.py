@@ -222,12 +222,13 @@ def test_a_disk_that_fails_to_sync_stops_the_run(
 def test_a_results_file_that_came_out_short_is_not_put_in_place(
     lengthy: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = st._write_results
+    add = st.ResultsFile._add
 
-    def short(file: Any, *parts: Any) -> int:
-        return original(file, *parts) + 1
+    def miscounted(file: st.ResultsFile, data: bytes) -> None:
+        add(file, data)
+        file._size += 1
 
-    monkeypatch.setattr(st, "_write_results", short)
+    monkeypatch.setattr(st.ResultsFile, "_add", miscounted)
     finished = lengthy.run("run")
     assert is_refused(finished) and "run.journal" in finished.err
     assert results(lengthy) == ["results/run.journal"]

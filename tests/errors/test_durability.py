@@ -9,7 +9,6 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,7 +126,6 @@ def is_completed(kill: Kill, witness: Witness) -> bool:
         f"You said {text}" for text in kill.questions
     ]
     assert data["meta"]["status"] == "complete" and data["aggregate"]["ok"] == len(kill.questions)
-    assert st.verify_run(st.load_results(kill.project.folder / "results" / "run.json")) == []
     assert [path.name for path in (kill.project.folder / "results").iterdir()] == ["run.json"]
     return True
 
@@ -297,7 +295,8 @@ def test_the_journal_stays_locked_until_the_results_are_saved(
     original = st.save_results
 
     def save(*args: Any, **options: Any) -> Path:
-        seen.append(st._is_locked(project.folder / "results" / "run.journal"))
+        with st.FileLock(project.folder / "results" / "run.journal") as lock:
+            seen.append(not lock.held)
         return original(*args, **options)
 
     monkeypatch.setattr(st, "save_results", save)
@@ -306,29 +305,54 @@ def test_the_journal_stays_locked_until_the_results_are_saved(
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("arguments", "said"),
     [
-        (lambda project: project.write("questions.json", '["One?", "Two?", "Other?"]'), "other questions"),
-        (lambda project: project.configure(server="X", temperature=1), "another config (temperature)"),
-        (lambda project: project.configure(server="X", questions=3), "other questions"),
-        (lambda project: project.configure(server="X", max_tokens=9, seed=1), "another config (max_tokens, seed)"),
+        ((), "other questions"),
+        (("--set", "temperature=1"), "another config (temperature)"),
+        (("--set", "max_tokens=9", "--set", "seed=1"), "another config (max_tokens, seed)"),
     ],
-)  # fmt: skip
+)
 def test_resuming_with_other_questions_or_another_config_is_refused_and_changes_nothing(
-    project: Project, echoing: ScriptedServer, change: Callable[[Project], Any], said: str
+    project: Project, echoing: ScriptedServer, arguments: tuple[str, ...], said: str
 ) -> None:
     path = leave_journal(project, 2)
     before = path.read_bytes()
-    change(project)
-    config = json.loads((project.folder / "config.json").read_bytes())
-    project.write("config.json", json.dumps({**config, "server": echoing.url}))
+    project.write("questions.json", '["One?", "Two?", "Other?"]')
     asked = len(echoing.requests)
-    finished = project.run("run", "--resume")
+    finished = project.run("run", "--resume", *arguments)
     assert (finished.code, finished.err.count("\n")) == (2, 1) and said in finished.err, (
         finished.err
     )
     assert path.read_bytes() == before and len(echoing.requests) == asked
     assert not (project.folder / "results" / "run.json").exists()
+
+
+def test_resume_keeps_the_config_that_the_run_began_with_and_says_what_differs(
+    project: Project, echoing: ScriptedServer
+) -> None:
+    project.configure(server=echoing.url)
+    leave_journal(project, 2, "--set", "max_tokens=9")
+    project.configure(server=echoing.url, temperature=1)
+    finished = project.run("run", "--resume")
+    assert finished.code == 0
+    assert (
+        finished.err
+        == "config.json differs (temperature); the run keeps the config it began with\n"
+    )
+    config = project.results()["meta"]["config"]
+    assert (config["max_tokens"], config["temperature"]) == (9, 0)
+
+
+def test_resuming_a_finished_run_says_that_nothing_is_left_and_asks_nothing(
+    project: Project, echoing: ScriptedServer
+) -> None:
+    assert project.run("run").code == 0
+    asked, before = len(echoing.requests), (project.folder / "results" / "run.json").read_bytes()
+    finished = project.run("run", "--resume")
+    assert (finished.code, finished.err.count("\n")) == (0, 1)
+    assert "nothing left to do" in finished.err
+    assert len(echoing.requests) == asked
+    assert (project.folder / "results" / "run.json").read_bytes() == before
 
 
 def test_the_journal_of_a_crashed_run_is_named_by_the_next_run_and_kept(

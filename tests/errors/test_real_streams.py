@@ -273,7 +273,9 @@ def test_the_first_token_is_where_the_shape_says(shape: Shape) -> None:
         ends = [sum(map(len, pieces[: number + 1])) for number in range(len(pieces))]
         exchange.offsets, exchange.reads_ns = ends, list(range(len(pieces)))
         exchange.content = type("Body", (), {"_buffer": [shape.stream]})  # type: ignore[assignment]
-        return st.read_stream(st.APIS["chat"], exchange)
+        parsed = st.ParsedAnswer()
+        parsed.read_stream(st.APIS["chat"], exchange.timed_events())
+        return parsed
 
     parsed = asyncio.run(read())
     assert parsed.chunk_ns[0] == events[shape.first]

@@ -266,7 +266,7 @@ def test_a_server_that_echoes_the_key_in_the_connection_test_shows_it_to_nobody(
         f"ftp://user:{STEM}-secret@",
     ],
 )
-@pytest.mark.parametrize("key", ["server", "proxy", "judge.server", "hardware.metrics_url"])
+@pytest.mark.parametrize("key", ["server", "proxy", "judge.server"])
 def test_a_password_in_a_url_is_shown_nowhere_whether_the_url_is_good_or_bad(
     project: Project, server: ScriptedServer, url: str, key: str
 ) -> None:

@@ -96,7 +96,7 @@ async def test_duration_asks_until_the_time_is_over(server: ScriptedServer) -> N
     sent = [result.sent_ns or 0 for result in results]
     assert max(sent) - min(sent) < 0.6 * st.NS_PER_S
     assert [result.question for result in results[:4]] == ["x", "y", "x", "y"]
-    assert load.ended_ns - load.start_ns < 2 * st.NS_PER_S
+    assert load.ended_ns - load.begun_ns < 2 * st.NS_PER_S
 
 
 async def test_an_open_loop_by_duration_asks_what_was_scheduled(server: ScriptedServer) -> None:
@@ -113,11 +113,51 @@ async def test_warm_up_is_asked_first_and_left_out_of_every_number(server: Scrip
     assert load.warmup == {"ok": 3}
 
 
+@pytest.mark.parametrize("config", [{"concurrent": [3, 5]}, {"concurrent": 3, "rate": 200}])
+async def test_shares_of_a_load_are_together_the_whole_load(
+    server: ScriptedServer, config: dict[str, Any]
+) -> None:
+    questions = [f"x{place}" for place in range(7)]
+    whole, _ = await ask_each(server.url, questions, **config)
+    parts: list[st.Result] = []
+    for part in range(3):
+        server.most_at_once = 0
+        results, _ = await ask_each(server.url, questions, share=(part, 3), **config)
+        assert server.most_at_once <= 2
+        parts += results
+    parts.sort(key=lambda result: result.index)
+    assert [(r.index, r.question, r.stage) for r in parts] == [
+        (r.index, r.question, r.stage) for r in whole
+    ]
+
+
+async def test_a_share_without_a_slot_is_refused(server: ScriptedServer) -> None:
+    with pytest.raises(ValueError, match="share"):
+        await ask_each(server.url, concurrent=2, share=(0, 3))
+
+
 async def test_ramp_up_opens_the_slots_one_after_the_other(server: ScriptedServer) -> None:
     server.behaviour = streams("a", pause_s=0.5)
     results, _ = await ask_each(server.url, ["x"] * 5, concurrent=5, ramp_up=0.5)
     sent = sorted((result.sent_ns or 0) / st.NS_PER_MS for result in results)
     assert all(gap > 80 for gap in (later - earlier for earlier, later in itertools.pairwise(sent)))
+
+
+async def test_ramp_up_raises_the_number_in_flight_evenly_however_short_the_answers_are(
+    server: ScriptedServer,
+) -> None:
+    server.behaviour = streams(*"abcdefghij", pause_s=0.005)
+    results, _ = await ask_each(server.url, ["x"], concurrent=8, ramp_up=1.6, duration=2)
+    begun_ns = min(result.sent_ns or 0 for result in results)
+    edges = [
+        (((at_ns or 0) - begun_ns) / st.NS_PER_S, step)
+        for result in results
+        for at_ns, step in ((result.sent_ns, 1), (result.end_ns, -1))
+    ]
+    for number in range(1, 8):  # slot n opens at 0.2 × n seconds
+        begin_s, end_s = 0.2 * number - 0.2, 0.2 * number
+        busy_s = sum(-step * min(max(at_s, begin_s), end_s) for at_s, step in edges)
+        assert busy_s / 0.2 == pytest.approx(number, rel=0.3)
 
 
 async def test_cache_bust_makes_every_prompt_unique_but_records_the_question(

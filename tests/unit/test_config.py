@@ -58,7 +58,7 @@ def load(tmp_path: Path, config: Any, *overrides: str) -> st.Config:
         ({"server": "http://h/v1?x=1"}, "server: a URL takes no query"),
         ({"server": ""}, "server: "),
         ({"model": ""}, "model: "),
-        ({"workers": 2}, "workers: needs extensions/cluster.py, which is not there"),
+        ({"workers": 2}, "workers: unknown key"),
         ({"rate": 0}, "rate: 0 is not allowed"),
         ({"max_answer_bytes": 5}, "max_answer_bytes: 5 is not allowed"),
     ],

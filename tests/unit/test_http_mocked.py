@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import types
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp.client_proto import ResponseHandler
 from aioresponses import aioresponses
 
 import llm_stresstest as st
@@ -29,7 +31,15 @@ class ResponseWithoutWriter(aiohttp.ClientResponse):
 
 
 @pytest.fixture
-def mocked() -> Iterator[aioresponses]:
+def mocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[aioresponses]:
+    attach = st.Exchange.attach
+
+    def attach_without_transport(exchange: st.Exchange, response: aiohttp.ClientResponse) -> None:
+        exchange.protocol = st.TimingProtocol(ResponseHandler(asyncio.get_running_loop()))
+        exchange.sent_ns, exchange.reads_ns = exchange.begun_ns, [st.clock()]
+        attach(exchange, response)
+
+    monkeypatch.setattr(st.Exchange, "attach", attach_without_transport)
     with aioresponses() as mock:
         add = mock.add
         mock.add = functools.partial(add, response_class=ResponseWithoutWriter)  # type: ignore[method-assign]

@@ -254,8 +254,8 @@ def test_thresholds_are_held_against_the_aggregate() -> None:
 # --- Validity: each reason has a test that provokes it.
 
 
-def load(**client: Any) -> st.Load:
-    made = st.Load()
+def load(resumed: str | None = None, **client: Any) -> st.LoadReport:
+    made = st.LoadReport(st.LoadStart(resumed=resumed))
     made.client = {
         "loop_lag_ms": {"p50": 0.1, "p90": 0.2, "p95": 0.3, "p99": 1, "max": 2},
         "cpu_share": 0.2,
@@ -265,7 +265,7 @@ def load(**client: Any) -> st.Load:
 
 
 def verdict(
-    *results: st.Result, made: st.Load | None = None, interrupted: bool = False, **config: Any
+    *results: st.Result, made: st.LoadReport | None = None, interrupted: bool = False, **config: Any
 ) -> tuple[str, set[str]]:
     full = st.Config.model_validate({"server": "embedded", "model": "m", **config})
     made = made or load()
@@ -293,14 +293,22 @@ def test_failures_are_suspect_and_many_are_invalid() -> None:
     assert verdict(*ENOUGH[:72], *some * 2) == ("INVALID", {"failures"})
 
 
-def test_too_few_requests_is_suspect_and_says_how_many_more() -> None:
-    full = st.calculate_aggregates(
-        [ok(place, place * 200.0, 50, [10] * 5) for place in range(20)], CONFIG
-    )
-    said = st.judge_validity(CONFIG, full, load())
-    assert said["verdict"] == "SUSPECT"
-    assert said["reasons"] == [
-        {"code": "too_few_requests", "message": "20 answers do not support a p95: ask 52 more"}
+def test_too_few_requests_is_suspect_where_a_threshold_or_an_slo_stands_on_them() -> None:
+    def reasons(**keys: Any) -> list[dict[str, str]]:
+        config = st.Config(server="http://x:1", model="m", **keys)
+        full = st.calculate_aggregates(
+            [ok(place, place * 200.0, 50, [10] * 5) for place in range(20)], config
+        )
+        return list(st.judge_validity(config, full, load())["reasons"])
+
+    assert reasons() == [], "the brackets of the summary say it"
+    assert reasons(thresholds={"ttft_ms.p50": "< 100", "ttft_ms.avg": "< 100"}) == []
+    for keys in ({"thresholds": {"ttft_ms.p95": "< 100"}}, {"slo": {"ttft_ms": 100}}):
+        what = "the SLO" if "slo" in keys else "the threshold on ttft_ms.p95"
+        message = f"{what} stands on 20 answers, too few for its interval: ask 52 more"
+        assert reasons(**keys) == [{"code": "too_few_requests", "message": message}]
+    assert [reason["code"] for reason in reasons(thresholds={"e2e_ms.p99": "< 9"})] == [
+        "too_few_requests"
     ]
 
 
@@ -355,9 +363,7 @@ def test_a_rate_that_the_cap_held_back_is_suspect() -> None:
 
 
 def test_a_resumed_run_says_so() -> None:
-    made = load()
-    made.resumed = "killed"
-    assert verdict(*ENOUGH, made=made) == ("SUSPECT", {"resumed"})
+    assert verdict(*ENOUGH, made=load(resumed="killed")) == ("SUSPECT", {"resumed"})
 
 
 def test_estimated_tokens_cut_and_reasoning_only_answers_are_suspect() -> None:
@@ -418,6 +424,43 @@ def test_a_seed_repeats_the_schedule_and_another_does_not() -> None:
 def test_a_schedule_by_duration_ends_with_it() -> None:
     times = offsets(None, duration=20, arrival="constant")
     assert len(times) == 2000 and times[-1] < 20
+
+
+@pytest.mark.parametrize("rate", [3, 7, 10, 30, 100, 999])
+def test_an_even_schedule_holds_rate_times_duration_requests(rate: int) -> None:
+    assert len(offsets(None, rate=rate, duration=5, arrival="constant")) == 5 * rate
+
+
+@pytest.mark.parametrize(("arrival", "burstiness"), [("poisson", 1), ("gamma", 0.3), ("gamma", 5)])
+def test_a_random_schedule_holds_on_average_rate_times_duration_requests(
+    arrival: str, burstiness: float
+) -> None:
+    counts = [
+        len(offsets(None, duration=0.05, arrival=arrival, burstiness=burstiness, seed=seed))
+        for seed in range(3000)
+    ]
+    error = statistics.stdev(counts) / math.sqrt(len(counts))
+    assert statistics.fmean(counts) == pytest.approx(5, abs=4 * error)
+    assert 4 * error < 0.5, "one request too many would be seen"
+
+
+def test_a_resumed_schedule_leaves_out_the_gaps_of_what_is_finished() -> None:
+    config = st.Config(server="embedded", model="m", rate=10, arrival="constant")
+    questions = [st.Question(id=f"q{place}", question="x") for place in range(100)]
+    done = frozenset(range(40)) | frozenset(range(50, 90))
+    stage = st.Stage(config, questions, 0, st.LoadStart(done=done))
+    planned = list(stage.planned_requests(0))
+    assert [request.index for _, request in planned] == [*range(40, 50), *range(90, 100)]
+    assert {round(gap, 6) for gap in gaps([due_ns / st.NS_PER_S for due_ns, _ in planned])} == {0.1}
+
+
+def test_a_day_at_a_high_rate_is_scheduled_as_it_goes() -> None:
+    config = st.Config(
+        server="embedded", model="m", rate=10_000, duration=86_400, arrival="constant"
+    )
+    stage = st.Stage(config, [st.Question(id="q", question="x")], 0, st.LoadStart())
+    due_ns = [due_ns for due_ns, _ in itertools.islice(stage.planned_requests(0), 3)]
+    assert due_ns == [0, 100_000, 200_000]
 
 
 def test_ramp_up_grows_the_rate_evenly() -> None:

@@ -117,7 +117,9 @@ def read(stream: bytes, api: str = "chat", cuts: list[int] | None = None) -> st.
         exchange.offsets = [*(cuts or []), len(stream)]
         exchange.reads_ns = [place * st.NS_PER_S for place in range(len(exchange.offsets))]
         exchange.content = types.SimpleNamespace(_buffer=[stream])  # type: ignore[assignment]
-        return st.read_stream(st.APIS[api], exchange)
+        parsed = st.ParsedAnswer()
+        parsed.read_stream(st.APIS[api], exchange.timed_events())
+        return parsed
 
     return asyncio.run(make())
 
@@ -258,7 +260,7 @@ def test_a_think_block_delays_the_answer_but_stays_in_it() -> None:
     texts = ["<think>", "hm", "</think>", "\n", "yes"]
     parsed = read(b"".join(sse(chunk(content=text)) for text in texts), cuts=None)
     parsed.answer_ns = [1, 2, 3, 4, 5]
-    assert st._first_answer_ns(parsed) == 5
+    assert parsed.first_answer_ns == 5
     result = st.Result(0, "i", "q", answer="".join(texts))
     assert result.answer_text == "\nyes"
 

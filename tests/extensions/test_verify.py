@@ -1,0 +1,212 @@
+"""What verify promises: it notices a change, and whatever a file holds, it names the place and never breaks."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import llm_stresstest as st
+from extensions import verify
+from tests.conftest import Project, Request, ScriptedServer, streams, whole
+
+
+@pytest.fixture
+def good(project: Project, server: ScriptedServer) -> dict[str, Any]:
+    """Return a results file with graded, failed and plain answers."""
+
+    async def behave(request: Request, writer: Any) -> None:
+        if request.question == "Two?":
+            writer.write(whole(b"{}", "500 Internal Server Error", "application/json"))
+        else:
+            await streams("It", " is", " 42")(request, writer)
+
+    server.behaviour = behave
+    first = {"id": "one", "question": "One?", "grader": "numeric", "expected": 42}
+    project.write("questions.json", json.dumps([first, "Two?", {"turns": ["Three?", "Four?"]}]))
+    finished = project.run("run", "--set", "questions=3")
+    assert finished.code in (0, 1), finished.err
+    return project.results()
+
+
+def verified(project: Project, content: Any) -> tuple[int, str]:
+    """Return the exit code of verify for a file with this content, and what it says."""
+    text = content if isinstance(content, str | bytes) else json.dumps(content)
+    project.write("results/forged.json", text)
+    finished = project.run("verify", "forged")
+    return finished.code, finished.out + finished.err
+
+
+def places(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Yield the path of each value inside a JSON value."""
+    yield path
+    entries = value.items() if isinstance(value, dict) else ()
+    if isinstance(value, list):
+        entries = enumerate(value)  # type: ignore[assignment]
+    for key, item in entries:
+        yield from places(item, (*path, key))
+
+
+def changed(content: Any, path: tuple[str | int, ...], value: Any) -> Any:
+    """Return a copy with another value at this place."""
+    made = copy.deepcopy(content)
+    if not path:
+        return value
+    at = made
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    return made
+
+
+def at(content: Any, path: tuple[str | int, ...]) -> Any:
+    for key in path:
+        content = content[key]
+    return content
+
+
+ODD: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    10**400,
+    1e308,
+    -1e308,
+    "",
+    "x",
+    [],
+    {},
+    [[]],
+    {"": None},
+    "\x1b[31m\n",
+]
+
+
+def test_a_good_file_is_verified(project: Project, good: dict[str, Any]) -> None:
+    code, said = verified(project, good)
+    assert code == 0, said
+    assert "verified" in said and "4 results, 0 differences" in " ".join(said.split())
+
+
+def test_whatever_stands_at_any_place_is_a_difference_and_never_a_fault(
+    project: Project, good: dict[str, Any]
+) -> None:
+    """Every place of the file, with a few odd values each; a fault would be exit code 70."""
+    chosen = random.Random(7)
+    for path in places(good):
+        for value in chosen.sample(ODD, 2):
+            code, said = verified(project, changed(good, path, value))
+            assert code in (0, 1, 2), (path, value, said)
+            assert "Traceback" not in said and "\x1b[31m" not in said
+
+
+# Texts from which nothing else in the file is computed.
+FREE = {"question", "answer", "reasoning", "grade_reason", "finish_reason", "id", "category"}
+FREE |= {"grader", "token_source"}
+
+
+def test_every_changed_number_of_the_aggregate_is_noticed(
+    project: Project, good: dict[str, Any]
+) -> None:
+    for path in places(good["aggregate"], ("aggregate",)):
+        if not isinstance(at(good, path), dict | list):
+            for value in (12345, None if at(good, path) is not None else 1):
+                code, said = verified(project, changed(good, path, value))
+                assert (code, "NOT VERIFIED" in said) == (1, True), (path, value, said)
+
+
+def test_every_changed_value_of_a_record_is_noticed_where_others_depend_on_it(
+    project: Project, good: dict[str, Any]
+) -> None:
+    for place in range(len(good["results"])):
+        for key in good["results"][place]:
+            path = ("results", place, key)
+            for value in ["oddly", {"a": 1}]:
+                code, said = verified(project, changed(good, path, value))
+                if isinstance(value, dict) or key not in FREE:
+                    assert code == 1, (path, value, said)
+                    assert f"results[{place}]" in said
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        (("results", 0, "stage"), "one", "results[0]: cannot be read: stage: input should be"),
+        (("results", 0, "time"), "fast", "results[0]: cannot be read: time: input should be"),
+        (("results", 0, "chunk_ms"), [1, "2"], "cannot be read: chunk_ms[1]: input should be"),
+        (("results", 0, "token"), True, "cannot be read: token: input should be"),
+        (("results", 0, "sent_ms"), 1e300, "cannot be read: sent_ms: input should be"),
+        (("results", 0), None, "results[0]: cannot be read"),
+        (("results", 0), [], "results[0]: cannot be read"),
+        (("results", 0, "quality"), 7, "quality 7, graded true"),
+        (("results", 0, "tpot_ms"), 0.001, "results[0].tpot_ms: the records give"),
+        (("results", 1, "error"), {}, "results[1]: cannot be read"),
+        (("results", 1, "error", "kind"), "luck", "luck"),
+        (("results", 1, "status"), "ok", "status ok, but"),
+        (("aggregate",), [], "aggregate: must be an object"),
+        (("aggregate", "itl_histogram_us"), 5, "aggregate: cannot be recomputed"),
+        (("aggregate", "extra"), 5, "aggregate.extra: the records give nothing"),
+        (("meta", "config"), {}, "meta.config.server: field required"),
+        (("meta", "config"), None, "meta.config: input should be"),
+        (("meta", "config", "rate"), -5, "meta.config.rate"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_place(
+    project: Project, good: dict[str, Any], path: tuple[str | int, ...], value: Any, says: str
+) -> None:
+    code, said = verified(project, changed(good, path, value))
+    assert code == 1
+    assert says in " ".join(said.split())
+
+
+def test_a_record_that_is_dropped_or_doubled_is_noticed(
+    project: Project, good: dict[str, Any]
+) -> None:
+    assert verified(project, {**good, "results": good["results"][1:]})[0] == 1
+    assert verified(project, {**good, "results": good["results"][:1] + good["results"]})[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is empty"),
+        (b"\xff\xfe", "is not UTF-8"),
+        ("{", "is not JSON"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"meta": NaN}', "NaN is not JSON"),
+        ('{"meta": 1, "meta": 2}', "stands there twice"),
+        ("[]", "is not a results file"),
+        ('{"meta": {}, "results": [], "aggregate": {}}', "has schema_version None"),
+        ('{"meta": {"schema_version": 1}, "results": {}, "aggregate": {}}', "must be a list"),
+        ('{"meta": {"schema_version": ' + "9" * 5000 + '}, "results": [], "aggregate": {}}', ""),
+    ],
+)
+def test_what_is_no_results_file_is_one_line_and_exit_code_2(
+    project: Project, content: str | bytes, says: str
+) -> None:
+    (project.folder / "results").mkdir()
+    code, said = verified(project, content)
+    assert code == 2
+    assert says in said and said.count("\n") == 1
+
+
+def test_a_difference_shows_no_control_characters_and_only_the_first_20_are_shown(
+    project: Project, good: dict[str, Any]
+) -> None:
+    forged = copy.deepcopy(good)
+    forged["aggregate"] = {f"\x1b[31m{number}": number for number in range(100)}
+    code, said = verified(project, forged)
+    assert code == 1 and "\x1b[31m" not in said
+    assert said.count("differs") == verify.SHOWN
+    assert "more" in said
+
+
+def test_the_core_needs_no_part_of_verify(tmp_path: Path) -> None:
+    assert not hasattr(st, "verify_run")
+    assert st.TOOLS["verify"].module == "verify"
