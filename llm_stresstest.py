@@ -371,13 +371,11 @@ class Slo(Strict):
 
     def met_by(self, result: Result) -> bool:
         """Whether an ok request meets every limit; a value that was not measured meets none."""
-        limits = ((self.ttft_ms, result.ttft_ms), (self.e2e_ms, result.time_ms))
-        if any(limit is not None and (value is None or value > limit) for limit, value in limits):
-            return False
-        one_token = result.token is not None and result.token < 2
-        if self.tpot_ms is not None and not one_token:
-            tpot_ms = result.tpot_ms
-            if tpot_ms is None or tpot_ms > self.tpot_ms:
+        limits = [(self.ttft_ms, result.ttft_ms), (self.e2e_ms, result.time_ms)]
+        if result.token is None or result.token > 1:  # one token has no TPOT, and needs none
+            limits.append((self.tpot_ms, result.tpot_ms))
+        for limit, value in limits:
+            if limit is not None and (value is None or value > limit):
                 return False
         return self.quality is None or (result.graded and result.quality >= self.quality)
 
@@ -3074,7 +3072,7 @@ class Aggregator:
                 self.sums[name] += count
                 self.sums[f"{name}_known"] += 1
         self.sums["came_at_once"] += result.came_at_once
-        self.sums["good"] += self.slo.met_by(result)
+        self.sums["good"] += self.config.slo.met_by(result)
         if not result.answer_text.strip() and (result.reasoning or result.answer):
             self.sums["reasoning_only"] += 1
 

@@ -1,11 +1,12 @@
-"""Differences with intervals that hold for a whole table at once, and change points: over plain arrays.
+"""Differences with intervals that hold for a whole table at once, and change points: on arrays.
 
-    Sums -> Resampling.estimate -> Estimate (with RunEffects.added_to for groups of runs) -> Family -> Interval
+    Sums -> Resampling.estimate -> Estimate (RunEffects.added_to for groups) -> Family -> Interval
 
-The unit that is resampled is the question: answers to one question hang together, answers to two do not. Each row of a
-table is a ratio of two sums over questions, so that a bootstrap draw is one product of a matrix of weights with a
-matrix of sums. All rows share the draws, and so their largest deviation is known: an interval of that width holds for
-all rows at once (max-t; Westfall and Young, Resampling-Based Multiple Testing, 1993).
+The unit that is resampled is the question: answers to one question hang together, answers to two
+do not. Each row of a table is a ratio of two sums over questions, so that all bootstrap draws are
+one product of a matrix of weights with a matrix of sums. All rows share the draws, and so the
+largest of their deviations is known: an interval of that width holds for all rows at once (max-t;
+Westfall and Young, Resampling-Based Multiple Testing, 1993).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +39,7 @@ POWER_Z = float(stats.norm.ppf(0.8))  # "N more would do" means: in four of five
 
 
 class Sums(NamedTuple):
-    """A statistic as top / bottom, each summed over questions: a mean, or with `log` the logarithm of a ratio."""
+    """A statistic as top / bottom, each summed over questions; with `log` its logarithm."""
 
     top: Array  # (questions,)
     bottom: Array  # (questions,)
@@ -47,7 +48,7 @@ class Sums(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A value, its variance, and draws of how far estimates of it stray: what an interval is made from."""
+    """A value, its variance, and draws of how far it strays: what an interval is made from."""
 
     value: float
     variance: float
@@ -56,13 +57,13 @@ class Estimate:
     variances: Array  # (DRAWS,): each draw's own estimate of the variance
     between: float = 0.0  # the part of the variance that more questions would not lessen
     exact_p: float | None = None  # of an exact test, which then decides
-    # Its own interval: how many standard errors it reaches, and how many times as many pairs there are.
+    # Its own interval, by how many standard errors it reaches and by how much the pairs grow.
     interval: Callable[[float, float], tuple[float, float]] | None = None
     slack: tuple[float, float] = (0.0, 0.0)  # how much lower and higher the truth may be: bounds
 
     @property
     def t_draws(self) -> Array:
-        """The sizes of the studentized strays; a draw that hardly varies by chance must not decide."""
+        """The sizes of the studentized strays; a draw that hardly varies must not decide."""
         least = max(self.variance / 25, 1e-300)
         return np.abs(self.strays) / np.sqrt(np.maximum(self.variances, least))
 
@@ -88,16 +89,16 @@ class Resampling:
         top, bottom, _ = row
         products = (top, bottom, top * top, top * bottom, bottom * bottom)
         sums = weights @ np.column_stack(products)
-        whole = np.array([product.sum() for product in products])
-        value, variance = _ratio(whole, row.log)
+        whole = np.array([[product.sum()] for product in products])
+        value, variance = (float(part[0]) for part in _ratio(whole, row.log))
         with np.errstate(divide="ignore", invalid="ignore"):
             values, variances = _ratio(sums.T, row.log)
         known = np.isfinite(values) & np.isfinite(variances)
         strays = np.where(known, values - value, 0.0)
-        n = np.count_nonzero(bottom)
+        n = int(np.count_nonzero(bottom))
         small = n / max(n - 1, 1)
         variances = np.where(known, variances, variance) * small
-        return Estimate(float(value), float(variance) * small, max(n - 1, 1), strays, variances)
+        return Estimate(value, variance * small, max(n - 1, 1), strays, variances)
 
     def _by_normal_law(self, rows: Sequence[Sums]) -> list[Estimate]:
         """Draw from the normal law with the covariance that the questions show (cluster-robust)."""
@@ -143,7 +144,10 @@ class Resampling:
         return Estimate(value, variance, df, strays, variance * chance)
 
     def quantile(self, a: Sums, b: Sums, share: float) -> Estimate:
-        """Return the log ratio of two pooled percentiles; a Sums holds values (top) and their questions (bottom)."""
+        """Return the log ratio of two pooled percentiles.
+
+        A Sums holds a side's values (top) and the numbers of their questions (bottom).
+        """
         weights = self.weights
         if weights is None:
             chances = np.full(self.questions, 1 / self.questions)
@@ -178,7 +182,7 @@ class Resampling:
 
 
 def _ratio(sums: Array, log: bool) -> tuple[Array, Array]:
-    """Return a ratio of sums and its variance, from the sums of top, bottom, and their three products."""
+    """Return a ratio and its variance, from the sums of top, bottom and their products."""
     top, bottom, top_top, top_bottom, bottom_bottom = sums
     ratio = top / bottom
     spread = np.maximum(top_top - 2 * ratio * top_bottom + ratio**2 * bottom_bottom, 0)
@@ -239,7 +243,7 @@ class RunEffects:
         share = 1 / runs_a + 1 / runs_b
         self.variance = (rest**2).sum(axis=0) / df * share  # (rows,)
         rng = np.random.default_rng(seed + 1)
-        # Normal runs with the covariance that these runs show: each row's t is exact, and rows stay together.
+        # Normal runs with these runs' covariance: each row's t is exact, and rows stay together.
         pattern = rest / math.sqrt(df)
         noise = rng.standard_normal((DRAWS, len(rest)))
         self.strays = noise @ pattern * math.sqrt(share)
@@ -325,8 +329,9 @@ class Family:
 
     def _more_pairs(self, estimate: Estimate, pairs: int, gap: float) -> int | None:
         """Let the pairs grow, in their present shares, until the interval is short enough."""
-        for growth in np.geomspace(1.02, 1e4, 400):
-            low, high = cast(Any, estimate.interval)(self.errors, float(growth))
+        reach = cast(Callable[[float, float], tuple[float, float]], estimate.interval)
+        for growth in (float(each) for each in np.geomspace(1.02, 1e4, 400)):
+            low, high = reach(self.errors, growth)
             chance = POWER_Z * math.sqrt(estimate.variance / growth) if estimate.value else 0.0
             if (high - low) / 2 + chance <= gap:
                 return max(1, math.ceil(pairs * (growth - 1)))
@@ -334,12 +339,11 @@ class Family:
 
     def more_runs(self, estimate: Estimate, runs: int, gap: float) -> int | None:
         """Return how many more runs a side would."""
-        for more in (*range(1, 40), *range(40, 1000, 10)):
-            total = runs + more
-            df = 2 * total - 2
-            reach = stats.t.isf(stats.norm.sf(self.errors), df) + POWER_Z
+        chance = stats.norm.sf(self.errors)
+        for total in range(runs + 1, runs + 1000):
+            reach = float(stats.t.isf(chance, 2 * total - 2)) + POWER_Z
             if reach**2 * estimate.variance * runs / total <= gap**2:
-                return more
+                return total - runs
         return None
 
 
@@ -380,11 +384,12 @@ def distances(runs: Sequence[Array]) -> Array:
 
 
 def change_points(squared: Sequence[Array], seed: int = SEED) -> list[Change]:
-    """Find the changes in a series of runs, from each metric's squared distances; the oldest first.
+    """Find the changes in a series of runs, from each metric's squared distances; oldest first.
 
-    The statistic of a split is the share of the runs' spread that lies between the two sides (Székely and Rizzo's
-    energy distance). Its largest value over all splits and metrics is held against the same of the runs in random
-    orders, and each side is searched on its own as long as it is long enough.
+    The statistic of a split is the share of the runs' spread that lies between its two sides
+    (Székely and Rizzo's energy distance). Its largest value over all splits and metrics is held
+    against the same of the runs in random orders; then each side is searched on its own, as long
+    as it is long enough.
     """
     runs = len(squared[0]) if len(squared) else 0
     return _search(list(squared), 0, runs, np.random.default_rng(seed)) if runs else []
@@ -420,7 +425,7 @@ def _kernel(squared: Array) -> Array:
 
 
 def _split_shares(kernel: Array) -> Array:
-    """Return, for each split that leaves enough runs on both sides, the share of the spread between the sides."""
+    """Return each split's share of the spread, for splits with enough runs on both sides."""
     count = len(kernel)
     left = np.arange(1, count)
     sums = np.diag(kernel.cumsum(axis=0).cumsum(axis=1))[:-1]

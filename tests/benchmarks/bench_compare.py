@@ -25,8 +25,9 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 from scipy import stats  # noqa: E402
 
-import llm_stresstest as st  # noqa: E402
 from extensions import compare as tool  # noqa: E402
+from extensions import history as past  # noqa: E402
+from extensions import pairing  # noqa: E402
 from tests.benchmarks.harness import Target, machine, print_table, wait_for  # noqa: E402
 from tests.benchmarks.simulated import Server, World  # noqa: E402
 
@@ -57,16 +58,16 @@ class Bench:
         a: Server,
         b: Server,
         runs: int = 1,
-        options: tool.Options = tool.Options(),  # noqa: B008 - frozen
-    ) -> tool.Comparison:
+        options: pairing.Options = pairing.Options(),  # noqa: B008 - frozen
+    ) -> pairing.Comparison:
         """Write the runs' files, read them back, compare."""
         sides = []
         for label, server in (("A", a), ("B", b)):
             paths = [world.run(self.folder, f"{label}{place}", server) for place in range(runs)]
-            sides.append(tool.Side(label, tuple(tool.read_run(path) for path in paths)))
+            sides.append(pairing.Side(label, tuple(pairing.read_run(path) for path in paths)))
             for path in paths:
                 path.unlink()
-        return tool.compare(sides[0], sides[1], options)
+        return pairing.compare(sides[0], sides[1], options)
 
     def false_alarms(self) -> Iterator[Target]:
         """A against A: no table may say that they differ."""
@@ -88,7 +89,10 @@ class Bench:
                 for each in wrong:
                     where[each] = where.get(each, 0) + 1
             yield share(f"A/A, {name}: tables with a false verdict", alarms, tries, 0.05)
-            print(f"  {name}: intervals without 0: {beyond} of {tries}; false rows: {where}", flush=True)
+            print(
+                f"  {name}: intervals without 0: {beyond} of {tries}; false rows: {where}",
+                flush=True,
+            )
 
     def power(self) -> Iterator[Target]:
         """What 60 questions can see, beside a test that does not pair; and whether 95 % are 95 %."""
@@ -108,11 +112,17 @@ class Bench:
                 for name in names:
                     interval = made.rows[name].interval
                     truth = math.log1p(slower)
-                    covered += interval is not None and interval.ci95[0] <= truth <= interval.ci95[1]
+                    covered += (
+                        interval is not None and interval.ci95[0] <= truth <= interval.ci95[1]
+                    )
                     tables += 1
-            rows.append((f"{slower:.0%}", *(f"{n / tries:.0%}" for n in (found, any_row, unpaired))))
+            rows.append(
+                (f"{slower:.0%}", *(f"{n / tries:.0%}" for n in (found, any_row, unpaired)))
+            )
             if slower == 0.05:
-                yield share("power for 5 %, 60 questions, 10 % noise", found, tries, 0.8, least=True)
+                yield share(
+                    "power for 5 %, 60 questions, 10 % noise", found, tries, 0.8, least=True
+                )
         header = ("slower by", "E2E row", "any time row", "Mann-Whitney, unpaired")
         print_table("power at 60 questions", header, rows)
         rate = covered / tables
@@ -153,12 +163,16 @@ class Bench:
         rate, factor = self._decided(gate, server, round(middle)), middle / needed
         detail = f"advised {middle:.0f}, needed {needed:.0f}; with the advised {rate:.0%} decided"
         met = 1 / 1.5 <= factor <= 1.5
-        yield Target("advised questions over needed ones", "1/1.5 to 1.5", met, f"{factor:.2f}", detail)
+        yield Target(
+            "advised questions over needed ones", "1/1.5 to 1.5", met, f"{factor:.2f}", detail
+        )
 
     def _decided(self, gate: tool.Gate, server: Server, questions: int) -> float:
         """Return the share of tables that are decided with so many questions."""
         tries = self.tries(60)
-        made = (self.comparison(World(questions, 1000 + seed), server, server) for seed in range(tries))
+        made = (
+            self.comparison(World(questions, 1000 + seed), server, server) for seed in range(tries)
+        )
         return sum(gate.check(each).state != "undecided" for each in made) / tries
 
     def history(self) -> Iterator[Target]:
@@ -169,28 +183,31 @@ class Bench:
         for seed in range(tries):
             alarms += bool(self._shifts(World(30, seed), [nightly] * 20))
             slow = Server(noise=0.1, drift=0.02, slower=0.1)
-            at = [place for place, _ in self._shifts(World(30, 500 + seed), [nightly] * 12 + [slow] * 12)]
+            at = [
+                place
+                for place, _ in self._shifts(World(30, 500 + seed), [nightly] * 12 + [slow] * 12)
+            ]
             found += bool(at)
             dated += any(abs(place - 12) <= 1 for place in at)
         yield share("20 runs without a change: alarms", alarms, tries, 0.05)
         yield share("a step of 10 % at run 12 of 24: found", found, tries, 0.95, least=True)
         yield share("… and dated within one run", dated, tries, 0.90, least=True)
         short = self._history(World(30, 1), [nightly] * 4)
-        text = str(tool.history_parts(short)[0])
+        text = str(past.history_parts(short)[0])
         met = text == "Changes: cannot tell yet: 4 of 8 runs."
         yield Target("four runs", "cannot tell yet", met, text)
 
-    def _history(self, world: World, servers: Sequence[Server]) -> tool.History:
+    def _history(self, world: World, servers: Sequence[Server]) -> past.History:
         for place, server in enumerate(servers):
             world.run(self.folder, f"nightly_{place:02}", server)
-        history = tool.read_history("nightly", self.folder)
-        for run in history.runs:
+        found = past.read_history("nightly", self.folder)
+        for run in found.runs:
             run.path.unlink()
-        return history
+        return found
 
     def _shifts(self, world: World, servers: Sequence[Server]) -> list[tuple[int, str]]:
-        history = self._history(world, servers)
-        return [(history.runs.index(shift.run), shift.metric.name) for shift in history.shifts]
+        found = self._history(world, servers)
+        return [(found.runs.index(shift.run), shift.metric.name) for shift in found.shifts]
 
     def size(self) -> Iterator[Target]:
         """Two files of 20,000 requests, by the command line."""
@@ -205,8 +222,12 @@ class Bench:
         peak_mb = wait_for(process).ru_maxrss / 1024
         wall_s = time.monotonic() - start
         code = process.returncode
-        yield Target("20,000 requests a file: time", "< 10 s", wall_s < 10, f"{wall_s:.1f} s", f"rc {code}")
-        yield Target("20,000 requests a file: memory", "< 500 MB", peak_mb < 500, f"{peak_mb:.0f} MB")
+        yield Target(
+            "20,000 requests a file: time", "< 10 s", wall_s < 10, f"{wall_s:.1f} s", f"rc {code}"
+        )
+        yield Target(
+            "20,000 requests a file: memory", "< 500 MB", peak_mb < 500, f"{peak_mb:.0f} MB"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -215,7 +236,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="a tenth of the tables")
-    parser.add_argument("--only", metavar="NAMES", help="false_alarms, power, require, history, size")
+    parser.add_argument(
+        "--only", metavar="NAMES", help="false_alarms, power, require, history, size"
+    )
     options = parser.parse_args(argv)
     print(f"{(__doc__ or '').splitlines()[0]}\n{machine()}\n", flush=True)
     targets = list[Target]()

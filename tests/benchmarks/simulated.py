@@ -122,7 +122,7 @@ class World:
             answer_ns=sent_ns + ttft_us * 1000,
             end_ns=sent_ns + (ttft_us + rest_us) * 1000,
             chunks=2,
-            token_source="usage",  # noqa: S106
+            token_source="usage",
             prompt_tokens=50,
             finish_reason="stop",
             grader="exact",
