@@ -3,15 +3,20 @@
 
     python llm_stresstest.py first_run
 
-asks the questions of questions.json as config.json says, many at once, and writes results/first_run.json: each answer
-with its time, tokens and quality, and the statistics. The way of a run, and the order of this file:
+asks the questions of questions.json as config.json says, many at once, and writes
+results/first_run.json: each answer with its time, tokens and quality, and the statistics. The way
+of a run, and the order of this file:
 
-    load_config -> load_questions -> test_connection -> process_questions (send_question for each) ->
-    calculate_aggregates -> save_results
+    load_config -> load_questions -> test_connection -> process_questions (send_question for each)
+    -> calculate_aggregates -> save_results
 
-Raw times are integer nanoseconds of the monotonic clock, relative to the start of the run (`_ns`); milliseconds (`_ms`)
-appear only in files and on screen. "Not measured" is None, never 0. A failed request is data (a Result with a Failure);
-exceptions are for what stops the run, and only `cli` shows them.
+`grep -E '^# (===|---)' llm_stresstest.py` prints the table of contents; `main` shows a run. What
+tools may use stands in `__all__`.
+
+Raw times are integer nanoseconds of the monotonic clock, relative to the start of the run (`_ns`);
+milliseconds (`_ms`) appear only in files and on screen. "Not measured" is None, never 0. A failed
+request is data (a Result with a Failure); exceptions are for what stops the run, and only `cli`
+shows them.
 """
 
 from __future__ import annotations
@@ -106,11 +111,86 @@ if TYPE_CHECKING:
     import rich.console
     import rich.text
 
-# An extension imports this module by its name; without this line it would load a second copy, and nobody would catch
-# that copy's errors.
+# An extension imports this module by its name; without this line it would load a second copy, and
+# nobody would catch that copy's errors.
 sys.modules.setdefault("llm_stresstest", sys.modules[__name__])
 
 __version__ = "0.1.0"
+__all__ = [  # what tools may use; the rest may change at any time
+    "CORRECT",
+    "FAILURES",
+    "GRADERS",
+    "PERCENTILES",
+    "REDACTED",
+    "SCHEMA_VERSION",
+    "Client",
+    "Config",
+    "ConfigError",
+    "Evidence",
+    "ExtensionError",
+    "Failure",
+    "Histogram",
+    "Journal",
+    "JournalReader",
+    "Judge",
+    "LoadReport",
+    "LoadStart",
+    "Options",
+    "PlannedRequest",
+    "Question",
+    "QuestionsError",
+    "Reason",
+    "Redactor",
+    "Result",
+    "ResultsError",
+    "Run",
+    "RunFiles",
+    "SSEDecoder",
+    "SavedRun",
+    "ServerUnreachableError",
+    "Slo",
+    "StopSignal",
+    "StressTestError",
+    "Target",
+    "calculate_aggregates",
+    "check_name",
+    "check_thresholds",
+    "describe",
+    "find_file",
+    "find_results",
+    "format_interval",
+    "format_ms",
+    "format_number",
+    "format_share",
+    "headline",
+    "import_extension",
+    "judge_validity",
+    "load_config",
+    "load_questions",
+    "load_results",
+    "logger",
+    "min_samples",
+    "notice",
+    "one_user_speed",
+    "open_session",
+    "percentile",
+    "printable",
+    "process_questions",
+    "questions_hash",
+    "read_json",
+    "resolve_target",
+    "save_results",
+    "send_question",
+    "show",
+    "styled",
+    "summary_lines",
+    "table",
+    "terminal_width",
+    "test_connection",
+    "validity_rule",
+    "wilson_interval",
+    "wrapped",
+]
 
 HERE = Path(__file__).resolve().parent
 logger = logging.getLogger("llm_stresstest")
@@ -122,9 +202,8 @@ SCHEMA_VERSION = 1
 NS_PER_MS = 1_000_000  # ns in a ms
 NS_PER_S = 1_000_000_000  # ns in a s
 REDACTED = "[REDACTED]"
-QUOTED = (
-    1 << 16
-)  # bytes of a faulty answer that an error takes over, before secrets are taken out of it
+# Bytes of a faulty answer that an error takes over, before secrets are taken out of it.
+QUOTED = 1 << 16
 PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 CONFIDENCE = 0.95
 CORRECT = 0.5  # the score from which an answer counts as correct
@@ -150,7 +229,7 @@ exit codes:
 
 # === Errors ===
 #
-# StressTestError              what stops a run; the message is one line: the file, the key, what is wrong, what to do
+# StressTestError              what stops a run; one line: file, key, what is wrong, the remedy
 #  +-- ConfigError             2  arguments and config.json
 #  +-- QuestionsError          2  questions.json
 #  +-- ExtensionError          2  a tool or one of its packages is missing
@@ -302,7 +381,7 @@ class Strict(pydantic.BaseModel):
 
     @classmethod
     def _first_fault(cls, error: pydantic.ValidationError, data: Mapping[str, Any]) -> str:
-        """Say the first thing that is wrong; an unknown key before a missing one, it may be a typo."""
+        """Say the first thing that is wrong; a misspelt key before the one that it left out."""
         faults = error.errors(include_url=False)
         faults.sort(key=lambda fault: fault["type"] == "missing")
         first, *others = faults
@@ -538,7 +617,7 @@ def load_config(
 
 
 def find_file(given: Path | None, name: str) -> Path:
-    """Return the file that was given, else the one in the current directory or beside the script."""
+    """Return the given file, else the one in the current directory or beside the script."""
     if given is not None:
         return given
     here = Path.cwd() / name
@@ -572,11 +651,11 @@ def set_key(data: dict[str, Any], override: str) -> None:
 
 
 class StrictJson:
-    """JSON without what Python reads and the standard forbids, and without a key that stands twice."""
+    """JSON without what the standard forbids and Python reads; no key stands twice in an object."""
 
     @classmethod
     def loads(cls, text: str) -> Any:
-        """Return the value. Raises ValueError (JSONDecodeError where it is no JSON), RecursionError."""
+        """Return the value. Raises ValueError (JSONDecodeError when not JSON), RecursionError."""
         return json.loads(
             text,
             object_pairs_hook=cls._object,
@@ -694,7 +773,8 @@ class Question(Strict):
 def load_questions(path: Path, count: int | None = None) -> list[Question]:
     """Read questions.json; return `count` questions in its order, from the start again if need be.
 
-    Raises QuestionsError, one line: the file, the question's place and id, the key, what is allowed.
+    Raises QuestionsError, one line: the file, the question's place and id, the key, what is
+    allowed.
     """
     data = read_json(path, QuestionsError)
     if isinstance(data, dict) and set(data) == {"questions"}:
@@ -799,7 +879,7 @@ class Failure:
 
 @dataclasses.dataclass(slots=True)
 class Result:
-    """What one request did; every per-request metric is a property of it, and computed nowhere else.
+    """What one request did; each per-request metric is a property, and computed nowhere else.
 
     Times are ns since the start of the run, in whole microseconds, so that files hold them exactly.
     """
@@ -856,7 +936,7 @@ class Result:
 
     @property
     def tpot_ms(self) -> float | None:
-        """Time per output token after the first; None below two tokens, and when all came at once."""
+        """Whether several tokens came in one piece, held back on the way; TPOT is then unknown."""
         generating_ms = ms_between(self.first_ns, self.end_ns)
         if not generating_ms or self.token is None or self.token < 2:
             return None
@@ -864,7 +944,7 @@ class Result:
 
     @property
     def came_at_once(self) -> bool:
-        """Whether several tokens came in one piece: something held the stream back, TPOT is unknown."""
+        """Whether several tokens came in one piece, held back by something; TPOT is unknown."""
         return self.first_ns is not None and self.first_ns == self.end_ns and (self.token or 0) > 1
 
     @property
@@ -1551,7 +1631,8 @@ def _message_of(error: Any) -> str:
 #
 # The types declare only what is read. `Any` stands where servers differ, so that a value of an
 # unexpected type costs nothing as long as nobody needs it. What does not fit at all is read by
-# the same code, as `_Fields`. No event is part of a cycle: the collector need not know it (gc=False).
+# the same code, as `_Fields`. No event is part of a cycle: the collector need not know of it
+# (gc=False).
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -3252,6 +3333,7 @@ class Scores:
             "wh_per_correct": None,
             "categories": categories,
             "stability": None,
+            "paired": None,
         }
 
     @classmethod
@@ -3279,27 +3361,53 @@ class Scores:
 
 
 class Stability:
-    """Holds a sweep's answers against those at its lowest level: the same question, temperature 0."""
+    """Holds a sweep's answers against the lowest level's to the same questions."""
 
     SHOWN = 3
     SHOWN_CHARS = 200
 
     def __init__(self, config: Config) -> None:
         self.levels = config.levels
-        is_sweep = len(config.levels) > 1 and config.duration is None
-        self.used = is_sweep and config.temperature == 0
+        self.paired = len(config.levels) > 1 and config.duration is None
+        self.used = self.paired and config.temperature == 0
         self._answers: dict[int, dict[tuple[int, int], tuple[str, bytes, str]]] = {}
+        self._right: dict[int, dict[tuple[int, int], bool]] = {}
         self._first: dict[int, int] = {}  # the index at which a stage begins
 
     def add(self, result: Result) -> None:
-        """Keep a fingerprint of an answer, and its beginning."""
-        if not self.used:
+        """Keep a fingerprint of an answer, its beginning, and whether it was right."""
+        if not self.paired:
             return
         self._first[result.stage] = min(result.index, self._first.get(result.stage, result.index))
-        if result.ok:
+        failed = not result.ok and result.status != "cancelled"
+        if result.grader is not None and (result.graded or failed):
+            right = result.graded and result.quality >= CORRECT
+            self._right.setdefault(result.stage, {})[result.index, result.turn] = right
+        if result.ok and self.used:
             digest = hashlib.blake2b(result.answer.encode(), digest_size=8).digest()
             kept = (result.id, digest, result.answer[: self.SHOWN_CHARS])
             self._answers.setdefault(result.stage, {})[result.index, result.turn] = kept
+
+    def pairs(self, stage: int) -> dict[str, int] | None:
+        """Return how many questions got a better and a worse answer than at the lowest level.
+
+        A failed request counts as a wrong answer. None at the lowest level, and without grades.
+        """
+        lowest = self.levels.index(min(self.levels))
+        base, here = self._right.get(lowest), self._right.get(stage)
+        if not base or not here or stage == lowest:
+            return None
+        shift = self._first[lowest] - self._first[stage]
+        both = [
+            (base[index + shift, turn], right)
+            for (index, turn), right in here.items()
+            if (index + shift, turn) in base
+        ]
+        return {
+            "n": len(both),
+            "better": sum(right and not before for before, right in both),
+            "worse": sum(before and not right for before, right in both),
+        }
 
     def to_record(self, stage: int) -> dict[str, Any] | None:
         """Return which share of the answers differs from the lowest level's; None at that level."""
@@ -3356,6 +3464,7 @@ def calculate_aggregates(
         for number, level in enumerate(config.levels):
             record = stages[number].to_record(stages[number].window_ns)
             record["quality"]["stability"] = stability.to_record(number)
+            record["quality"]["paired"] = stability.pairs(number)
             record["energy"] = energy and energy["stages"][number]
             aggregate["stages"].append({"stage": number, "concurrent": level, **record})
     if itl_us:
@@ -3878,12 +3987,13 @@ class Journal:
         self._lock.remove()
 
     @contextlib.contextmanager
-    def kept_when_saving_fails(self) -> Iterator[None]:
+    def kept_when_writing_fails(self) -> Iterator[None]:
         """Say where the answers still are, when the block raises ResultsError."""
         try:
             yield
         except ResultsError as error:
-            kept = f"{self._answers} finished answers are kept in {self.path}"
+            where = "it" if str(error).startswith(str(self.path)) else self.path
+            kept = f"{self._answers} finished answers are kept in {where}"
             raise ResultsError(f"{error}; {kept}; make room and go on with --resume") from None
 
     def append(self, kind: str, content: Mapping[str, Any]) -> None:
@@ -3900,14 +4010,14 @@ class Journal:
                 os.ftruncate(self._lock.fd, os.fstat(self._lock.fd).st_size - written)
             raise self._failed(error) from None
         self._seq += 1
-        self._answers += kind == "result"
+        self._answers += kind == "result" and content["status"] != "cancelled"
         self._dirty = True
 
     def _failed(self, error: OSError) -> ResultsError:
-        kept = f"{self._answers} finished answers are kept in it; make room and go on with --resume"
+        problem = f"{self.path}: cannot be written: {error.strerror}"
         if self._seq == 0:
-            kept = "nothing was asked; make room"
-        return ResultsError(f"{self.path}: cannot be written: {error.strerror}; {kept}")
+            problem += "; nothing was asked; make room"
+        return ResultsError(problem)
 
     def _sync(self) -> None:
         """Bring the lines to the disk, off the event loop."""
@@ -4570,9 +4680,10 @@ def notice(message: str) -> None:
 # Numbers have three significant digits and a narrow space before their unit; no line breaks there.
 
 NARROW_SPACE = "\u202f"
+SEPARATOR = "\u00a0· "  # no line begins with it
 NOT_MEASURED = "–"
 # What stands in for a sign that an encoding lacks: as wide as it, so that columns stay straight.
-ASCII_SIGNS = str.maketrans(NARROW_SPACE + "–−·×▲✓✕─“”’", ' --|x!+x-""\'', "")
+ASCII_SIGNS = str.maketrans(NARROW_SPACE + "\u00a0–−·×▲✓✕─“”’", '  --|x!+x-""\'')
 VERDICT_SIGNS = {
     "VALID": ("✓", "bold green", "trustworthy"),
     "SUSPECT": ("▲", "bold yellow", "usable"),
@@ -4730,7 +4841,8 @@ class Headline:
         speed = f"each user's speed {self._change(before, after)}"
         if 0.45 <= after / before <= 0.55:
             speed = "each user's speed halves"
-        return f"Beyond {self.knee} at once, users only slow each other down: {total}, {speed}."
+        only = "only " if top["tokens_per_s"] > knee["tokens_per_s"] else ""
+        return f"Beyond {self.knee} at once, users {only}slow each other down: {total}, {speed}."
 
     def _change(self, before: float, after: float) -> str:
         change = after / before - 1
@@ -4989,6 +5101,20 @@ def show(parts: Iterable[str | rich.text.Text | Table], file: TextIO | None = No
             os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
+def open_standard_streams() -> None:
+    """Open the standard streams that the caller closed (`>&-`), to nowhere.
+
+    Else the run's first file would get the free number, and what is meant for stdout would go
+    there.
+    """
+    for number, (name, mode) in enumerate({"stdin": "r", "stdout": "w", "stderr": "w"}.items()):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
 def encodable(text: str, file: TextIO) -> str:
     """Return the text as the file's encoding can hold it; where it lacks a sign, in ASCII."""
     encoding = file.encoding or "utf-8"
@@ -5052,11 +5178,16 @@ class Summary:
     def lines(self, files: Mapping[str, object]) -> list[rich.text.Text]:
         """Return the blocks, one below the other, with an empty line between them."""
         below = [] if self.verdict == "INVALID" else self._reasons()
+        figures = [] if self.stages else self._figures()
+        table_lines = self._table().lines(self.width) if self.aggregate["ok"] else []
+        if self.verdict == "INVALID":
+            for line in (*figures, *table_lines):
+                line.stylize("dim")
         blocks = [
             self._top(),
-            [] if self.stages else self._figures(),
-            self._table().lines(self.width) if self.aggregate["ok"] else [],
-            wrapped(styled((self._legend(), "dim")), self.width),
+            figures,
+            table_lines,
+            wrapped(styled((self._legend(table_lines), "dim")), self.width),
             [*self._failures(), *below, *self._notes()],
             self._thresholds(),
             [
@@ -5119,9 +5250,9 @@ class Summary:
         pieces.append(format_ms(meta["total_duration_ms"]))
         if meta["status"] != "complete":
             pieces.append("interrupted")
-        text = styled((" · ".join(pieces), "dim"))
+        text = styled((SEPARATOR.join(pieces), "dim"))
         if meta["tls_verified"] is False:
-            text = styled(text, (" · ", "dim"), ("TLS not verified", "bold red"))
+            text = styled(text, (SEPARATOR, "dim"), ("TLS not verified", "bold red"))
         return text
 
     # One level
@@ -5135,7 +5266,7 @@ class Summary:
             counts.append(f"{aggregate['cancelled']:,} cancelled")
         if aggregate["good"] is not None:
             counts.append(f"{self._within_limits(aggregate)} within limits")
-        lines += self._keyed("answers", " · ".join(counts))
+        lines += self._keyed("answers", SEPARATOR.join(counts))
         if aggregate["ok"]:
             lines += self._keyed("speed", self._speed())
         if aggregate["quality"]["graded"] or aggregate["quality"]["ungraded"]:
@@ -5156,7 +5287,7 @@ class Summary:
         drain_ms, duration_ms = aggregate["drain_ms"], aggregate["duration_ms"]
         if drain_ms and duration_ms and drain_ms > 0.2 * duration_ms:
             pieces.append(f"{format_ms(drain_ms)} of it only for the last answers to end")
-        return " · ".join(pieces)
+        return SEPARATOR.join(pieces)
 
     def _quality(self) -> str:
         quality, pieces = self.aggregate["quality"], list[str]()
@@ -5170,7 +5301,7 @@ class Summary:
             pieces.append(f"{quality['ungraded']:,} not graded, see grade_reason")
         if quality["tokens_per_correct"] is not None:
             pieces.append(f"{format_number(quality['tokens_per_correct'])} tokens a right one")
-        return " · ".join(pieces)
+        return SEPARATOR.join(pieces)
 
     def _within_limits(self, part: Mapping[str, Any]) -> str:
         """Return how many requests met every limit: up to 100 a count, above a share."""
@@ -5293,9 +5424,9 @@ class Summary:
         )
         return [metric for metric in shown if metric != "answer_ttft_ms" or not same]
 
-    def _legend(self) -> str:
+    def _legend(self, table_lines: Sequence[rich.text.Text]) -> str:
         """Say what the table's words mean, what its brackets mean, and what was not measured."""
-        if not self.aggregate["ok"]:
+        if not table_lines:
             return ""
         measured = self._measured()
         shown = [metric for metric in measured if not self.stages or metric in self.IN_LEVELS]
@@ -5312,23 +5443,25 @@ class Summary:
             sentences.append(f"Limits: {', '.join(limits)}.")
         if not any(part["ttft_ms"]["n"] for part in self.parts):
             sentences.append("TTFT was not measured: that needs stream.")
-        sentences.append(self._needs_more())
+        text = " ".join(line.plain for line in table_lines)
+        sentences.append(self._needs_more([name for name in PERCENTILES if name in text]))
         return " ".join(filter(None, sentences))
 
-    def _needs_more(self) -> str:
+    def _needs_more(self, shown: Sequence[str]) -> str:
         """Say what the brackets mean, and how many more answers each percentile needs about."""
         fewest = min((part for part in self.parts if part["ok"]), key=lambda part: part["ok"])
         n = fewest["ok"]
         supporting = fewest["e2e_ms"].get("n_eff") or n
+        missing = {
+            name: (min_samples(PERCENTILES[name]) - supporting) * n / supporting for name in shown
+        }
         needs = [
-            f"{name} needs about {math.ceil((min_samples(share) - supporting) * n / supporting):,}"
-            for name, share in PERCENTILES.items()
-            if min_samples(share) > supporting
+            f"{name} needs about {math.ceil(more):,}" for name, more in missing.items() if more > 0
         ]
-        if not needs or (self.stages and supporting >= min_samples(PERCENTILES["p50"])):
+        if not needs:
             return ""
-        more = " more a level." if self.stages else " more."
-        return "In brackets: too few answers for an interval; " + ", ".join(needs) + more
+        where = " more a level." if self.stages else " more."
+        return "In brackets: too few answers for an interval; " + ", ".join(needs) + where
 
     # What the numbers rest on
 
@@ -5376,7 +5509,10 @@ def next_command(name: str, meta: Mapping[str, Any], folder: str = "") -> dict[s
 
 def program() -> str:
     """Return how this program is started from here, for a command that a person can copy."""
-    return f"python3 {shlex.quote(sys.argv[0] or 'llm_stresstest.py')}"
+    script = Path(__file__).resolve()
+    here = Path.cwd()
+    shown = script.relative_to(here) if script.is_relative_to(here) else script
+    return f"python3 {shlex.quote(str(shown))}"
 
 
 def failure_line(name: str, meta: Mapping[str, Any]) -> str | None:
@@ -5532,7 +5668,10 @@ def build_parser() -> argparse.ArgumentParser:
     tools = "\n".join(f"  {name:<10} {tool.help}" for name, tool in TOOLS.items())
     parser = argparse.ArgumentParser(
         prog="llm_stresstest.py",
-        description="Ask an OpenAI-compatible server many questions at once; see how fast and how well it answers.",
+        description=(
+            "Ask an OpenAI-compatible server many questions at once; see how fast and how well it "
+            "answers."
+        ),
         epilog=f"tools (llm_stresstest.py TOOL --help):\n{tools}\n\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -5743,14 +5882,15 @@ def raise_file_limit(connections: int) -> None:
         return
     if hard != resource.RLIM_INFINITY and hard < wanted:
         raise ConfigError(
-            f"concurrent: {connections} needs {wanted} open files, {hard} are allowed; raise `ulimit -n`"
+            f"concurrent: {connections} needs {wanted} open files, {hard} are allowed; "
+            "raise `ulimit -n`"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @contextlib.asynccontextmanager
 async def serving(config: Config, target: Target) -> AsyncIterator[Target]:
-    """Yield the target; when it is "embedded", with the address of a server that ends with the block."""
+    """Yield the target; an embedded one with the address of a server that ends with the block."""
     if config.server != "embedded":
         yield target
         return
@@ -5778,7 +5918,7 @@ class Grading:
     def of(
         cls, path: Path, questions: Sequence[Question], config: Config, *, allow_code: bool
     ) -> Self:
-        """Check the catalogue's graders. Raises QuestionsError, one line, with the question's id."""
+        """Check the catalogue's graders. Raises QuestionsError, one line with the question's id."""
         catalogue = {question.id: question for question in questions}
         graded = [question for question in catalogue.values() if question.grader is not None]
         quality = None
@@ -5795,12 +5935,12 @@ class Grading:
                 return cls(None, catalogue, config, allow_code)
             if wrong is not None:
                 raise QuestionsError(
-                    f"{path}: question {printable(json.dumps(wrong[0].id, ensure_ascii=False), 80)}: {wrong[1]}"
+                    f"{path}: question {printable(json.dumps(wrong[0].id), 80)}: {wrong[1]}"
                 )
         return cls(quality, catalogue, config, allow_code)
 
     async def grade(self, journal: Journal, stop_signal: StopSignal, redact: Redactor) -> None:
-        """Grade the answers that the journal holds, and write each grade to it. Raises ResultsError."""
+        """Grade the answers of the journal, and write each grade to it. Raises ResultsError."""
         if self.quality is None:
             return
         graders = self.quality.Graders(
@@ -5827,7 +5967,7 @@ class Run:
     for, and opens the session. Leaving it closes all of them. `main` shows its use.
     """
 
-    PATIENCE_S = 2.0  # of a log that somebody reads later; a person at a terminal is told at once
+    PATIENCE_S = 5.0  # of a log that somebody reads later; a person at a terminal is told at once
 
     def __init__(
         self,
@@ -5912,9 +6052,12 @@ class Run:
             itl_lost=not footer and not self.config.record_chunk_times,
         )
 
-    def watched(self) -> contextlib.AbstractAsyncContextManager[None]:
-        """Return the context around the load, which shows how far it is."""
-        return self.progress.shown(quiet=self.options.quiet)
+    @contextlib.asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """Show how far the load is while the block runs; say what is kept when it cannot go on."""
+        with self.journal.kept_when_writing_fails():
+            async with self.progress.shown(quiet=self.options.quiet):
+                yield
 
     def record(self, result: Result) -> None:
         """Write a result down the moment its request ends. Raises ResultsError."""
@@ -5924,9 +6067,16 @@ class Run:
 
     async def finish(self, load: LoadReport) -> JournalReader:
         """Grade the answers, end the journal and return all results, graded."""
-        await self.grading.grade(self.journal, self.stop_signal, self.target.redact)
+        with self.journal.kept_when_writing_fails():
+            await self.grading.grade(self.journal, self.stop_signal, self.target.redact)
+            self.journal.append("footer", self._footer(load))
+        await self._closing.aclose()
+        return JournalReader(self.journal.path)
+
+    def _footer(self, load: LoadReport) -> dict[str, Any]:
+        """Return the journal's last line: all that a results file needs beside the results."""
         load.interrupted = load.interrupted or self.stop_signal.signum is not None
-        footer = {
+        return {
             "status": "interrupted" if load.interrupted else "complete",
             "duration_ms": (load.ended_ns - load.start.start_ns) / NS_PER_MS,
             "client": load.client,
@@ -5934,9 +6084,6 @@ class Run:
             "warmup": dict(load.warmup),
             "itl_us": {str(stage): sorted(counts.items()) for stage, counts in load.itl_us.items()},
         }
-        self.journal.append("footer", footer)
-        await self._closing.aclose()
-        return JournalReader(self.journal.path)
 
     def end(
         self, load: LoadReport, path: Path, meta: Mapping[str, Any], aggregate: Mapping[str, Any]
@@ -6010,7 +6157,7 @@ async def main(options: Options) -> int:
         results = await run.finish(load)
         aggregate = calculate_aggregates(results, config, None if load.itl_lost else load.itl_us)
         meta = run_meta(config, run.target, load, aggregate, run.journal.header)
-        with run.journal.kept_when_saving_fails():
+        with run.journal.kept_when_writing_fails():
             replace = files.may_replace(meta["run_id"])
             path = save_results(files.results, meta, results, aggregate, overwrite=replace)
         run.end(load, path, meta, aggregate)
@@ -6020,6 +6167,7 @@ async def main(options: Options) -> int:
 def cli(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; the one place that shows errors."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    open_standard_streams()
     with early_log():
         try:
             if arguments and arguments[0] in TOOLS:

@@ -73,13 +73,12 @@ def test_no_room_in_the_middle_keeps_what_is_finished_and_says_how_much(
     assert results(lengthy) == ["results/run.journal"]
     reader = st.JournalReader(lengthy.folder / "results" / "run.journal")
     assert reader.lost_bytes == 0, "the line that did not fit is taken out again"
-    assert (
-        f"{len(reader)} finished answers are kept in it" in finished.err
-        and "--resume" in finished.err
-    )
+    ended = sum(result.status != "cancelled" for result in reader)
+    assert f"{ended} finished answers are kept in it" in finished.err
+    assert "--resume" in finished.err
     asked = len(server.requests)
     assert lengthy.run("run", "--resume").code == 0
-    assert len(server.requests) - asked == 8 - len(reader)
+    assert len(server.requests) - asked == 8 - ended
     assert [entry["status"] for entry in lengthy.results()["results"]] == ["ok"] * 8
     assert results(lengthy) == ["results/run.json"]
 
@@ -157,7 +156,8 @@ def test_a_disk_that_is_really_full(lengthy: Project, tmp_path: Path) -> None:
         assert is_refused(finished) and "No space left on device" in finished.err
         journal = disk / "run.journal"
         reader = st.JournalReader(journal)
-        assert reader.lost_bytes == 0 and f"{len(reader)} finished answers are kept" in finished.err
+        ended = sum(result.status != "cancelled" for result in reader)
+        assert reader.lost_bytes == 0 and f"{ended} finished answers are kept" in finished.err
         shutil.copytree(disk, lengthy.folder / "results")
         assert lengthy.run("run", "--resume").code == 0
         assert len(lengthy.results()["results"]) == 8

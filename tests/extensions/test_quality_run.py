@@ -52,7 +52,7 @@ def test_answers_are_graded_and_averaged_by_category(graded: Project) -> None:
     assert (numbers["avg"], numbers["graded"], numbers["correct"]) == (0.5, 2, 1)
     assert numbers["categories"]["facts"]["of_answers"]["avg"] == 1.0
     assert numbers["of_answers"]["ci95"][0] == pytest.approx(0.0945, abs=1e-3)
-    assert "50% correct" in finished.out
+    assert "50\u202f% of 2 graded answers right" in finished.out
     assert graded.run("verify", "run").code == 0
 
 
@@ -102,13 +102,17 @@ def test_a_sweep_shows_accuracy_and_stability_by_concurrency(
         await streams(text)(request, writer)
 
     server.behaviour = behave
-    finished = graded.run("run", "--set", "concurrent=[1,3]")
-    first, second = (stage["quality"] for stage in graded.results()["aggregate"]["stages"])
+    graded.run("run", "--set", "concurrent=[1,3]")
+    data = graded.results()
+    first, second = (stage["quality"] for stage in data["aggregate"]["stages"])
     assert (first["under_load"]["avg"], second["under_load"]["avg"]) == (1.0, 0.5)
     assert first["stability"] is None
     assert (second["stability"]["n"], second["stability"]["differs"]) == (3, 1)
     assert second["stability"]["examples"] == [{"id": "sum", "lowest": "4", "here": "5"}]
-    assert "answered unlike at 1" in finished.out
+    wide = [line.plain for line in st.summary_lines("run", data["meta"], data["aggregate"], 140)]
+    assert any(line.endswith("unlike at 1") for line in wide)
+    assert any(line.endswith("33\u202f%") for line in wide)
+    assert second["paired"] == {"n": 2, "better": 0, "worse": 1}
     assert graded.run("verify", "run").code == 0
 
 

@@ -83,6 +83,20 @@ def test_the_chapters_stand_in_the_order_of_the_design() -> None:
     ]  # fmt: skip
 
 
+def test_extensions_use_nothing_of_the_core_but_what_it_exports() -> None:
+    assert all(hasattr(st, name) for name in st.__all__)
+    for path in (ROOT / "extensions").glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        used = {
+            node.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "st"
+        }
+        assert used <= set(st.__all__), path.name
+        imported = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        assert "llm_stresstest" not in [node.module for node in imported], path.name
+
+
 def test_the_seven_functions_stand_in_pipeline_order_and_main_shows_them_all() -> None:
     names = [
         "load_config", "load_questions", "test_connection", "send_question", "process_questions",
