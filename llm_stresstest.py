@@ -120,6 +120,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "CORRECT",
     "FAILURES",
     "GRADERS",
+    "NARROW_SPACE",
     "PERCENTILES",
     "REDACTED",
     "SCHEMA_VERSION",
@@ -222,6 +223,7 @@ exit codes:
   2    bad input: arguments, config, questions, file names
   3    the server cannot be used
   4    the results could not be written
+  5    a comparison that was required could not be decided
   70   a fault of this program, please report it
   129, 130, 143  stopped by SIGHUP, SIGINT, SIGTERM; what was measured is saved
 """
@@ -5633,6 +5635,7 @@ class Tool(NamedTuple):
     help: str
     group: str | None = None  # the dependency group that it needs
     module: str = ""  # its file in extensions/
+    function: str = "main"  # what runs it: takes the arguments, returns the exit code
 
 
 TOOLS = {
@@ -5640,6 +5643,16 @@ TOOLS = {
     "grade": Tool(
         "grade a results file anew, without asking the model again", "quality", "quality"
     ),
+    "compare": Tool(
+        "say which run is better, and whether the difference is real", "analysis", "compare"
+    ),
+    "ab": Tool(
+        "run two configurations in turn, and compare them", "analysis", "compare", "main_ab"
+    ),
+    "history": Tool(
+        "the dated runs of one name, and since when they differ", "analysis", "history"
+    ),
+    "list": Tool("the runs of a folder in one table", "analysis", "history", "main_list"),
 }
 _EMBEDDED = Tool("a real small LLM on llama.cpp, for a machine that has no server", "embedded")
 
@@ -6212,7 +6225,9 @@ def describe_fault(error: Exception) -> str:
 
 def run_tool(name: str, argv: Sequence[str]) -> int:
     """Run a tool and return its exit code."""
-    return cast(int, import_extension(TOOLS[name].module, TOOLS[name].group).main(argv))
+    tool = TOOLS[name]
+    run = getattr(import_extension(tool.module, tool.group), tool.function)
+    return cast(int, run(argv))
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ from extensions.pairing import (
 )
 from extensions.verdicts import (
     Outcome,
+    ToolParser,
     change_text,
     github,
     interval_text,
@@ -49,7 +50,6 @@ from extensions.verdicts import (
     needs_text,
     page,
     text_parts,
-    tool_parser,
     unwrapped,
 )
 
@@ -185,14 +185,15 @@ class Gate:
         holds = COMPARE[self.sign](value, self.bound)
         if self.kind == "fail-if":
             return ("failed" if holds else "passed"), what
-        ends = [end for _, interval in found for end in interval or (None, None)]
-        if None in ends:
-            return "undecided", f"{what}; it has no interval: too few requests, or none is known"
-        met = [COMPARE[self.sign](cast(float, end), self.bound) for end in ends]
-        what += f" (95 %: {min(cast(list[float], ends)):.6g} to {max(cast(list[float], ends)):.6g})"
-        if all(met) or not any(met):
-            return ("passed" if all(met) else "failed"), what
-        return "undecided", f"{what}; more questions would tell"
+        ends = [interval or (None, None) for _, interval in found]
+        # Of each interval the end that is first on the wrong side decides.
+        far, near = (1, 0) if "<" in self.sign else (0, 1)
+        holds_at = COMPARE[self.sign]
+        good = [(end := ends_[far]) is not None and holds_at(end, self.bound) for ends_ in ends]
+        bad = [(end := ends_[near]) is not None and not holds_at(end, self.bound) for ends_ in ends]
+        if all(good) or all(bad):
+            return ("passed" if all(good) else "failed"), what
+        return "undecided", f"{what}; its 95 % interval does not decide it; more questions would"
 
 
 COMPARE: dict[str, Callable[[float, float], bool]] = {
@@ -268,9 +269,7 @@ FORMATS = ("text", "json", "md", "html", "junit", "github")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare results files; the exit code is 0, or what the gates say."""
-    parser = tool_parser(
-        "compare", "say which run is better, and whether the difference is real", EXAMPLES
-    )
+    parser = ToolParser("compare", "Say which run is better, and whether it is real.", EXAMPLES)
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="results files or names of runs; the first is A"
     )
@@ -497,7 +496,7 @@ def _ranking_lines(ranks: Mapping[str, Sequence[Sequence[str]]]) -> list[Any]:
 
 def main_ab(argv: Sequence[str] | None = None) -> int:
     """Run two configurations in turn, and compare."""
-    parser = tool_parser("ab", "run two configurations in turn, and compare them", AB_EXAMPLES)
+    parser = ToolParser("ab", "Run two configurations in turn, and compare them.", AB_EXAMPLES)
     parser.add_argument("name", help="the runs are called NAME_a1, NAME_b1, …")
     parser.add_argument("--a", type=Path, required=True, metavar="FILE", help="A's config.json")
     parser.add_argument("--b", type=Path, required=True, metavar="FILE", help="B's config.json")
@@ -585,7 +584,7 @@ class Series:
 
     def _run_one(self, side: str, number: int) -> int:
         options = self.options
-        core = Path(st.__file__).resolve()
+        core = Path(__file__).resolve().parent.parent / "llm_stresstest.py"
         command = [sys.executable, str(core), f"./{self.name}_{side}{number}", "--quiet"]
         command += ["-c", str(options.a if side == "a" else options.b)]
         command += ["--results-dir", str(self.folder), "--log-dir", str(self.logs)]

@@ -30,7 +30,7 @@ from extensions.pairing import (
     refusals,
     rounded,
 )
-from extensions.verdicts import percent, points, tool_parser, unwrapped, value_text
+from extensions.verdicts import ToolParser, percent, points, unwrapped, value_text
 
 # === History ===
 
@@ -350,11 +350,9 @@ LIST_EXAMPLE = """example:
 """
 
 
-def main_history(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Show the runs of one name, and where something changed."""
-    parser = tool_parser(
-        "history", "the dated runs of one name, and since when they differ", HISTORY_EXAMPLE
-    )
+    parser = ToolParser("history", "The dated runs of one name, and what changed.", HISTORY_EXAMPLE)
     parser.add_argument("prefix", help="what the runs' names begin with")
     parser.add_argument("--results-dir", type=Path, metavar="DIR", help="where the runs are")
     parser.add_argument("--all", action="store_true", help="mix runs of other kinds in")
@@ -371,7 +369,7 @@ def main_history(argv: Sequence[str] | None = None) -> int:
 
 def main_list(argv: Sequence[str] | None = None) -> int:
     """List the runs of a folder."""
-    parser = tool_parser("list", "the runs of a folder in one table", LIST_EXAMPLE)
+    parser = ToolParser("list", "The runs of a folder in one table.", LIST_EXAMPLE)
     parser.add_argument("--results-dir", type=Path, metavar="DIR", help="the folder")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     options = parser.parse_args(argv)

@@ -123,8 +123,7 @@ class Run:
     @property
     def levels(self) -> list[int]:
         """The concurrency of each stage."""
-        given = self.config["concurrent"]
-        return given if isinstance(given, list) else [given]
+        return as_list(self.config["concurrent"])
 
     @property
     def started(self) -> dt.datetime:
@@ -148,17 +147,18 @@ def read_run(path: Path) -> Run:
 
 
 def _columns_of(saved: st.SavedRun) -> Run:
-    config = saved.config
+    config = saved.meta["config"]  # as it is: another version may have had other keys
+    levels, slo = as_list(config["concurrent"]), st.Slo.model_validate(config.get("slo") or {})
     seen = Counter[tuple[str, int, int]]()
     keys, asked, rows, spans = [], {}, [], []
     for result in sorted(saved.results, key=lambda result: (result.index, result.turn)):
-        level = config.levels[min(result.stage, len(config.levels) - 1)]
+        level = levels[min(result.stage, len(levels) - 1)]
         place = (result.id, result.turn, level)
         keys.append((result.id, result.turn, seen[place], level))
         seen[place] += 1
         if result.turn == 0:
             asked[result.id] = (result.question, result.grader)
-        rows.append(_row_of(result, config.slo))
+        rows.append(_row_of(result, slo))
         spans.append((_ms(result.sent_ns), _ms(result.end_ns)))
     shape = (len(rows), len(PAIRED))
     values = np.array([row for row, _ in rows], dtype=np.float64).reshape(shape)

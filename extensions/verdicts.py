@@ -11,10 +11,11 @@ import html
 import math
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 import llm_stresstest as st
 from extensions.pairing import (
@@ -198,7 +199,7 @@ def one_run_note(comparison: Comparison) -> str:
     if not comparison.covered:
         return (
             "One run each: this holds for these two runs, not yet for the next. "
-            "To include the machine's own drift: llm_stresstest.py ab"
+            "The tool ab includes the machine's own drift."
         )
     if min(a, b) >= 2:
         return f"{a} and {b} runs: the intervals include how far runs differ among themselves."
@@ -269,7 +270,7 @@ def text_parts(comparison: Comparison, outcomes: Sequence[Outcome]) -> list[Any]
     parts += _table_parts(comparison)
     if comparison.levels:
         parts += ["", *_level_parts(comparison)]
-    parts += ["", st.styled((legend(comparison), "dim"))]
+    parts += ["", st.styled((drawable(legend(comparison)), "dim"))]
     parts += _flip_lines(comparison)
     notes = caveats(comparison)
     parts += [""] if notes else []
@@ -319,7 +320,7 @@ def _table_parts(comparison: Comparison) -> list[Any]:
     width, margin, label = st.terminal_width(), comparison.options.margin, comparison.b.label
     rows = shown_rows(comparison)
     cells = [cells_of(row, margin) for row in rows]
-    lines = [("", "A", label, f"{label} against A", "verdict")]
+    lines = [("", "A", label, f"{label} against A", "verdict"), ("", "", "", "95 %, all rows", "")]
     for each in cells:
         lines.append((each.name, each.a, each.b, each.change, each.verdict))
         lines.append((each.middle, "", "", each.interval, f"  {each.needs}".rstrip()))
@@ -329,7 +330,7 @@ def _table_parts(comparison: Comparison) -> list[Any]:
         return [part for each in cells for part in _block(each)]
     pictures = [""] * len(lines)
     if whole + PICTURE + 2 <= width:
-        pictures = ["−50 %" + " " * 6 + "0" + " " * 6 + "+50 %"]
+        pictures = ["−50 %" + " " * 6 + "0" + " " * 6 + "+50 %", ""]
         pictures += [text for row in rows for text in (interval_picture(row, margin), "")]
     parts = []
     for place, (line, picture) in enumerate(zip(lines, pictures, strict=True)):
@@ -337,20 +338,31 @@ def _table_parts(comparison: Comparison) -> list[Any]:
         figures = [blank + cell for blank, cell in zip(blanks[1:4], line[1:4], strict=True)]
         last = (line[4] + blanks[4] + "  " + picture).rstrip()
         plain = "  ".join((line[0] + blanks[0], *figures))
-        style = VERDICT_LINE[place % 2] if place else "dim"
-        parts.append(st.styled((f"{plain}  ", "dim" if place % 2 == 0 else ""), (last, style)))
+        style = "bold" if place > 1 and place % 2 == 0 else "dim"
+        plain_style = "" if style == "bold" else "dim"
+        parts.append(st.styled((drawable(f"{plain}  "), plain_style), (drawable(last), style)))
     return parts
 
 
 def _block(cells: Cells) -> list[Any]:
-    lines = [st.styled((cells.name, "bold"), f"  {cells.verdict}")]
+    lines = [st.styled((drawable(cells.name), "bold"), drawable(f"  {cells.verdict}"))]
     lines.append(st.styled(f"  {cells.a} → {cells.b}  {cells.change} ({cells.interval})"))
     return [*lines, st.styled((f"  {cells.needs}", "dim"))] if cells.needs else lines
 
 
 NARROWEST_TABLE = 72
 PICTURE = 23
-VERDICT_LINE = ("dim", "bold")
+# What stands in for a sign that the terminal cannot show, each as wide.
+ASCII_SIGNS = str.maketrans("↓↑━●┿│·◀▶", "v^=o+|.<>")
+
+
+def drawable(text: str) -> str:
+    """Return a text with other signs where stdout's encoding lacks them."""
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return text.translate(ASCII_SIGNS)
+    return text
 
 
 def interval_picture(row: Row, margin: float, half: int = 11) -> str:
@@ -416,7 +428,7 @@ def _flip_lines(comparison: Comparison) -> list[Any]:
     for flip in flipped[:most]:
         word = "✓ now right" if flip.b else "✕ now wrong"
         text = st.printable(flip.text, 60)
-        lines += _hanging((f"  {word}  ", ""), f"{st.printable(flip.id, 80)}  {text}")
+        lines += _hanging((f"  {word}  ", ""), f"{st.printable(flip.id, 80)}  {text}", 4)
     if len(flipped) > most:
         lines.append(st.styled((f"  and {len(flipped) - most} more; --all shows them", "dim")))
     return lines
@@ -425,9 +437,9 @@ def _flip_lines(comparison: Comparison) -> list[Any]:
 OUTCOME_SIGN = {"passed": ("✓", "green"), "failed": ("✕", "red"), "undecided": ("?", "yellow")}
 
 
-def _hanging(head: tuple[str, str], text: str) -> list[Any]:
+def _hanging(head: tuple[str, str], text: str, hang: int = 2) -> list[Any]:
     """Return a remark whose later lines stand below its text."""
-    return list(st.wrapped(st.styled(head, text), st.terminal_width(), hang=2))
+    return list(st.wrapped(st.styled(head, text), st.terminal_width(), hang=hang))
 
 
 def outcome_lines(outcomes: Sequence[Outcome]) -> list[Any]:
@@ -468,8 +480,7 @@ def markdown(comparison: Comparison, outcomes: Sequence[Outcome]) -> str:
     notes = [f"- ▲ {_md(note)}" for note in caveats(comparison)]
     lines += ["", *notes] if notes else []
     gates = [
-        f"- {OUTCOME_SIGN[o.state][0]} {o.state}: `{_md(o.gate)}`: {_md(o.message)}"
-        for o in outcomes
+        f"- {OUTCOME_SIGN[o.state][0]} {o.state}: {_md(o.gate)}: {_md(o.message)}" for o in outcomes
     ]
     lines += ["", *gates] if gates else []
     return "\n".join(lines) + "\n"
@@ -733,15 +744,21 @@ def _html_flips(comparison: Comparison) -> str:
 # === Command lines ===
 
 
-def tool_parser(tool: str, description: str, examples: str) -> argparse.ArgumentParser:
-    """Return a tool's parser, with its examples below."""
-    return argparse.ArgumentParser(
-        prog=f"llm_stresstest.py {tool}",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=examples,
-        allow_abbrev=False,
-    )
+class ToolParser(argparse.ArgumentParser):
+    """A tool's parser: its examples stand below the options, and what is wrong is one line."""
+
+    def __init__(self, tool: str, description: str, examples: str) -> None:
+        super().__init__(
+            prog=f"llm_stresstest.py {tool}",
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog=examples,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ConfigError."""
+        raise st.ConfigError(f"{st.printable(message, 300)}; {self.prog} --help says more")
 
 
 def unwrapped(text: str) -> Any:
