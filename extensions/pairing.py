@@ -214,7 +214,7 @@ def identity(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Return what two runs of one configuration share: configuration, server, questions."""
     config = {key: value for key, value in meta["config"].items() if key not in _NO_IDENTITY}
     server = {key: meta.get(key) for key in ("server", "model", "embedded", "server_info")}
-    return {"questions": meta["questions_sha256"], **flat(config), **flat(server)}
+    return {"questions": meta["questions_sha256"], **flat(server), **flat(config)}
 
 
 _NO_IDENTITY = ("thresholds", "hardware", "timeout", "startup_timeout", "cooldown")

@@ -73,11 +73,11 @@ class Bench:
         """A against A: no table may say that they differ."""
         heavy = Server(noise=0.3, tail=0.1)
         drifting = Server(noise=0.2, tail=0.05, drift=0.05)
-        cases = [("1,000 pairs, heavy tails", 1000, 1, heavy, 200)]
-        cases += [("60 pairs, heavy tails", 60, 1, heavy, 300)]
-        cases += [("3 runs a side, drift 5 %", 200, 3, drifting, 200)]
-        cases += [("5 runs a side, drift 5 %", 60, 5, drifting, 100)]
-        cases += [("1,000 pairs, 2 % timeouts", 1000, 1, Server(timeouts=0.02), 60)]
+        cases = [("1,000 pairs, heavy tails", 1000, 1, heavy, 150)]
+        cases += [("60 pairs, heavy tails", 60, 1, heavy, 200)]
+        cases += [("3 runs a side, drift 5 %", 100, 3, drifting, 150)]
+        cases += [("5 runs a side, drift 5 %", 60, 5, drifting, 60)]
+        cases += [("1,000 pairs, 2 % timeouts", 1000, 1, Server(timeouts=0.02), 40)]
         for name, questions, runs, server, full in cases:
             tries, alarms, beyond, where = self.tries(full), 0, 0, dict[str, int]()
             for seed in range(tries):
@@ -146,7 +146,7 @@ class Bench:
 
     def advice(self, gate: tool.Gate) -> Iterator[Target]:
         """Ask as many questions as it says, and see whether four in five tables are then decided."""
-        server, advised = Server(noise=0.35), list[float]()
+        server, advised = Server(noise=0.25), list[float]()
         for seed in range(self.tries(100)):
             made = self.comparison(World(60, seed), server, server)
             row = made.rows["e2e_ms"]
