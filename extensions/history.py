@@ -12,7 +12,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -181,7 +181,7 @@ def _relative(grid: Grid, metric: Metric) -> list[Array] | None:
         rates = [grid.rate(run, metric.name, 0) for run in range(len(grid.runs))]
         if any(rate is None for rate in rates):
             return None
-        return [np.array([math.log(cast(Any, rate)[0])]) for rate in rates]
+        return [np.array([math.log(rate.per_s)]) for rate in rates if rate is not None]
     values = grid.values(metric.name)
     if metric.kind != "share":
         values = np.log(np.where(values > 0, values, np.nan))

@@ -118,22 +118,24 @@ class Resampling:
             for i, v in enumerate(np.diag(covariance))
         ]
 
-    def rates(self, a: Sequence[Sequence[Array]], b: Sequence[Sequence[Array]]) -> Estimate | None:
-        """Return the log ratio of two sides' rates, from each run's and level's blocks of time.
+    def rates(self, levels: Sequence[tuple[Array, Array]]) -> Estimate | None:
+        """Return the mean log ratio of two runs' rates, seen in blocks of time at each level.
 
-        None with fewer than FEWEST_BLOCKS blocks. Draws are independent of the questions'.
+        Block by block, for both runs ask the same questions in the same order, so that a block of
+        one and the same block of the other did much the same work. None with fewer than
+        FEWEST_BLOCKS. The draws are independent of the questions'.
         """
         value = variance = weights = 0.0
-        for side, sign in ((a, -1), (b, 1)):
-            parts = [blocks for run in side for blocks in run]
-            for blocks in parts:
-                if len(blocks) < FEWEST_BLOCKS:
-                    return None
-                middle, share = float(blocks.mean()), 1 / len(parts)
-                part = float(blocks.var(ddof=1)) / len(blocks) / middle**2 * share**2
-                value += sign * share * math.log(middle)
-                variance += part
-                weights += part**2 / (len(blocks) - 1)
+        share = 1 / len(levels)
+        for a, b in levels:
+            count = len(a)
+            if count < FEWEST_BLOCKS:
+                return None
+            value += share * math.log(b.sum() / a.sum())
+            influence = b / b.sum() - a / a.sum()
+            part = float((influence**2).sum()) * count / (count - 1) * share**2
+            variance += part
+            weights += part**2 / (count - 1)
         df = variance**2 / weights if weights else LARGE_DF  # Welch and Satterthwaite
         return self.independent(value, variance, df)
 

@@ -429,12 +429,8 @@ class Grid:
             found[place, there] = column[rows[there]]
         return found
 
-    def rate(self, place: int, name: str, slot: int) -> tuple[float, Array] | None:
-        """Return a run's rate at one level, and the same in blocks of time; None if not measured.
-
-        What a request brings counts evenly from its send to its end. A block lasts at least twice
-        the median of these spans, so that neighbouring blocks know little of each other.
-        """
+    def rate(self, place: int, name: str, slot: int) -> Rate | None:
+        """Return a run's rate at one level; None if it was not measured."""
         run = self.runs[place]
         levels = {level for level, at in self.slots[place].items() if at == slot}
         here = np.array([key[3] in levels for key in run.keys]) & np.isfinite(run.end_ms)
@@ -446,13 +442,45 @@ class Grid:
         }[name][here]
         if not np.isfinite(brings).any() or np.nansum(brings) <= 0:
             return None
-        sent, end = run.sent_ms[here], run.end_ms[here]
-        window = end.max() - sent.min()
-        spans = np.maximum(end - sent, 1e-3)
-        count = int(np.clip(window // (2 * np.median(spans)), 1, 30))
-        edges = np.linspace(sent.min(), end.max(), count + 1)
-        done = [np.nansum(brings * np.clip((edge - sent) / spans, 0, 1)) for edge in edges]
-        return float(np.nansum(brings) / window * 1e3), np.diff(done) / (window / count) * 1e3
+        return Rate(np.nan_to_num(brings), run.sent_ms[here], run.end_ms[here])
+
+
+class Rate(NamedTuple):
+    """What requests brought, and when: an array each, ms."""
+
+    brings: Array  # tokens, or 1 for a request
+    sent_ms: Array
+    end_ms: Array
+
+    @property
+    def window_ms(self) -> float:
+        """From the first send to the last end."""
+        return float(self.end_ms.max() - self.sent_ms.min())
+
+    @property
+    def per_s(self) -> float:
+        """The rate over the whole window."""
+        return float(self.brings.sum()) / max(self.window_ms, 1e-3) * 1000
+
+    @property
+    def most_blocks(self) -> int:
+        """How many blocks that are twice as long as a request, so that they are independent."""
+        span = 2 * float(np.median(self.end_ms - self.sent_ms))
+        return int(np.clip(self.window_ms // max(span, 1e-3), 1, MOST_BLOCKS))
+
+    def blocks(self, count: int) -> Array:
+        """Return the rate in equal blocks of the window.
+
+        What a request brings counts evenly from its send to its end.
+        """
+        spans = np.maximum(self.end_ms - self.sent_ms, 1e-3)
+        edges = np.linspace(self.sent_ms.min(), self.end_ms.max(), count + 1)
+        shares = [np.clip((edge - self.sent_ms) / spans, 0, 1) for edge in edges]
+        done = np.array([float((self.brings * share).sum()) for share in shares])
+        return np.diff(done) / (self.window_ms / count) * 1000
+
+
+MOST_BLOCKS = 30
 
 
 def pair_up(a: Side, b: Side, *, anyway: bool = False, level: int | None = None) -> Grid:
@@ -675,17 +703,19 @@ class Table:
         draft = Draft(spec, pairs=len(self.grid.keys), questions=len(self.grid.ids))
         if any(rate is None for rates in found for rate in rates) or not self._same_limits(spec):
             return draft
-        rates = cast("list[list[tuple[float, Array]]]", found)
-        logs = np.array([[math.log(rate) for rate, _ in each] for each in rates])
-        draft.levels = logs.mean(axis=1)
+        rates = cast("list[list[Rate]]", found)
+        draft.levels = np.log([[rate.per_s for rate in each] for each in rates]).mean(axis=1)
         means = np.exp(draft.levels)
         draft.a, draft.b = float(means[: self.runs_a].mean()), float(means[self.runs_a :].mean())
         value = draft.levels[self.runs_a :].mean() - draft.levels[: self.runs_a].mean()
         if min(self.runs_a, self.runs_b) >= 2:  # the runs themselves show how far they stray
             draft.estimate = self.resampling.independent(float(value), 0.0, self.inference.LARGE_DF)
-        else:
-            blocks = [[blocks for _, blocks in each] for each in rates]
-            draft.estimate = self.resampling.rates(blocks[: self.runs_a], blocks[self.runs_a :])
+            return draft
+        blocks = []
+        for a, b in zip(rates[0], rates[-1], strict=True):  # the first of a side stands for it
+            count = min(a.most_blocks, b.most_blocks)
+            blocks.append((a.blocks(count), b.blocks(count)))
+        draft.estimate = self.resampling.rates(blocks)
         return draft
 
     def _same_limits(self, spec: Spec) -> bool:

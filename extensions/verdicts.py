@@ -164,7 +164,7 @@ def sentence(comparison: Comparison) -> str:
     others = {0: "", 1: "; one more row differs"}.get(left, f"; {left} more rows differ")
     if len(differ) == 1:
         others = "; no other difference is beyond chance"
-    return f"{label}'s {' and '.join(phrases)}{others}."
+    return f"{label}'s {' and its '.join(phrases)}{others}."
 
 
 def caveats(comparison: Comparison) -> list[str]:
@@ -323,7 +323,8 @@ def _table_parts(comparison: Comparison) -> list[Any]:
     lines = [("", "A", label, f"{label} against A", "verdict"), ("", "", "", "95 %, all rows", "")]
     for each in cells:
         lines.append((each.name, each.a, each.b, each.change, each.verdict))
-        lines.append((each.middle, "", "", each.interval, f"  {each.needs}".rstrip()))
+        interval = each.interval.removesuffix("points").rstrip(st.NARROW_SPACE)
+        lines.append((each.middle, "", "", interval, f"  {each.needs}".rstrip()))
     sizes = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     whole = sum(sizes) + 2 * (len(sizes) - 1)
     if width < NARROWEST_TABLE or whole > width:

@@ -53,7 +53,9 @@ def test_a_ratio_of_sums_is_a_ratio_of_means_on_a_log_scale() -> None:
     jackknife = np.array(
         [math.log(np.delete(b, i).sum() / np.delete(a, i).sum()) for i in range(80)]
     )
-    assert estimate.variance == pytest.approx(79 / 80 * ((jackknife - jackknife.mean()) ** 2).sum(), rel=0.1)
+    assert estimate.variance == pytest.approx(
+        79 / 80 * ((jackknife - jackknife.mean()) ** 2).sum(), rel=0.1
+    )
 
 
 def test_the_tables_interval_holds_the_rows_own() -> None:
@@ -99,7 +101,9 @@ def test_mcnemars_test_is_scipys_exact_one() -> None:
     assert estimate.value == pytest.approx(-7 / 60)
 
 
-@pytest.mark.parametrize(("plus", "minus", "pairs"), [(12, 2, 50), (0, 0, 50), (5, 0, 40), (9, 9, 30)])
+@pytest.mark.parametrize(
+    ("plus", "minus", "pairs"), [(12, 2, 50), (0, 0, 50), (5, 0, 40), (9, 9, 30)]
+)
 def test_tangos_interval_is_what_the_constrained_likelihood_gives(
     plus: int, minus: int, pairs: int
 ) -> None:
@@ -110,8 +114,12 @@ def test_tangos_interval_is_what_the_constrained_likelihood_gives(
             return -sum(n * math.log(share) for n, share in parts if n)
 
         bounds = (max(0.0, -difference) + 1e-10, (1 - difference) / 2 - 1e-10)
-        q = optimize.minimize_scalar(lost, bounds=bounds, method="bounded", options={"xatol": 1e-12}).x
-        return (plus - minus - pairs * difference) / math.sqrt(pairs * (2 * q + difference - difference**2))
+        q = optimize.minimize_scalar(
+            lost, bounds=bounds, method="bounded", options={"xatol": 1e-12}
+        ).x
+        return (plus - minus - pairs * difference) / math.sqrt(
+            pairs * (2 * q + difference - difference**2)
+        )
 
     low, high = inference._tango(plus, minus, pairs, 1.959964)
     assert score(low) == pytest.approx(1.959964, abs=1e-3)
@@ -119,7 +127,9 @@ def test_tangos_interval_is_what_the_constrained_likelihood_gives(
 
 
 @pytest.mark.parametrize("split", [(6, 0), (5, 0), (9, 2), (3, 3), (0, 0)])
-def test_an_interval_of_shares_leaves_0_out_only_when_the_exact_test_does(split: tuple[int, int]) -> None:
+def test_an_interval_of_shares_leaves_0_out_only_when_the_exact_test_does(
+    split: tuple[int, int],
+) -> None:
     estimate = Resampling(60).paired_shares(*split, 60)
     assert estimate.interval is not None and estimate.exact_p is not None
     low, high = estimate.interval(1.959964, 1)
@@ -162,19 +172,29 @@ def test_a_pool_of_equal_runs_says_how_far_two_single_runs_stray() -> None:
 
 def test_rates_need_six_blocks_of_time() -> None:
     resampling = Resampling(20)
-    assert resampling.rates([[np.ones(5)]], [[np.ones(9)]]) is None
+    assert resampling.rates([(np.ones(5), np.ones(5))]) is None
     rng = np.random.default_rng(10)
     a, b = rng.normal(50, 5, 20), rng.normal(60, 5, 20)
-    estimate = resampling.rates([[a]], [[b]])
+    estimate = resampling.rates([(a, b)])
     assert estimate is not None
     assert estimate.value == pytest.approx(math.log(b.mean() / a.mean()))
+    parts = [side.var(ddof=1) / 20 / side.mean() ** 2 for side in (a, b)]
+    correlation = np.cov(a, b)[0, 1] / 20 / a.mean() / b.mean()
+    assert estimate.variance == pytest.approx(sum(parts) - 2 * correlation)
     assert Family([estimate]).interval(estimate).p < 0.05
+
+
+def test_blocks_that_did_the_same_work_are_held_against_each_other() -> None:
+    work = np.random.default_rng(10).lognormal(4, 0.5, 20)  # long and short answers, in both runs
+    estimate = Resampling(20).rates([(work, work * 1.05)])
+    assert estimate is not None
+    assert Family([estimate]).interval(estimate).ci95 == pytest.approx((math.log(1.05),) * 2)
 
 
 def test_a_percentile_is_compared_by_resampling_questions() -> None:
     rng = np.random.default_rng(11)
     values, questions = rng.lognormal(0, 0.3, 400), np.arange(400) % 200
-    a, b = (Sums(values * factor, questions * 1.0) for factor in (1.0, 1.2))
+    a, b = (Sums(values * factor, questions.astype(np.float64)) for factor in (1.0, 1.2))
     estimate = Resampling(200).quantile(a, b, 0.95)
     assert estimate.value == pytest.approx(math.log(1.2))
     assert estimate.variance == pytest.approx(0, abs=1e-9)
