@@ -36,6 +36,7 @@ from extensions.pairing import (
     equal_runs,
     flat,
     ranking,
+    read_head,
     read_run,
     split_name,
 )
@@ -544,10 +545,15 @@ class Series:
         """Return where a run's results are."""
         return Path(self.folder) / f"{self.name}_{side}{number}.json"
 
+    def is_done(self, side: str, number: int) -> bool:
+        """Whether a run is there from its first question to its last."""
+        path = self.path(side, number)
+        return path.is_file() and read_head(path)[0].get("status") == "complete"
+
     def done(self, side: str) -> list[Path]:
-        """Return the results files of one side that are there."""
+        """Return the whole runs of one side."""
         numbers = range(1, self.options.n + 1)
-        return [self.path(side, number) for number in numbers if self.path(side, number).is_file()]
+        return [self.path(side, number) for number in numbers if self.is_done(side, number)]
 
     def check(self) -> None:
         """Refuse what could not be compared before hours are spent. Raises ConfigError."""
@@ -568,7 +574,7 @@ class Series:
             for place, (side, number) in enumerate(self.order):
                 if self.signum:
                     return 128 + self.signum
-                if self.path(side, number).is_file():
+                if self.is_done(side, number):
                     continue
                 st.notice(f"run {place + 1} of {len(self.order)}: {self.name}_{side}{number}")
                 code = self._run_one(side, number)
@@ -592,7 +598,7 @@ class Series:
         for override in options.set:
             command += ["--set", override]
         journal = self.path(side, number).with_suffix(".journal")
-        command += ["--resume"] if journal.is_file() else []
+        command += ["--resume"] if journal.is_file() else ["--overwrite"]  # of a part of it
         # A group of its own: a Ctrl-C reaches it once, through this process, and it can save.
         own_group = {"process_group": 0} if os.name == "posix" else {}
         with subprocess.Popen(command, **cast(Any, own_group)) as self.process:  # noqa: S603

@@ -464,9 +464,14 @@ class Rate(NamedTuple):
 
     @property
     def most_blocks(self) -> int:
-        """How many blocks that are twice as long as a request, so that they are independent."""
-        span = 2 * float(np.median(self.end_ms - self.sent_ms))
-        return int(np.clip(self.window_ms // max(span, 1e-3), 1, MOST_BLOCKS))
+        """How many blocks that are long enough to know little of each other.
+
+        A block is twice as long as the median request, and as long as the request that is under way
+        at any moment: a few that run into their timeout hold their slots over many short ones.
+        """
+        spans = np.maximum(self.end_ms - self.sent_ms, 1e-3)
+        length = max(2 * float(np.median(spans)), float((spans**2).sum() / spans.sum()))
+        return int(np.clip(self.window_ms // length, 1, MOST_BLOCKS))
 
     def blocks(self, count: int) -> Array:
         """Return the rate in equal blocks of the window.
