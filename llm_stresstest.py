@@ -32,11 +32,14 @@ import contextvars
 import dataclasses
 import datetime as dt
 import difflib
+import errno
 import functools
 import gc
+import glob
 import hashlib
 import html
 import importlib
+import importlib.util
 import io
 import itertools
 import json
@@ -48,22 +51,27 @@ import os
 import platform
 import random
 import re
+import selectors
 import shlex
 import signal
+import socket
 import ssl
 import statistics
+import struct
+import subprocess
 import sys
 import threading
 import time
-import urllib.parse
 import uuid
 import weakref
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Collection,
+    Coroutine,
     Iterable,
     Iterator,
     Mapping,
@@ -79,14 +87,21 @@ from typing import (
     Literal,
     NamedTuple,
     NoReturn,
-    Self,
     TextIO,
     TypeVar,
     cast,
     get_args,
 )
 
+PACKAGES = ("aiohttp", "msgspec", "openai", "pydantic", "rich")
+VENV_TRIED = "LLM_STRESSTEST_VENV_TRIED"
+
 try:
+    if sys.version_info < (3, 11):  # noqa: UP036  an old python3 shall say so, or find a newer one
+        raise ModuleNotFoundError(name="Python 3.11 or newer")
+    for package in PACKAGES:  # some are imported only where they are used
+        if importlib.util.find_spec(package) is None:
+            raise ModuleNotFoundError(name=package)
     import aiohttp
     import msgspec
     import pydantic
@@ -95,9 +110,24 @@ try:
 except ModuleNotFoundError as error:
     if __name__ != "__main__":
         raise
-    remedy = "uv run llm_stresstest.py …, or pip install aiohttp msgspec openai pydantic rich"
-    sys.stderr.write(f"llm_stresstest: needs the package {error.name}: {remedy}\n")
+    # So a cron line with /usr/bin/python3 needs no path into .venv. Once: it may lack them too.
+    beside, bin_name = Path(__file__).resolve().parent, "Scripts" if os.name == "nt" else "bin"
+    venv_python = beside / ".venv" / bin_name / "python"
+    if venv_python.exists() and VENV_TRIED not in os.environ:
+        # As it was started, options of Python included; below 3.10 Python does not tell them.
+        command = [str(venv_python), *getattr(sys, "orig_argv", ["", *sys.argv])[1:]]
+        os.environ[VENV_TRIED] = "yes"
+        if os.name == "nt":  # where exec would give the shell its prompt back
+            sys.exit(subprocess.call(command))  # noqa: S603
+        os.execv(venv_python, command)  # noqa: S606
+    uv = f"python3 -m venv .uv && .uv/{bin_name}/pip install -q uv && .uv/{bin_name}/uv sync"
+    pip = f"python3 -m venv .venv && .venv/{bin_name}/pip install {' '.join(PACKAGES)}"
+    remedy = uv if (beside / "pyproject.toml").is_file() else pip
+    if Path.cwd() != beside:
+        remedy = f"cd {shlex.quote(str(beside))} && {remedy}"
+    sys.stderr.write(f"llm_stresstest: needs {error.name}: {remedy}\n")
     sys.exit(2)
+os.environ.pop(VENV_TRIED, None)
 
 try:
     import fcntl
@@ -106,6 +136,7 @@ except ImportError:  # Windows
 
 if TYPE_CHECKING:
     from types import ModuleType
+    from typing import Self
 
     import openai
     import rich.console
@@ -125,6 +156,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "REDACTED",
     "SCHEMA_VERSION",
     "Client",
+    "Column",
     "Config",
     "ConfigError",
     "Evidence",
@@ -137,6 +169,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "LoadReport",
     "LoadStart",
     "Options",
+    "Parser",
     "PlannedRequest",
     "Question",
     "QuestionsError",
@@ -207,15 +240,17 @@ REDACTED = "[REDACTED]"
 QUOTED = 1 << 16
 PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 CONFIDENCE = 0.95
+FEWEST_FOR_TREND = 50  # values; fewer say nothing of a trend
+DRIFT_ALPHA = 0.005  # so often a steady run is told to drift
 CORRECT = 0.5  # the score from which an answer counts as correct
 EXAMPLES = """\
 examples:
-  llm_stresstest.py first_run                          what config.json and questions.json say
-  llm_stresstest.py PC_FIN_qwen13b --set concurrent=8  override a key of config.json
+  llm_stresstest.py first_run                          as config.json says
+  llm_stresstest.py PC_FIN_qwen13b --set concurrent=8  override one of its keys
   llm_stresstest.py sweep --set 'concurrent=[1,2,4,8]' one stage a level
   llm_stresstest.py nightly --overwrite --quiet        for cron
-  llm_stresstest.py first_run --resume                 go on with a run that was killed
-  llm_stresstest.py verify first_run                   recompute every number of a results file
+  llm_stresstest.py first_run --resume                 go on after it was killed
+  llm_stresstest.py verify first_run                   recompute every number
 
 exit codes:
   0    complete; VALID or SUSPECT, and every threshold met
@@ -234,7 +269,8 @@ exit codes:
 # StressTestError              what stops a run; one line: file, key, what is wrong, the remedy
 #  +-- ConfigError             2  arguments and config.json
 #  +-- QuestionsError          2  questions.json
-#  +-- ExtensionError          2  a tool or one of its packages is missing
+#  +-- ExtensionError          2  a tool is missing
+#       +-- MissingPackageError     or one of its packages
 #  +-- ServerUnreachableError  3  the server cannot be used
 #  +-- ResultsError            4  the results could not be written
 
@@ -257,6 +293,18 @@ class ExtensionError(StressTestError):
     """An extension, or a package that it needs, is missing."""
 
 
+class MissingPackageError(ExtensionError):
+    """A package of a tool's dependency group is missing."""
+
+    def __init__(self, tool: str, package: str | None, group: str | None) -> None:
+        self.tool, self.package, self.group = tool, package, group
+        local = HERE / ".uv" / ("Scripts" if os.name == "nt" else "bin") / "uv"
+        uv = os.environ.get("UV") or (str(local) if local.exists() else "uv")
+        where = "" if Path.cwd() == HERE else f" --project {shlex.quote(str(HERE))}"
+        remedy = f": {shlex.quote(uv)} sync --inexact --group {group}{where}" if group else ""
+        super().__init__(f"{tool} needs {package}{remedy}")
+
+
 class ServerUnreachableError(StressTestError):
     """The server cannot be used: refused, DNS, TLS, authorisation, no such model."""
 
@@ -275,26 +323,83 @@ class ResultsError(StressTestError):
 class Redactor:
     """Takes secrets out of texts, by value, in whatever form an echo gave them.
 
-    That is: as they are, escaped as JSON, Python, URLs and HTML do it, or cut at the text's end.
+    A run of 8 characters of a secret is enough, in any case: as it stands, escaped as JSON, Python,
+    URLs and HTML do it (also twice), as hexadecimal digits, and in base64 wherever it begins. What
+    everybody knows, such as a leading `sk-proj-`, does not count.
     """
 
-    SHORTEST = 6  # a shorter value is no secret, and would eat ordinary words
+    RUN = 8  # characters
+    SHORT = 16  # a value of words alone that is shorter is no secret
+    PUBLIC = re.compile(
+        r"(bearer |basic |sk-(proj-|svcacct-|admin-|ant-\w{1,8}-|or-v\d-)?|gsk_|hf_|nvapi-|xai-"
+        r"|pplx-|r8_|csk-|fw_|AIza|gh[pous]_|github_pat_|glpat-)",
+        re.IGNORECASE,
+    )
+    # Such as `ollama`, `EMPTY`, `sk-no-key-required`; with digits (`token-abc123`) a secret, but as
+    # a whole: answers may hold its words.
+    WORDS = re.compile(r"(?:(?:[a-z]{1,19}|[A-Z]{1,19}|[A-Z][a-z]{1,18})\d{0,4}(?:[-_ .:]|$))+")
+
+    class Form:
+        """A secret as some echo writes it, in lower case."""
+
+        def __init__(self, text: str, public: int, run: int) -> None:
+            self.text = text
+            self.public = public  # so many characters of it everybody knows
+            self.run = run  # so many of the others must stand together
+            # Pieces of it, with their places, so that each run holds a whole one.
+            size = max(run // 2, 1)
+            places = range(0, max(len(text) - size, 0) + 1, run - size + 1)
+            self.anchors = [(place, text[place : place + size]) for place in places]
+
+        def spans(self, text: str) -> list[tuple[int, int]]:
+            """Return where a long enough run of it stands in a text."""
+            spans = list[tuple[int, int]]()
+            for offset, anchor in self.anchors:
+                end, pieces, kept = 0, list[str](), 0
+                while (place := text.find(anchor, end)) >= 0:
+                    end = place + 1
+                    before = _common_end(self.text[:offset], text[max(place - offset, 0) : place])
+                    after = text[place : place + len(self.text) - offset]
+                    behind = _common_start(self.text[offset:], after)
+                    if offset + behind - max(offset - before, self.public) >= self.run:
+                        start, end = place - before, place + behind
+                        spans.append((start, end))
+                        # What is found is not looked for again, from another piece on.
+                        start = max(start, kept)
+                        pieces += [text[kept:start], "\0" * (end - start)]
+                        kept = end
+                if pieces:
+                    text = "".join([*pieces, text[kept:]])
+            return spans
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        kept = {secret for secret in secrets if len(secret) >= self.SHORTEST}
-        # The longest first: a secret may hold another one.
-        self._secrets = [
-            (secret, self._plain_start(secret), re.compile("".join(map(self._any_form, secret))))
-            for secret in sorted(kept, key=len, reverse=True)
-        ]
+        kept = {secret for secret in secrets if self.is_secret(secret)}
+        self._plain, self._unescaped, self._base64 = (list[Redactor.Form]() for _ in range(3))
+        for secret in kept:
+            form = self._plain_form(secret)
+            self._plain += [form, self._hexadecimal_form(secret, form)]
+            self._unescaped += [form, self._plain_form(Unescaped(secret).text)]
+            self._base64 += [self._base64_form(secret, form, shift) for shift in range(3)]
+        self._one_word = not any(re.search(r"\s", secret) for secret in kept)
+
+    @classmethod
+    def is_secret(cls, value: str) -> bool:
+        """Whether a value is kept out of texts: no short one, and no word that answers may use."""
+        if len(value) < cls.RUN:
+            return False
+        has_digit = any(character.isdigit() for character in value)
+        return has_digit or len(value) >= cls.SHORT or cls.WORDS.fullmatch(value) is None
 
     def __call__(self, text: str) -> str:
         """Return the text with each secret replaced."""
-        for secret, start, pattern in self._secrets:
-            if start in text:
-                text = pattern.sub(REDACTED, text)
-                text = self._without_cut_end(text, secret)
-        return text
+        if not self._plain or not self._may_hold_one(text):
+            return text
+        pieces, end = list[str](), 0
+        for start, stop in sorted(self._spans(text)):
+            if start > end or not pieces:
+                pieces += [text[end:start], REDACTED]
+            end = max(end, stop)
+        return "".join([*pieces, text[end:]])
 
     def tree(self, value: Any) -> Any:
         """Return a JSON value with each secret replaced in all its texts."""
@@ -306,29 +411,150 @@ class Redactor:
             return [self.tree(item) for item in value]
         return value
 
-    def _without_cut_end(self, text: str, secret: str) -> str:
-        """Replace the first half or more of a secret where it is the end of the text."""
-        tail = text[1 - len(secret) :]
-        place = tail.find(secret[: max(self.SHORTEST, len(secret) // 2)])
-        if place >= 0 and secret.startswith(tail[place:]):
-            return text[: len(text) - len(tail) + place] + REDACTED
-        return text
+    def _may_hold_one(self, text: str) -> bool:
+        """Look quickly whether there is anything to do: answers have few words that are so long."""
+        if self._one_word:
+            text = " ".join([word for word in text.split() if len(word) >= self.RUN])
+        lowered = self._lower(text)
+        if any(anchor in lowered for form in self._plain for _, anchor in form.anchors):
+            return True
+        lowered = lowered.replace("-", "+").replace("_", "/")
+        if any(anchor in lowered for form in self._base64 for _, anchor in form.anchors):
+            return True
+        return Unescaped.NEEDED.search(text) is not None
+
+    def _spans(self, text: str) -> list[tuple[int, int]]:
+        """Return where secrets stand in a text."""
+        lowered = self._lower(text)
+        spans = [span for form in self._plain for span in form.spans(lowered)]
+        lowered = lowered.replace("-", "+").replace("_", "/")
+        spans += [span for form in self._base64 for span in form.spans(lowered)]
+        layers = list[Unescaped]()
+        while len(layers) < 3 and Unescaped.NEEDED.search(text):
+            layers.append(Unescaped(text))
+            text = layers[-1].text
+            lowered = self._lower(text)
+            for start, stop in (span for form in self._unescaped for span in form.spans(lowered)):
+                for layer in reversed(layers):
+                    start, stop = layer.origin(start), layer.origin(stop)
+                spans.append((start, stop))
+        return spans
 
     @staticmethod
-    def _plain_start(secret: str) -> str:
-        """Return what stands before the first character that an echo might write in another way."""
-        return cast(re.Match[str], re.match(r"[\w.-]*", secret, re.ASCII)).group()
+    def _lower(text: str) -> str:
+        """Return a text of the same length in lower case, at least its ASCII letters."""
+        lowered = text.lower()
+        if len(lowered) != len(text):
+            return re.sub(r"[A-Z]+", lambda found: found.group().lower(), text)
+        return lowered
 
     @classmethod
-    def _any_form(cls, character: str) -> str:
-        """Return a pattern of what JSON, Python, URLs and HTML make of a character."""
-        if cls._plain_start(character):
-            return re.escape(character)
-        in_url, in_html = urllib.parse.quote(character, safe=""), re.escape(html.escape(character))
-        itself = r"\\{0,9}" + re.escape(character)
-        if character == "\\":
-            itself = r"\\{1,9}"
-        return rf"(?:{itself}|(?i:{in_url}|\\{{1,9}}u{ord(character):04x}|{in_html}))"
+    def _plain_form(cls, secret: str) -> Form:
+        public = cls.PUBLIC.match(secret)
+        known = 0 if public is None else public.end()
+        if len(secret) - known < cls.RUN or cls.WORDS.fullmatch(secret):
+            return cls.Form(cls._lower(secret), 0, len(secret))
+        return cls.Form(cls._lower(secret), known, cls.RUN)
+
+    @classmethod
+    def _hexadecimal_form(cls, secret: str, plain: Form) -> Form:
+        return cls.Form(secret.encode().hex(), 2 * plain.public, 2 * plain.run)
+
+    @classmethod
+    def _base64_form(cls, secret: str, plain: Form, shift: int) -> Form:
+        """Return the part of its base64 that stays the same behind `shift` other bytes."""
+        data = secret.encode()
+        code = base64.b64encode(b"\0" * shift + data).decode().lower()
+        start, stop = -(-8 * shift // 6), 8 * (shift + len(data)) // 6
+        public = max(-(-8 * (shift + plain.public) // 6) - start, 0)
+        # A run of n bytes determines at least so many characters.
+        run = (8 * plain.run - 4) // 6
+        return cls.Form(code[start:stop], public, run)
+
+
+def _common_start(one: str, other: str) -> int:
+    """Return how many characters two texts have in common from their start on."""
+    for place, (mine, theirs) in enumerate(zip(one, other, strict=False)):
+        if mine != theirs:
+            return place
+    return min(len(one), len(other))
+
+
+def _common_end(one: str, other: str) -> int:
+    return _common_start(one[::-1], other[::-1])
+
+
+class Unescaped:
+    """A text with escapes of JSON, Python, URLs and HTML undone, and where each part came from."""
+
+    NEEDED = re.compile(r"[\\%&]")
+    ESCAPE = re.compile(
+        r"\\+u([0-9a-fA-F]{4})|\\+x([0-9a-fA-F]{2})|%([0-9a-fA-F]{2})|&#[xX]0*([0-9a-fA-F]{1,6});"
+        r"|&#0*(\d{1,7});|&([a-zA-Z]{2,6});|\\+(.?)",
+        re.DOTALL,
+    )
+
+    def __init__(self, text: str) -> None:
+        pieces, end = list[str](), 0
+        self._starts, self._origins, size = [0], [0], 0
+        for found in self.ESCAPE.finditer(text):
+            character = self._character(found)
+            pieces += [text[end : found.start()], character]
+            size += found.start() - end
+            self._starts += [size, size + len(character)]
+            self._origins += [found.start(), found.end()]
+            size, end = size + len(character), found.end()
+        self.text = "".join([*pieces, text[end:]])
+
+    @staticmethod
+    def _character(found: re.Match[str]) -> str:
+        *hexadecimal, decimal, name, other = found.groups()
+        for digits in hexadecimal:
+            if digits is not None:
+                return chr(int(digits, 16)) if int(digits, 16) <= sys.maxunicode else ""
+        if decimal is not None:
+            return chr(int(decimal)) if int(decimal) <= sys.maxunicode else ""
+        if name is not None:
+            return html.unescape(found.group())
+        return other
+
+    def origin(self, place: int) -> int:
+        """Return where a place of the text was before."""
+        number = bisect.bisect_right(self._starts, place) - 1
+        return self._origins[number] + place - self._starts[number]
+
+
+# Names of headers and of the body's keys whose literal values are taken for credentials.
+_SECRET_HEADER = re.compile(
+    r"auth|cookie|credential|key|passw|pwd|secret|signature|token", re.IGNORECASE
+)
+_SECRET_KEY = re.compile(
+    r"auth|credential|passw|pwd|secret|signature"
+    r"|^(x[-_])?(api|access|bearer|hf|private|refresh|session)?[-_]?(key|token)$",
+    re.IGNORECASE,
+)
+_LIKE_A_KEY = re.compile(r"(sk-|gsk_|hf_|gh[pous]_|eyJ|AKIA).{12,}")
+
+
+def credentials_in(value: Any, names: re.Pattern[str], name: str = "") -> Iterator[str]:
+    """Yield the credentials that stand in a JSON value; `${NAME}` is none."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from credentials_in(item, names, str(key))
+    elif isinstance(value, list):
+        for item in value:
+            yield from credentials_in(item, names, name)
+    elif isinstance(value, str) and "${" not in value:
+        yield from [value] if names.search(name) or _LIKE_A_KEY.match(value) else []
+
+
+def without_texts(value: Any, texts: Collection[str]) -> Any:
+    """Return a JSON value with each of its texts that is one of these replaced."""
+    if isinstance(value, Mapping):
+        return {key: without_texts(item, texts) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_texts(item, texts) for item in value]
+    return REDACTED if isinstance(value, str) and value in texts else value
 
 
 def _without_password(url: str) -> str:
@@ -450,21 +676,42 @@ class Slo(Strict):
     e2e_ms: Positive | None = key(None, "a number of ms above 0")
     quality: Share | None = key(None, "a number from 0 to 1")
 
-    def met_by(self, result: Result) -> bool:
-        """Whether an ok request meets every limit; a value that was not measured meets none."""
-        limits = [(self.ttft_ms, result.ttft_ms), (self.e2e_ms, result.time_ms)]
+    def is_in_time(self, result: Result) -> bool:
+        """Whether an ok request meets the limits of time; one that was not measured meets none."""
+        ttft_ms, e2e_ms = result.ttft_ms, result.time_ms
+        if result.scheduled_ns is not None:  # a user waits from when the request was due
+            ttft_ms, e2e_ms = result.scheduled_ttft_ms, result.scheduled_e2e_ms
+        limits = [(self.ttft_ms, ttft_ms), (self.e2e_ms, e2e_ms)]
         if result.token is None or result.token > 1:  # one token has no TPOT, and needs none
             limits.append((self.tpot_ms, result.tpot_ms))
-        for limit, value in limits:
-            if limit is not None and (value is None or value > limit):
-                return False
-        return self.quality is None or (result.graded and result.quality >= self.quality)
+        judged = [(limit, value) for limit, value in limits if limit is not None]
+        return all(value is not None and value <= limit for limit, value in judged)
 
 
 class Hardware(Strict):
-    """What the machine costs."""
+    """How the machine is watched, and what it costs."""
 
+    sample_s: NotNegative | None = key(1, "a number of seconds from 0, or null; 0 and null: off")
+    idle_s: NotNegative = key(3, "a number of seconds from 0")
+    metrics_url: Name | None = key(None, "a URL, or null")
+    power_url: Name | None = key(None, "a URL, or null")
+    power_path: Name | None = key(None, 'a path such as "meters.0.power", or null')
+    power_command: Name | None = key(None, "a command that prints watts, or null")
+    price_per_kwh: NotNegative | None = key(None, "a number from 0")
     price_per_hour: NotNegative | None = key(None, "a number from 0")
+
+    def fault(self) -> str | None:
+        """Say what is wrong with it that no single key's type can show."""
+        if self.power_url and self.power_command:
+            return "power_command: power_url is set as well; keep one of them"
+        if self.power_path and not self.power_url:
+            return "power_path: says where in the answer of power_url the watts are; set that too"
+        try:
+            if self.power_command is not None and not shlex.split(self.power_command):
+                return "power_command: is empty; it must be a command that prints watts, or null"
+        except ValueError as error:
+            return f"power_command: {error}; it is split into words as a shell does"
+        return None
 
 
 class Judge(Strict):
@@ -515,8 +762,14 @@ class Config(Strict):
     )
     slo: Slo = key(Slo(), "an object of ttft_ms, tpot_ms, e2e_ms, quality")
     thresholds: dict[str, Comparison] = key({}, 'an object such as {"ttft_ms.p95": "<= 500"}')
-    hardware: Hardware = key(Hardware(), "an object of price_per_hour")
+    cooldown: NotNegative = key(0, "a number of seconds from 0")
+    hardware: Hardware = key(
+        Hardware(),
+        "an object of sample_s, idle_s, metrics_url, power_url, power_path, power_command, "
+        "price_per_kwh, price_per_hour",
+    )
     judge: Judge | None = key(None, "an object of server, model, api_key_env, or null")
+    stability_floor: bool | None = key(None, "true, false, or null (at temperature 0)")
     cache_bust: bool = key(False, "true or false")
     record_chunk_times: bool = key(True, "true or false")
     verify_tls: bool = key(True, "true or false")
@@ -527,6 +780,20 @@ class Config(Strict):
     def levels(self) -> list[int]:
         """The stages' concurrency, one stage without a sweep."""
         return self.concurrent if isinstance(self.concurrent, list) else [self.concurrent]
+
+    @property
+    def asks_floor(self) -> bool:
+        """Whether a sweep asks its lowest level twice: to see how answers differ without load."""
+        wanted = self.stability_floor
+        if wanted is None:
+            wanted = self.temperature == 0
+        fits = len(set(self.levels)) > 1 and self.levels.count(min(self.levels)) == 1
+        return wanted and fits and self.duration is None and not self.cache_bust
+
+    @property
+    def passes(self) -> int:
+        """How often all stages together go through the questions, when there is no `duration`."""
+        return len(self.levels) + self.asks_floor
 
     @property
     def question_count(self) -> int | None:
@@ -541,38 +808,44 @@ class Config(Strict):
         named = {"server": self.server, "proxy": self.proxy}
         if self.judge is not None:
             named["judge.server"] = self.judge.server
+        named["hardware.metrics_url"] = self.hardware.metrics_url
+        named["hardware.power_url"] = self.hardware.power_url
         return {name: url for name, url in named.items() if url not in (None, "embedded")}
 
     def fault(self) -> str | None:
         """Say what is wrong with it that no single key's type can show."""
         for name, url in self.urls.items():
-            if problem := self._url_fault(url):
+            if problem := self._url_fault(url, query=name.startswith("hardware.")):
                 field = type(self).model_fields.get(name)
                 allowed = A_SERVER.partition(",")[0] if field is None else field.description
                 return f"{name}: {problem}; it must be {allowed}"
         if reserved := {"model", "messages", "prompt", "input", "stream"} & self.extra_body.keys():
             return f"extra_body: {min(reserved)} is set by the test itself; take it out"
+        if wrong := self.hardware.fault():
+            return f"hardware.{wrong}"
         has_quality = (HERE / "extensions" / "quality.py").is_file()
         for name, value in (("slo.quality", self.slo.quality), ("judge", self.judge)):
             if value is not None and not has_quality:
                 return f"{name}: needs extensions/quality.py, which is not there"
-        return next(map(ThresholdCheck.unknown_metric, self.thresholds), None)
+        return ThresholdCheck.fault(self)
 
     @staticmethod
-    def _url_fault(text: str) -> str | None:
+    def _url_fault(text: str, *, query: bool = False) -> str | None:
         """Say why a text is no URL that can be used here."""
         with contextlib.suppress(ValueError):
             url = yarl.URL(text)
             is_http = url.scheme in ("http", "https") and url.host and url.port
             if is_http and not _UNPRINTABLE.search(text) and " " not in text:
-                extra = url.query_string or url.fragment
+                extra = url.fragment or (url.query_string and not query)
                 return "a URL takes no query or fragment" if extra else None
         shown = json.dumps(printable(_without_password(text), 80), ensure_ascii=False)
         return f"{shown} is not allowed"
 
     def without_passwords(self) -> dict[str, Any]:
-        """Return it as JSON, with no URL's user part."""
+        """Return it as JSON, with no URL's user part and no credential that stands in it."""
         shown = self.model_dump()
+        for name, names in (("headers", _SECRET_HEADER), ("extra_body", _SECRET_KEY)):
+            shown[name] = without_texts(shown[name], set(credentials_in(shown[name], names)))
         for name in self.urls:
             outer, _, inner = name.rpartition(".")
             part = shown[outer] if outer else shown
@@ -636,7 +909,7 @@ def set_key(data: dict[str, Any], override: str) -> None:
         value = StrictJson.loads(text)
     except json.JSONDecodeError:
         value = text
-    except (ValueError, RecursionError) as cause:
+    except ValueError as cause:
         raise ConfigError(f"--set {printable(override)}: {cause}") from None
     outer, _, inner = name.partition(".")
     *path, last = name.split(".")
@@ -653,17 +926,37 @@ def set_key(data: dict[str, Any], override: str) -> None:
 
 
 class StrictJson:
-    """JSON without what the standard forbids and Python reads; no key stands twice in an object."""
+    """JSON without what the standard forbids and Python reads, and with no key twice.
+
+    It is not so deep that what this program makes of it could not be written and read again.
+    """
+
+    DEEPEST = 200  # levels; pydantic writes 255
 
     @classmethod
     def loads(cls, text: str) -> Any:
-        """Return the value. Raises ValueError (JSONDecodeError when not JSON), RecursionError."""
-        return json.loads(
-            text,
-            object_pairs_hook=cls._object,
-            parse_constant=cls._refuse_constant,
-            parse_float=cls._finite,
-        )
+        """Return the value. Raises ValueError (JSONDecodeError where it is no JSON)."""
+        try:
+            value = json.loads(
+                text,
+                object_pairs_hook=cls._object,
+                parse_constant=cls._refuse_constant,
+                parse_float=cls._finite,
+            )
+        except RecursionError:
+            raise ValueError("is nested too deeply") from None
+        layer = [value]
+        for _ in range(cls.DEEPEST):
+            layer = [item for part in layer for item in cls._items(part)]
+        if layer:
+            raise ValueError("is nested too deeply")
+        return value
+
+    @staticmethod
+    def _items(value: Any) -> Iterable[Any]:
+        if isinstance(value, dict):
+            return value.values()
+        return value if isinstance(value, list) else ()
 
     @staticmethod
     def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -707,8 +1000,6 @@ def read_json(path: Path, error: type[StressTestError]) -> Any:
     except json.JSONDecodeError as cause:
         place = f"line {cause.lineno}, column {cause.colno}"
         raise error(f"{path}: {place}: is not JSON: {cause.msg}") from None
-    except RecursionError:
-        raise error(f"{path}: is nested too deeply") from None
     except UnicodeEncodeError:
         half = "half of a surrogate pair (\\ud800 to \\udfff)"
         raise error(f"{path}: holds {half}, which no server can read") from None
@@ -860,7 +1151,6 @@ _STATUS_OF_KIND = {
     "idle": "timeout",
     "truncated": "truncated",
     "cancelled": "cancelled",
-    "turn_skipped": "cancelled",
 }
 
 
@@ -903,7 +1193,7 @@ class Result:
     first_ns: int | None = None
     answer_ns: int | None = None  # first chunk with answer text, not reasoning
     chunks: int = 0
-    connect_ns: int | None = None  # how long connecting took; None on a kept connection
+    connect_ns: int | None = None  # how long connecting took, or was tried; None on a kept one
     token: int | None = None
     prompt_tokens: int | None = None
     reasoning_tokens: int | None = None
@@ -911,6 +1201,10 @@ class Result:
     token_source: str | None = None  # "usage" or "chunks"
     finish_reason: str | None = None
     reconnects: int = 0  # kept connections that turned out dead
+    client_error_ns: int | None = None  # the first token came at most so much earlier than it says
+    merged_chunks: int | None = None  # chunks whose time is not known: more had come by the read
+    server_prefill_ms: float | None = None  # the server's own timings, where it sends them
+    server_decode_ms: float | None = None
     grader: str | None = None  # how the answer is to be graded
     quality: float = 0.0
     graded: bool = False
@@ -938,7 +1232,7 @@ class Result:
 
     @property
     def tpot_ms(self) -> float | None:
-        """Whether several tokens came in one piece, held back on the way; TPOT is then unknown."""
+        """Time per output token after the first; None below two, or when all came at once."""
         generating_ms = ms_between(self.first_ns, self.end_ns)
         if not generating_ms or self.token is None or self.token < 2:
             return None
@@ -946,7 +1240,7 @@ class Result:
 
     @property
     def came_at_once(self) -> bool:
-        """Whether several tokens came in one piece, held back by something; TPOT is unknown."""
+        """Whether several tokens came in one piece, held back on the way; TPOT is unknown."""
         return self.first_ns is not None and self.first_ns == self.end_ns and (self.token or 0) > 1
 
     @property
@@ -967,6 +1261,13 @@ class Result:
         return ms_between(self.scheduled_ns, self.sent_ns)
 
     @property
+    def held_ms(self) -> float | None:
+        """Open loop: how long it waited for a free place; without the time that connecting took."""
+        if self.queue_ms is None:
+            return None
+        return self.queue_ms - (self.connect_ms or 0.0)
+
+    @property
     def scheduled_ttft_ms(self) -> float | None:
         """Time to first token from the scheduled send, queueing included."""
         return ms_between(self.scheduled_ns, self.first_ns)
@@ -975,6 +1276,18 @@ class Result:
     def scheduled_e2e_ms(self) -> float | None:
         """E2E latency from the scheduled send, queueing included."""
         return ms_between(self.scheduled_ns, self.end_ns)
+
+    @property
+    def client_error_ms(self) -> float | None:
+        """How much earlier the first token (without streaming, the answer) may have come."""
+        return ms_between(0, self.client_error_ns)
+
+    @property
+    def server_wait_ms(self) -> float | None:
+        """TTFT without the server's prefill: its queue, and the network."""
+        if self.ttft_ms is None or self.server_prefill_ms is None:
+            return None
+        return self.ttft_ms - self.server_prefill_ms
 
     @property
     def answer_text(self) -> str:
@@ -1017,6 +1330,10 @@ class Result:
             "queue_ms": self.queue_ms,
             "reconnects": self.reconnects,
             "end_ms": ms_between(0, self.end_ns),
+            "client_error_ms": self.client_error_ms,
+            "merged_chunks": self.merged_chunks,
+            "server_prefill_ms": self.server_prefill_ms,
+            "server_decode_ms": self.server_decode_ms,
         }
 
     @classmethod
@@ -1034,7 +1351,7 @@ class Result:
             )
         error = record["error"]
         return cls(
-            **{name: record[name] for name in _PLAIN_FIELDS},
+            **{name: record[name] for name in _PLAIN_FIELDS if name in record},
             error=None if error is None else Failure(**error),
             scheduled_ns=ms_to_ns(record["scheduled_ms"]),
             sent_ns=sent,
@@ -1043,6 +1360,7 @@ class Result:
             first_ns=first,
             answer_ns=ms_to_ns(record["answer_ttft_ms"], sent),
             connect_ns=ms_to_ns(record["connect_ms"]),
+            client_error_ns=ms_to_ns(record.get("client_error_ms")),
         )
 
 
@@ -1094,6 +1412,7 @@ class Target:
     redact: Redactor
     tls: ssl.SSLContext | bool
     proxy: str | None
+    server_pid: int | None = None  # the embedded server's process
     embedded: Mapping[str, Any] | None = None  # what extensions/embedded.py says of its server
 
     def url(self, path: str) -> yarl.URL:
@@ -1122,6 +1441,11 @@ class _Credentials:
             raise ConfigError(
                 f"the environment variable {shown} is not set; export it with the key"
             )
+        if not Redactor.is_secret(value):
+            shown = printable(name, 80)
+            logger.warning(
+                "the key in %s is short or a common word: it is no secret, files may show it", shown
+            )
         self.secrets.append(value)
         return value
 
@@ -1129,11 +1453,10 @@ class _Credentials:
         """Take a header of the config, with `${NAME}` filled in from the environment."""
         filled = re.sub(r"\$\{([^}]*)\}", lambda found: self.secret(found.group(1)), text)
         self.headers[name] = self.checked(f"headers.{name}", filled)
-        if filled == text and re.search(r"(?i)auth|cookie|key|secret|token", name):
-            # No secret should stand in the config; one that does is kept out of files all the same.
-            words = re.split(r"[\s;,]+", text)
-            words = [word for word in words if word.lower() not in ("bearer", "basic", "token")]
-            self.secrets += [text, *words, *(word.partition("=")[2] for word in words)]
+        for literal in credentials_in({name: text}, _SECRET_HEADER):
+            # None should stand in the config; one that does is kept out of files all the same.
+            words = re.split(r"[\s;,]+", literal)
+            self.secrets += [*words, *(word.partition("=")[2] for word in words)]
 
     def add_key(self, variable: str) -> None:
         """Take the API key from its environment variable."""
@@ -1149,6 +1472,8 @@ class _Credentials:
     def hide_user(self, link: str | None) -> None:
         """Keep a URL's password out of files; without one the user is taken for a key."""
         if link is not None:
+            for variable in re.findall(r"\$\{([^}]*)\}", link):
+                self.secret(variable)
             url = yarl.URL(link)
             parts = (url.raw_password, url.password)
             if not url.password:
@@ -1183,6 +1508,7 @@ def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
         base, shown = str(url.with_user(None)), _without_password(config.server)
     for link in config.urls.values():
         credentials.hide_user(link)
+    credentials.secrets += credentials_in(config.extra_body, _SECRET_KEY)
     redact = Redactor(credentials.secrets)
     return Target(base, shown, credentials.headers, redact, _tls_context(config), config.proxy)
 
@@ -1479,6 +1805,7 @@ class ParsedAnswer:
         "failure",
         "finish",
         "foreign",
+        "merged",
         "reasoning",
         "text",
         "usage",
@@ -1489,6 +1816,7 @@ class ParsedAnswer:
         self.reasoning: list[str] = []
         self.chunk_ns: list[int] = []  # arrival of each chunk that brought something
         self.answer_ns: list[int] = []  # of each chunk that brought answer text
+        self.merged: list[int] = []  # places of the chunks that were not the last of their read
         self.finish: Any = None
         self.usage: Any = None
         self.error: Any = None  # an error object that the server sent
@@ -1499,8 +1827,12 @@ class ParsedAnswer:
     def read_stream(self, api: Api, events: Iterable[tuple[int, bytes]]) -> None:
         """Read a streamed answer: each event's data with the time of the read that completed it."""
         data, decode, read_event = b"", api.events.decode, api.read_event
+        brought, before_ns = NOTHING, 0
         try:
             for now_ns, data in events:
+                if now_ns == before_ns and brought in (ANSWER, OTHER):
+                    self.merged.append(len(self.chunk_ns) - 1)
+                before_ns = now_ns
                 try:
                     event = decode(data)
                 except _MISFIT:
@@ -1633,8 +1965,7 @@ def _message_of(error: Any) -> str:
 #
 # The types declare only what is read. `Any` stands where servers differ, so that a value of an
 # unexpected type costs nothing as long as nobody needs it. What does not fit at all is read by
-# the same code, as `_Fields`. No event is part of a cycle: the collector need not know of it
-# (gc=False).
+# the same code, as `_Fields`. No event is in a cycle, so the collector need not know it (gc=False).
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -1753,7 +2084,7 @@ class Completions(Api):
             is_usage = event.choices is not None or (event.usage and not event.type)
             return NOTHING if is_usage else FOREIGN
         choice = event.choices[0]
-        if choice.index:
+        if choice.index and isinstance(choice.index, int):
             return NOTHING  # a second alternative, which nobody asked for
         if choice.finish_reason:
             parsed.finish = choice.finish_reason
@@ -1795,8 +2126,8 @@ class Chat(Completions):
             parsed.text.append(text)
             brought = ANSWER
         reasoning = message.reasoning_content or message.reasoning
-        if not reasoning and (details := message.reasoning_details):
-            reasoning = self.joined(details, "text", "summary")
+        if not reasoning and message.reasoning_details:
+            reasoning = self.joined(message.reasoning_details, "text", "summary")
         if reasoning and isinstance(reasoning, str):
             parsed.reasoning.append(reasoning)
             return brought or OTHER
@@ -1804,22 +2135,27 @@ class Chat(Completions):
 
     def read_parts(self, parts: list[Any], parsed: ParsedAnswer) -> int:
         """Read content that is a list of parts: text, or thinking that holds parts of its own."""
-        texts = [part for part in parts if part.get("type") != "thinking"]
-        if text := self.joined(texts, "text"):
-            parsed.text.append(text)
-        thoughts = [part.get("thinking") for part in parts if part.get("type") == "thinking"]
-        for thought in filter(None, thoughts):
-            parsed.reasoning.append(
-                thought if isinstance(thought, str) else self.joined(thought, "text")
-            )
+        text = thought = ""
+        for part in parts:
+            if part.get("type") == "thinking":
+                inner = part.get("thinking") or ""
+                thought += inner if isinstance(inner, str) else self.joined(inner, "text")
+            else:
+                text += part.get("text") or ""
+        if thought:
+            parsed.reasoning.append(thought)
         if text:
+            parsed.text.append(text)
             return ANSWER
-        return OTHER if any(thoughts) else NOTHING
+        return OTHER if thought else NOTHING
 
     @staticmethod
-    def joined(parts: list[Any], *names: str) -> str:
-        """Return the texts of parts, each from the first of these fields that holds one."""
-        return "".join(next(filter(None, map(part.get, names)), "") for part in parts)
+    def joined(parts: Any, *names: str) -> str:
+        """Return the texts that stand in these fields of parts; "" for what has none."""
+        if not isinstance(parts, list):
+            return ""
+        texts = (part.get(name) for part in parts if isinstance(part, dict) for name in names)
+        return "".join(text for text in texts if isinstance(text, str))
 
 
 class Responses(Api):
@@ -1898,6 +2234,176 @@ class Responses(Api):
 APIS: Mapping[str, Api] = {"chat": Chat(), "completions": Completions(), "responses": Responses()}
 
 
+# --- Clocks ---
+#
+# Linux stamps each TCP segment when it arrives. So the time of a token does not depend on when this
+# process gets round to reading it, as long as that is before the next token comes: segments that
+# wait unread are merged, and carry the last one's time. How much earlier the first of them may have
+# come is bounded by the read before and by when the event loop last looked.
+
+
+class WatchedSelector(selectors.DefaultSelector):
+    """Knows since when what is read on this turn of the event loop can have been there."""
+
+    IDLE_NS = 100_000
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.woke_ns = self.since_ns = 0
+        self.was_idle = False
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait, and take the times."""
+        if timeout == 0:  # the loop has other work, so this is no wait
+            self.was_idle, self.since_ns = False, self.woke_ns
+            ready = super().select(timeout)
+            self.woke_ns = clock()
+            return ready
+        begun_ns = clock()
+        ready = super().select(timeout)
+        now_ns = clock()
+        # A wait shows that nothing was there when it began.
+        self.was_idle = now_ns - begun_ns > self.IDLE_NS
+        self.since_ns = begun_ns if self.was_idle else self.woke_ns
+        self.woke_ns = now_ns
+        return ready
+
+
+class WatchedLoop(asyncio.SelectorEventLoop):
+    """The event loop with a WatchedSelector; another loop measures too, but bounds less closely."""
+
+    def __init__(self) -> None:
+        self.watch = WatchedSelector()
+        super().__init__(self.watch)
+
+
+class ArrivalClock:
+    """Turns the kernel's stamps into times of `clock`; shared by a session's sockets.
+
+    A stamp is wall-clock time, which may be set or slewed: both clocks are read at each read, and a
+    stamp that lies outside [previous read, now] is not used.
+    """
+
+    QUICK_NS = 300_000  # an idle loop has read what arrives by then, if it gets a processor
+
+    def __init__(self) -> None:
+        self.kernel = self.absent = self.outside = 0  # reads, by what became of their stamp
+        self._unpack = struct.Struct("@ll").unpack  # a timespec: seconds, nanoseconds
+        loop = asyncio.get_running_loop()
+        self._watch = loop.watch if isinstance(loop, WatchedLoop) else None
+
+    def arrival(
+        self, ancillary: list[tuple[int, int, bytes]], previous_ns: int
+    ) -> tuple[int, int | None]:
+        """Return when what was just read had arrived, and how much earlier its beginning may have.
+
+        Without a usable stamp that is now, and None.
+        """
+        now_ns, wall_ns = clock(), time.time_ns()
+        if not ancillary:
+            self.absent += 1
+            return now_ns, None
+        seconds, ns = self._unpack(ancillary[0][2])
+        arrived_ns: int = now_ns - wall_ns + seconds * NS_PER_S + ns
+        if not previous_ns <= arrived_ns <= now_ns:
+            self.outside += 1
+            return now_ns, None
+        self.kernel += 1
+        watch = self._watch
+        if watch is None:
+            return arrived_ns, arrived_ns - previous_ns
+        if watch.was_idle and watch.woke_ns - arrived_ns < self.QUICK_NS:
+            return arrived_ns, 0  # read at once, so all of it came at once
+        return arrived_ns, arrived_ns - max(previous_ns, min(watch.since_ns, arrived_ns))
+
+    def to_record(self) -> dict[str, Any]:
+        """Return what `meta.client.timestamps` says."""
+        source = "kernel" if self.kernel else "loop"
+        reads = {"kernel": self.kernel, "absent": self.absent, "outside": self.outside}
+        return {"source": source, "reads": reads}
+
+
+class StampedSocket(socket.socket):
+    """A TCP socket that notes when what it reads had arrived, and when it first wrote."""
+
+    SO_TIMESTAMPNS = 35  # Linux; the socket module has no name for it
+    ANCILLARY_BYTES = 64
+    READ_BYTES = 1 << 16  # what asyncio asks for costs a memory map a read
+
+    def __init__(self, family: int, kind: int, protocol: int, clock_of_all: ArrivalClock) -> None:
+        super().__init__(family, kind, protocol)
+        self.clock = clock_of_all
+        self.last_read: tuple[int, int | None] = (0, None)  # see ArrivalClock.arrival
+        self.sent_ns: int | None = None  # the first write since this was set to None
+        with contextlib.suppress(OSError):
+            self.setsockopt(socket.SOL_SOCKET, self.SO_TIMESTAMPNS, 1)
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """Read, with the stamp."""
+        size = min(size, self.READ_BYTES)
+        data, ancillary, _, _ = self.recvmsg(size, self.ANCILLARY_BYTES, flags)
+        self.last_read = self.clock.arrival(ancillary, self.last_read[0])
+        return data
+
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
+        """Read into a buffer, with the stamp; so asyncio reads what TLS then decrypts."""
+        view = memoryview(buffer)[: nbytes or None]
+        count, ancillary, _, _ = self.recvmsg_into([view], self.ANCILLARY_BYTES, flags)
+        self.last_read = self.clock.arrival(ancillary, self.last_read[0])
+        return count
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """Write, and note when."""
+        self._note_sending()
+        return super().send(data, flags)
+
+    def sendmsg(self, *args: Any) -> int:
+        """Write several pieces, and note when."""
+        self._note_sending()
+        return super().sendmsg(*args)
+
+    def _note_sending(self) -> None:
+        if self.sent_ns is None:
+            self.sent_ns = clock()
+            self.last_read = (self.sent_ns, None)  # no answer can have arrived before
+
+
+class LoopTime:
+    """Stands in for a StampedSocket where there is none: the time is when the loop reads."""
+
+    sent_ns: int | None = None
+
+    @property
+    def last_read(self) -> tuple[int, int | None]:
+        """The time now; how long the bytes had waited is not known."""
+        return clock(), None
+
+
+class TimedConnector(aiohttp.TCPConnector):
+    """A pool of connections whose sockets take the kernel's times, on Linux and asyncio's loop."""
+
+    used = sys.platform == "linux"
+
+    def __init__(self, **options: Any) -> None:
+        self.arrivals = ArrivalClock()
+        self._by_fileno = weakref.WeakValueDictionary[int, StampedSocket]()
+        if self.used and isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
+            options["socket_factory"] = self._make_socket
+        super().__init__(**options)
+
+    def _make_socket(self, address: tuple[Any, ...]) -> StampedSocket:
+        family, kind, protocol = address[:3]
+        made = StampedSocket(family, kind, protocol, self.arrivals)
+        self._by_fileno[made.fileno()] = made
+        return made
+
+    def timing_of(self, transport: asyncio.Transport) -> StampedSocket | LoopTime:
+        """Return what takes the times of a connection."""
+        plain = transport.get_extra_info("socket")
+        stamped = None if plain is None else self._by_fileno.get(plain.fileno())
+        return stamped or LoopTime()
+
+
 # --- Transport ---
 #
 # Here alone the program leans on what aiohttp does not promise to keep. `check_aiohttp` says so
@@ -1910,19 +2416,24 @@ class Exchange:
     SLICE = (
         1 << 18
     )  # bytes of a body that are read at a time: a hostile one holds millions of events
+    MERGED_NS = NS_PER_MS  # a chunk is called merged when it may have come so much earlier
     TYPES: ClassVar = {
         True: ("text/event-stream",),
         False: ("application/json", "application/problem+json"),
     }  # the content types of a streamed answer, and of one in a piece
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, connector: aiohttp.BaseConnector | None = None) -> None:
         self.limit = limit
+        self.connector = connector
         self.begun_ns = clock()
         self.connected_ns: int | None = None
         self.sent_ns: int | None = None
         self.ended_ns: int | None = None
         self.reused = False
-        self.reads_ns: list[int] = []
+        self.reads_ns: list[int] = []  # when the bytes of each read had arrived
+        # How much earlier the first bytes of a read may have come, by its time, where that is not
+        # 0; None where it is not known.
+        self.early_ns: dict[int, int | None] = {}
         self.offsets: list[int] = []  # bytes of the body that had arrived by each read
         self.status: int | None = None
         self.content_type = ""
@@ -1935,18 +2446,19 @@ class Exchange:
         self.lost: BaseException | None = None  # what ended the connection
         self.error: BaseException | None = None
 
-    def received(self, now_ns: int, data: bytes) -> None:
+    def received(self, arrived_ns: int, early_ns: int | None, data: bytes) -> None:
         """Take the time of a read; called by the transport, with the parser already fed."""
-        self.reads_ns.append(now_ns)
+        self.reads_ns.append(arrived_ns)
+        if early_ns != 0:
+            self.early_ns[arrived_ns] = early_ns
         if b"[DONE]" in data:
             self.done_seen = True
-        content = self.content
-        if content is None:
-            return
-        self.offsets.append(content.total_bytes)
-        self.too_large = content.total_bytes > self.limit
-        if self.done_seen or self.too_large or content.is_eof():
             self.wake()
+        if self.content is not None:
+            self.offsets.append(self.content.total_bytes)
+            if self.offsets[-1] > self.limit:
+                self.too_large = True
+                self.wake()
 
     def attach(self, response: aiohttp.ClientResponse) -> None:
         """Take the head of the response; the bytes behind it came with the read just before."""
@@ -1956,9 +2468,12 @@ class Exchange:
         self.content_type = response.headers.get("Content-Type", "")
         self.retry_after = response.headers.get("Retry-After")
         self.content = response.content
-        self.reads_ns = self.reads_ns or [clock()]  # it had come before it was asked for
+        if not self.reads_ns:  # it had come before it was asked for
+            self.reads_ns = [clock()]
+            self.early_ns[self.reads_ns[0]] = None
         self.offsets = [0] * len(self.reads_ns)
         self.offsets[-1] = response.content.total_bytes
+        response.content.on_eof(self.wake)
 
     def detach(self) -> None:
         """Take the end's time and let go of the connection, if no other request has it already."""
@@ -2018,6 +2533,20 @@ class Exchange:
             return None
         return self.connected_ns - self.begun_ns
 
+    def fill_errors(self, result: Result, parsed: ParsedAnswer) -> None:
+        """Write down how far the times of chunks may be off that were read with later ones.
+
+        Both stay None where the kernel did not say when the bytes arrived.
+        """
+        times_ns = parsed.chunk_ns or parsed.answer_ns
+        if not times_ns or self.early_ns.get(times_ns[0], 0) is None:
+            return
+        early_ns = [self.early_ns.get(times_ns[place], 0) or 0 for place in parsed.merged]
+        result.merged_chunks = sum(early >= self.MERGED_NS for early in early_ns)
+        result.client_error_ns = 0
+        if parsed.merged and parsed.merged[0] == 0:
+            result.client_error_ns = early_ns[0] // 1000 * 1000
+
     def is_answer(self, stream: bool) -> bool:
         """Whether the head is that of an answer as it was asked for."""
         mime = self.content_type.partition(";")[0].strip().lower()
@@ -2053,8 +2582,13 @@ class TimingProtocol(asyncio.Protocol):
     server's time, and waking a task a token costs many times as much.
     """
 
-    def __init__(self, handler: aiohttp.client_proto.ResponseHandler) -> None:
+    def __init__(
+        self,
+        handler: aiohttp.client_proto.ResponseHandler,
+        timing: StampedSocket | LoopTime | None = None,
+    ) -> None:
         self.handler = handler
+        self.timing = timing or LoopTime()
         self.exchange: Exchange | None = None
         self.eof_received = handler.eof_received  # type: ignore[method-assign]
         self.pause_writing = handler.pause_writing  # type: ignore[method-assign]
@@ -2062,10 +2596,10 @@ class TimingProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass the bytes on, and their time. Bytes that nobody asked for end the connection."""
-        now_ns = clock()
+        arrived_ns, early_ns = self.timing.last_read
         if self.exchange is not None:
             self.handler.data_received(data)
-            self.exchange.received(now_ns, data)
+            self.exchange.received(arrived_ns, early_ns, data)
         elif self.handler.transport is not None:
             self.handler.transport.abort()
 
@@ -2089,7 +2623,10 @@ class MeasuredRequest(aiohttp.ClientRequest):
         exchange.reused = isinstance(protocol, TimingProtocol)
         if not isinstance(protocol, TimingProtocol):
             handler = cast(aiohttp.client_proto.ResponseHandler, conn.protocol)
-            protocol = TimingProtocol(handler)
+            timing: StampedSocket | LoopTime = LoopTime()
+            if isinstance(exchange.connector, TimedConnector):
+                timing = exchange.connector.timing_of(transport)
+            protocol = TimingProtocol(handler, timing)
             transport.set_protocol(protocol)
         protocol.exchange = exchange
         exchange.protocol = protocol
@@ -2097,9 +2634,14 @@ class MeasuredRequest(aiohttp.ClientRequest):
         return await super().send(conn)
 
     async def write_bytes(self, *args: Any, **kwargs: Any) -> None:
-        """Take the time, then write."""
-        _exchange_now.get().sent_ns = clock()
-        await super().write_bytes(*args, **kwargs)
+        """Take the time, then write; the socket knows it better."""
+        exchange = _exchange_now.get()
+        timing = cast(TimingProtocol, exchange.protocol).timing
+        exchange.sent_ns, timing.sent_ns = clock(), None
+        try:
+            await super().write_bytes(*args, **kwargs)
+        finally:
+            exchange.sent_ns = timing.sent_ns or exchange.sent_ns
 
 
 def check_aiohttp() -> None:
@@ -2137,7 +2679,7 @@ def open_session(config: Config, target: Target) -> aiohttp.ClientSession:
     Raises ExtensionError when aiohttp is not one that can be measured through.
     """
     check_aiohttp()
-    connector = aiohttp.TCPConnector(
+    connector = TimedConnector(
         limit=max(config.levels), ttl_dns_cache=300, keepalive_timeout=60, ssl=target.tls
     )
     return aiohttp.ClientSession(
@@ -2188,28 +2730,31 @@ class _TooLargeError(Exception):
 
 
 class Desk:
-    """Lets answers be read one at a time, each on a turn of the loop of its own.
+    """Lets finished answers be read one at a turn of the loop; more when many wait.
 
     Answers that end together would else be read in one go, and the tokens of others timed late.
     """
 
-    MOST_WAITING = (
-        1000  # so that a client that cannot keep up does not fill its memory with answers
-    )
-
     def __init__(self) -> None:
-        self._lock = asyncio.Lock()
-        self._waiting = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def wait_for_turn(self) -> None:
-        """Wait until no other answer is read on this turn of the loop, or the run is stopped."""
-        if self._waiting >= self.MOST_WAITING:
-            return
-        self._waiting += 1
+        """Wait until it is this answer's turn, or the run is stopped."""
+        loop = asyncio.get_running_loop()
+        turn = loop.create_future()
+        self._waiting.append(turn)
+        if len(self._waiting) == 1:
+            loop.call_soon(self._call_next)
         with contextlib.suppress(asyncio.CancelledError):
-            async with self._lock:
-                await asyncio.sleep(0)
-        self._waiting -= 1
+            await turn
+
+    def _call_next(self) -> None:
+        for _ in range(1 + len(self._waiting) // 16):
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._call_next)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -2230,6 +2775,11 @@ class Client:
         """How this run's API is asked and read."""
         return APIS[self.config.api]
 
+    @property
+    def timestamps(self) -> dict[str, Any]:
+        """Which clock the times are of so far: what `meta.client.timestamps` says."""
+        return cast(TimedConnector, self.session.connector).arrivals.to_record()
+
     @functools.cached_property
     def url(self) -> yarl.URL:
         """The address that is asked."""
@@ -2248,7 +2798,7 @@ class Client:
 
     async def exchange(self, body: bytes) -> Exchange:
         """Send one request and keep what comes back; what goes wrong is kept as `error`."""
-        exchange = Exchange(self.config.max_answer_bytes)
+        exchange = Exchange(self.config.max_answer_bytes, self.session.connector)
         _exchange_now.set(exchange)
         try:
             async with asyncio.timeout(self.config.timeout):
@@ -2309,10 +2859,13 @@ class Client:
         result.sent_ns = _whole_us(exchange.sent_ns, self.start_ns)
         result.connect_ns = _whole_us(exchange.connect_ns, 0)
         parsed.fill(result, self.start_ns, redact)
+        exchange.fill_errors(result, parsed)
         failure = self.failure(exchange, parsed)
         if failure is not None:
             result.status = _STATUS_OF_KIND.get(failure.kind, "error")
             result.end_ns = _whole_us(exchange.ended_ns, self.start_ns)
+            if exchange.sent_ns is None:  # all that it did was connecting
+                result.connect_ns = _whole_us(exchange.ended_ns, exchange.begun_ns)
             retry_after = exchange.retry_after
             if retry_after is not None:
                 retry_after = redact(_whole_text(retry_after))[:100]
@@ -2507,6 +3060,8 @@ class LoadStart:
     resumed: str | None = None  # what ended the earlier part: "stopped", "killed"
     itl_us: Mapping[int, Mapping[int, int]] = dataclasses.field(default_factory=dict)
     itl_lost: bool = False  # the earlier part took its histogram along
+    clients: Sequence[Mapping[str, Any]] = ()  # what the self-check found in earlier parts
+    over: Mapping[str, Any] | None = None  # the footer of a load that has ended: nothing is asked
     share: tuple[int, int] = (0, 1)  # (k, n): run the k-th of n parts that together are the load
 
 
@@ -2523,6 +3078,9 @@ class LoadReport:
     warmup: Counter[str] = dataclasses.field(default_factory=Counter)  # requests by status
     itl_us: dict[int, Counter[int]] = dataclasses.field(default_factory=dict)  # histogram, by stage
     itl_lost: bool = False
+    # What is known of the machine and of the server, as `meta` has it.
+    hardware: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    server_info: Mapping[str, Any] | None = None
     fault: BaseException | None = None  # what `record` raised
     interrupted: bool = False
 
@@ -2530,6 +3088,34 @@ class LoadReport:
         self.itl_lost = self.itl_lost or self.start.itl_lost
         for stage, counts in self.start.itl_us.items():
             self.itl_us[stage] = Counter(counts)
+        if (footer := self.start.over) is not None:
+            self.ended_ns = self.start.start_ns + round(footer["duration_ms"] * NS_PER_MS)
+            self.client, self.warmup = dict(footer["client"]), Counter(footer["warmup"])
+            self.clock_jump_s = footer["clock_jump_s"]
+
+    @property
+    def clients(self) -> list[Mapping[str, Any]]:
+        """What the self-check found, in each part of the run."""
+        return [*self.start.clients, self.client]
+
+    @property
+    def ended(self) -> dt.datetime:
+        """The wall clock at the end, as the monotonic clock says."""
+        if self.start.over is not None:
+            return dt.datetime.fromisoformat(self.start.over["ended"])
+        return self.begun + dt.timedelta(microseconds=(self.ended_ns - self.begun_ns) // 1000)
+
+    def to_footer(self) -> dict[str, Any]:
+        """Return what the journal says behind the results: all else that a results file needs."""
+        return {
+            "status": "interrupted" if self.interrupted else "complete",
+            "ended": self.ended.isoformat(timespec="milliseconds"),
+            "duration_ms": (self.ended_ns - self.start.start_ns) / NS_PER_MS,
+            "client": self.client,
+            "clock_jump_s": self.clock_jump_s,
+            "warmup": dict(self.warmup),
+            "itl_us": {str(stage): sorted(counts.items()) for stage, counts in self.itl_us.items()},
+        }
 
     def end(self, client: dict[str, Any], *, stopped: bool) -> None:
         """Take the time at which the load ended, and what the self-check found."""
@@ -2555,8 +3141,10 @@ async def process_questions(
     other requests were cancelled.
     """
     report = LoadReport(start or LoadStart())
-    generator = LoadGenerator(config, questions, send, record, report)
+    if report.start.over is not None:
+        return report
     with gc_paused(), LagMonitor() as lag:
+        generator = LoadGenerator(config, questions, send, record, report, lag)
         work = asyncio.create_task(generator.run())
         stop = asyncio.create_task(stop_signal.event.wait())
         await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
@@ -2592,6 +3180,10 @@ class Stage:
         self.ramp_s = config.ramp_up
         self.count: int | None = len(questions)
         self.first_index = number * len(questions)
+        # A second pass has its places behind those of all stages.
+        self.second_index = len(config.levels) * len(questions)
+        if config.asks_floor and level == min(config.levels):
+            self.count = 2 * len(questions)
         self.duration_ns: int | None = None
         self.offsets_ns: Iterable[int] | None = None
         if config.duration is not None:
@@ -2623,6 +3215,8 @@ class Stage:
         for place, offset_ns in zip(places, offsets, strict=False):
             gap_ns, before_ns = offset_ns - before_ns, offset_ns
             index = self.first_index + place
+            if self.duration_ns is None and place >= len(self.questions):
+                index = self.second_index + place - len(self.questions)
             if index in self.done:
                 left_out_ns += gap_ns
                 continue
@@ -2692,12 +3286,14 @@ class LoadGenerator:
         send: Send,
         record: Callable[[Result], None],
         report: LoadReport,
+        lag: LagMonitor,
     ) -> None:
         part, parts = report.start.share
         if not 0 <= part < parts <= min(config.levels):
             raise ValueError(f"share {part} of {parts}: there are {min(config.levels)} slots")
         self.config, self.questions = config, questions
-        self.send, self.record, self.report = send, record, report
+        self.send, self.record = send, record
+        self.report, self.lag = report, lag
 
     async def run(self) -> None:
         """Ask all; when cancelled, the requests in flight end as "cancelled"."""
@@ -2710,13 +3306,21 @@ class LoadGenerator:
             stage = Stage.warmup(config, self.questions, start)
             await self._run_stage(stage, self._discard)
         for number in range(len(config.levels)):
+            if number and config.cooldown:
+                await asyncio.sleep(config.cooldown)
             stage = Stage(config, self.questions, number, start)
-            await self._run_stage(stage, self._keep)
+            with self.lag.stage(number):
+                await self._run_stage(stage, self._keep)
 
     def _keep(self, result: Result) -> None:
+        read_ns = result.end_ns if result.first_ns is None else result.first_ns
+        if result.client_error_ns is None and result.ok and read_ns is not None:
+            delay_ns = self.lag.delay_ns(self.report.start.start_ns + read_ns)
+            result.client_error_ns = delay_ns // 1000 * 1000
         if not self.config.record_chunk_times:
             histogram = self.report.itl_us.setdefault(result.stage, Counter())
-            histogram.update(map(_bucket, result.chunk_gaps_us or ()))
+            if result.ok:  # a failure's gaps are no latency that a user had
+                histogram.update(map(_bucket, result.chunk_gaps_us or ()))
             result.chunk_ns = None
         self.record(result)
 
@@ -2726,7 +3330,7 @@ class LoadGenerator:
     async def _run_stage(self, stage: Stage, record: Callable[[Result], None]) -> None:
         """Ask the stage's questions with at most `level` in flight."""
         limit, tasks = ConcurrencyLimit(stage.level, stage.ramp_s), set[asyncio.Task[None]]()
-        begun_ns, started = clock(), 0
+        begun_ns = clock()
         try:
             for due_ns, planned in stage.planned_requests(begun_ns):
                 if (wait_ns := due_ns - clock()) > 0:
@@ -2737,11 +3341,8 @@ class LoadGenerator:
                 task = asyncio.create_task(self._converse(planned, record, release))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
-                # A herd of requests that start together must not hold up the reading of tokens: a
-                # few starts a turn.
-                started += 1
-                if started % (1 + limit.free // 16) == 0:
-                    await asyncio.sleep(0)
+                # A herd of requests that start together must not hold up the reading of tokens.
+                await asyncio.sleep(0)
             if self.report.fault is None and tasks:
                 await asyncio.wait(tasks)
         finally:
@@ -2759,17 +3360,19 @@ class LoadGenerator:
     ) -> None:
         """Ask a question, or the turns of a conversation in their order; record each result."""
         messages: list[dict[str, str]] = []
-        last, failed = len(planned.question.texts) - 1, False
+        last, skipped = len(planned.question.texts) - 1, ""
         try:
             for turn, text in enumerate(planned.question.texts):
                 messages.append({"role": "user", "content": text})
-                if failed:
-                    result = self._unsent(planned, messages, "turn_skipped")
+                if skipped:
+                    result = self._unsent(planned, messages, skipped)
                 else:
                     done = release if turn == last else lambda: None
                     result = await self._ask(planned, list(messages), done)
                 record(result)
-                failed = not result.ok
+                if not result.ok and not skipped:
+                    stopped = result.status == "cancelled"
+                    skipped = "cancelled" if stopped else "turn_skipped"
                 messages.append({"role": "assistant", "content": result.answer_text})
                 planned = dataclasses.replace(planned, scheduled_ns=None)
         except Exception as error:  # noqa: BLE001  what `record` raises ends the run, not just this task
@@ -2853,38 +3456,116 @@ class ConcurrencyLimit:
 # --- Self-check ---
 
 
+class StageWatch:
+    """What the client itself did in one stage: how its loop lagged, and who had the processor."""
+
+    RIVAL_SHARE = 0.1  # of a core; what uses less is not named
+    MOST_RIVALS = 3
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.lags_us: Counter[int] = Counter()
+        self.cpu_s: float | None = None
+        self.cpu_wait_s: float | None = None
+        self.elapsed_s = 0.0
+        self.rivals: list[dict[str, Any]] = []
+        self._others = self._cpu_of_others()
+        self._waited_s = self._run_delay_s()
+        self._cpu_s, self._begun_ns = time.process_time(), clock()
+
+    def end(self) -> None:
+        """Take stock."""
+        self.elapsed_s = (clock() - self._begun_ns) / NS_PER_S
+        self.cpu_s = time.process_time() - self._cpu_s
+        waited_s = self._run_delay_s()
+        if waited_s is not None and self._waited_s is not None:
+            self.cpu_wait_s = waited_s - self._waited_s
+        shares = []
+        for (pid, name), cpu_s in self._cpu_of_others().items():
+            used_s = cpu_s - self._others.get((pid, name), 0.0)
+            shares.append((used_s / max(self.elapsed_s, 0.001), pid, name))
+        for share, pid, name in sorted(shares, reverse=True)[: self.MOST_RIVALS]:
+            if share >= self.RIVAL_SHARE:
+                self.rivals.append({"name": name, "pid": pid, "cpu_share": share})
+
+    @staticmethod
+    def _run_delay_s() -> float | None:
+        """Return how long this thread was ready and had no processor; None but on Linux."""
+        try:
+            return int(Path("/proc/thread-self/schedstat").read_bytes().split()[1]) / NS_PER_S
+        except (OSError, ValueError, IndexError):
+            return None
+
+    @staticmethod
+    def _cpu_of_others() -> dict[tuple[int, str], float]:
+        """Return the CPU seconds of every other process that can be seen; none but on Linux."""
+        used = {}
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                pid = int(path.parent.name)
+                head, _, fields = path.read_bytes().rpartition(b")")
+                user, system = fields.split()[11:13]
+                name = head.partition(b"(")[2].decode("utf-8", "replace")
+                if pid != os.getpid():
+                    used[pid, name] = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        return used
+
+    @classmethod
+    def summary(cls, watches: Sequence[StageWatch]) -> dict[str, Any]:
+        """Return the figures of these stages together."""
+        lags_us: Counter[int] = Counter()
+        for watch in watches:
+            lags_us.update(watch.lags_us)
+        lags = Histogram({us / 1000: times for us, times in lags_us.items()})
+        shares: dict[str, float | None] = {}
+        for name in ("cpu", "cpu_wait"):
+            parts = [getattr(watch, f"{name}_s") for watch in watches]
+            elapsed_s = max(sum(watch.elapsed_s for watch in watches), 0.001)
+            measured = parts and None not in parts
+            shares[f"{name}_share"] = sum(parts) / elapsed_s if measured else None
+        named = {name: percentile(lags, share) for name, share in PERCENTILES.items()}
+        return {"loop_lag_ms": {**named, "max": lags[-1] if lags else None}, **shares}
+
+
 class LagMonitor:
     """Measures how long a callback that is ready waits for the event loop: the client's own delay.
 
     A thread takes the ticks of an even beat and hands each to the loop as a callback. The lag
     counts from the tick: it holds the wait for a processor, for the interpreter lock and for the
-    loop's other work, and no timer's resolution.
+    loop's other work, and no timer's resolution. Only stages count, not the time around them.
     """
 
     BEAT_NS = 20 * NS_PER_MS
+    MOST_HOLDS = 100_000
 
     def __init__(self) -> None:
-        self.lags_us: Counter[int] = Counter()
-        self.cpu_share: float | None = None
-        self.cpu_wait_share: float | None = None
+        self.watches: list[StageWatch] = []
+        self._now: StageWatch | None = None
+        # When the loop was held up: until when, and since when at the latest.
+        self._holds: deque[tuple[int, int]] = deque(maxlen=self.MOST_HOLDS)
         self._loop = asyncio.get_running_loop()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lag", daemon=True)
-        self._cpu_start, self._start_ns = time.process_time(), clock()
-        self._waited_start_ns = self._run_delay_ns()
+        self._start_ns = clock()
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        elapsed_ns = max(clock() - self._start_ns, 1)
-        self.cpu_share = (time.process_time() - self._cpu_start) * NS_PER_S / elapsed_ns
-        waited_ns = self._run_delay_ns()
-        if waited_ns is not None and self._waited_start_ns is not None:
-            self.cpu_wait_share = (waited_ns - self._waited_start_ns) / elapsed_ns
         self._end.set()
         self._thread.join()
+
+    @contextlib.contextmanager
+    def stage(self, number: int) -> Iterator[None]:
+        """Watch a stage while the block runs."""
+        self._now = StageWatch(number)
+        try:
+            yield
+        finally:
+            self._now.end()
+            self.watches.append(self._now)
+            self._now = None
 
     def _beat(self) -> None:
         due_ns = self._start_ns
@@ -2898,25 +3579,30 @@ class LagMonitor:
                 return
 
     def _arrived(self, due_ns: int) -> None:
-        self.lags_us[_bucket((clock() - due_ns) // 1000)] += 1
+        now_ns = clock()
+        if self._now is not None:
+            self._now.lags_us[_bucket((now_ns - due_ns) // 1000)] += 1
+        last_ns, since_ns = self._holds[-1] if self._holds else (0, 0)
+        if due_ns < last_ns:  # the loop works off the beats of one delay
+            self._holds[-1] = (now_ns, since_ns)
+        else:
+            self._holds.append((now_ns, due_ns))
 
-    @staticmethod
-    def _run_delay_ns() -> int | None:
-        """Return how long this thread was ready and had no processor; None but on Linux."""
-        try:
-            return int(Path("/proc/thread-self/schedstat").read_bytes().split()[1])
-        except (OSError, ValueError, IndexError):
-            return None
+    def delay_ns(self, read_ns: int) -> int:
+        """Return how long what was read then may have waited for the loop."""
+        place = bisect.bisect_right(self._holds, (read_ns, sys.maxsize)) - 1
+        if place < 0 or read_ns - self._holds[place][0] > self.BEAT_NS:
+            return 0
+        until_ns, since_ns = self._holds[place]
+        return until_ns - since_ns
 
     def to_record(self) -> dict[str, Any]:
-        """Return what `meta.client` says of the loop."""
-        lags = Histogram({us / 1000: times for us, times in self.lags_us.items()})
-        named = {name: percentile(lags, share) for name, share in PERCENTILES.items()}
-        return {
-            "loop_lag_ms": {**named, "max": lags[-1] if lags else None},
-            "cpu_share": self.cpu_share,
-            "cpu_wait_share": self.cpu_wait_share,
-        }
+        """Return what `meta.client` says: of all stages together, and of each."""
+        stages = [
+            {"stage": watch.number, **StageWatch.summary([watch]), "rivals": watch.rivals}
+            for watch in self.watches
+        ]
+        return {**StageWatch.summary(self.watches), "stages": stages}
 
 
 def _bucket(us: int) -> int:
@@ -3016,7 +3702,99 @@ def min_samples(quantile: float) -> int:
     return math.ceil(math.log(tail) / math.log(max(quantile, 1 - quantile)))
 
 
-def wilson_interval(share: float, n: int) -> tuple[float, float]:
+def requests_missing(metric: Mapping[str, Any], name: str) -> int:
+    """Return about how many more values a percentile of an aggregate needs for both its bounds.
+
+    Each new one counts as much as those before did: `n_eff` / `n`.
+    """
+    n_eff: float = metric["n_eff"][name] or 1.0
+    each: float = metric["n"] / n_eff
+    return max(math.ceil((min_samples(PERCENTILES[name]) - n_eff) * each), 0)
+
+
+def student_t(tail: float, df: float) -> float:
+    """Return what Student's t exceeds with probability `tail`; 2 % off at 3 degrees of freedom.
+
+    A series in 1/df around the normal quantile (Abramowitz and Stegun, 26.7.5).
+    """
+    z = statistics.NormalDist().inv_cdf(1 - tail)
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / df + second / df**2 + third / df**3
+
+
+def in_batches(values: Sequence[T], most: int) -> Iterator[Sequence[T]]:
+    """Cut values into at most `most` pieces of the same size, give or take one."""
+    count = min(len(values), most)
+    places = [len(values) * place // count for place in range(count + 1)] if count else []
+    for start, end in itertools.pairwise(places):
+        yield values[start:end]
+
+
+def sum_variance(deviations: Sequence[float]) -> tuple[float, float]:
+    """Return the variance of the sum of a series whose values depend on each other, and its df.
+
+    The autocovariances are added up in pairs, to the first pair that is not positive, and no pair
+    counts for more than the one before it (Geyer, Practical Markov Chain Monte Carlo, 1992). So a
+    series that forgets soon is judged by its first few lags, and has many degrees of freedom.
+    """
+    covariance = sum(map(operator.mul, deviations, deviations))
+    variance, least, lag = -covariance, math.inf, 0
+    while lag + 1 < len(deviations):
+        pair = covariance + sum(map(operator.mul, deviations, deviations[lag + 1 :]))
+        if pair <= 0 and lag:
+            break
+        least = min(least, pair)
+        variance += 2 * least
+        lag += 2
+        covariance = sum(map(operator.mul, deviations, deviations[lag:]))
+    return variance, len(deviations) / max(2 * lag - 1, 1)
+
+
+class Series:
+    """Measured values in the order in which their requests were sent."""
+
+    MOST_BATCHES = 512
+
+    def __init__(self, values: Sequence[float]) -> None:
+        self._batches = [sorted(batch) for batch in in_batches(values, self.MOST_BATCHES)]
+        self.ordered = sorted(itertools.chain.from_iterable(self._batches))
+
+    def effective_n(self, quantile: float) -> float:
+        """Return how many independent values would know a percentile as well as these do.
+
+        Requests under load depend on each other: who waits, waits behind one who waits. The share
+        of values at or below the percentile is counted in batches in the order of the sends; how
+        much more it varies than independent values would, divides n. As the variance is itself an
+        estimate, n is taken down by Student's t (Korn and Graubard, Survey Methodology 24, 1998);
+        where it comes from few events, as above a high percentile, it counts for less still.
+        """
+        n = len(self.ordered)
+        value = cast(float, percentile(self.ordered, quantile))
+        below = [bisect.bisect_right(batch, value) for batch in self._batches]
+        share = sum(below) / n
+        pairs = zip(below, self._batches, strict=True)
+        deviations = [count - share * len(batch) for count, batch in pairs]
+        if not any(deviations):
+            return float(n)
+        variance, df = sum_variance(deviations)
+        if df <= 2:
+            return 1.0
+        alone = quantile * (1 - quantile)
+        # The mean of the same values was taken off, which hides part of the variance.
+        inflation = max(variance / (1 - 1 / df) / (n * alone), 1 / n)
+        effective = n / inflation
+        if inflation > 1:  # then what varies is clumps, and there are only so many of them
+            df = 1 / (1 / df + (1 - 1 / inflation) / (effective * alone * 2 / 3))
+        if df <= 2:
+            return 1.0
+        tail = (1 - CONFIDENCE) / 2
+        penalty = student_t(tail, math.inf) / student_t(tail, df)
+        return max(1.0, min(n, effective * penalty**2))
+
+
+def wilson_interval(share: float, n: float) -> tuple[float, float]:
     """Return the 95 % interval of a share of `n` independent trials (Wilson 1927).
 
     For mean scores between 0 and 1 it is on the safe side.
@@ -3028,42 +3806,87 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def describe(values: Iterable[float] | Histogram, clusters: int | None = None) -> dict[str, Any]:
-    """Return avg, std, min, max, the percentiles, `n` and the percentiles' 95 % intervals.
+def mean_score(scores: Sequence[float], answers: int) -> dict[str, Any]:
+    """Return the mean of scores from 0 to 1, one a question, with its 95 % interval.
 
-    `clusters` is the number of independent groups when values of one group hang together, as the
-    gaps of one answer do: then the intervals' ranks come from the groups. What was not measured,
-    and a bound that `n` does not support, is None.
+    A question that is asked again brings no new question: each counts once, by the mean of its
+    answers, and the interval comes from how much the questions differ (cluster-robust). Two more
+    questions that differ as much as can be are added to that, so that ten that happen to agree are
+    not taken for certain. `answers` is how many answers the scores come from.
     """
-    ordered = values if isinstance(values, Histogram) else sorted(values)
-    n = len(ordered)
-    summary = dict.fromkeys(("avg", "std", "min", "max", *PERCENTILES)) | {"n": n}
+    questions = len(scores)
+    if not questions:
+        return {"avg": None, "n": 0, "questions": 0, "ci95": [None, None]}
+    mean = min(math.fsum(scores) / questions, 1.0)
+    most = mean * (1 - mean)
+    effective = float(questions)
+    if most > 0:
+        squares = math.fsum((score - mean) ** 2 for score in scores)
+        effective = questions * most / ((squares + 2 * most) / (questions + 1))
+    tail = (1 - CONFIDENCE) / 2
+    penalty = student_t(tail, math.inf) / student_t(tail, questions + 1)
+    interval = wilson_interval(mean, min(effective * penalty**2, answers))
+    return {"avg": mean, "n": answers, "questions": questions, "ci95": list(interval)}
+
+
+def describe(
+    values: Iterable[float] | Histogram, n_eff: Mapping[str, float] | None = None
+) -> dict[str, Any]:
+    """Return avg, std, min, max, the percentiles, `n`, `n_eff` and the percentiles' 95 % intervals.
+
+    `values` are in the order of the sends; that is where `n_eff` comes from, a number for each
+    percentile: as how many independent ones its values count. A histogram has no order, so it has
+    none unless it is given. What was not measured, and a bound that `n_eff` does not support, is
+    None. Where dependence leaves less than half of what an interval needs, both bounds are.
+    """
+    names = ("avg", "std", "min", "max", *PERCENTILES)
+    summary: dict[str, Any] = dict.fromkeys(names) | {"n": 0, "n_eff": dict.fromkeys(PERCENTILES)}
     intervals: dict[str, list[float | None]] = {name: [None, None] for name in PERCENTILES}
+    if isinstance(values, Histogram):
+        ordered: Sequence[float] = values
+    else:
+        series = Series(values if isinstance(values, Sequence) else list(values))
+        ordered = series.ordered
+    n = len(ordered)
     if not n:
         return {**summary, "ci95": intervals}
-    mean = ordered.mean() if isinstance(ordered, Histogram) else statistics.fmean(ordered)
-    summary |= {"avg": mean, "min": ordered[0], "max": ordered[-1]}
-    if n > 1 and isinstance(ordered, Histogram):
-        summary["std"] = ordered.std()
+    mean = values.mean() if isinstance(values, Histogram) else statistics.fmean(ordered)
+    summary |= {"avg": mean, "min": ordered[0], "max": ordered[-1], "n": n}
+    if n > 1 and isinstance(values, Histogram):
+        summary["std"] = values.std()
     elif n > 1:
         squares = math.fsum((value - mean) ** 2 for value in ordered)
         summary["std"] = math.sqrt(squares / (n - 1))
-    groups = n if clusters is None else clusters
+    if n_eff is None and not isinstance(values, Histogram):
+        n_eff = {
+            name: round(series.effective_n(quantile), 1) for name, quantile in PERCENTILES.items()
+        }
+    summary["n_eff"] = dict(n_eff or summary["n_eff"])
+    least = float(n)
     for name, quantile in PERCENTILES.items():
         summary[name] = percentile(ordered, quantile)
-        if groups:
-            lower, upper = interval_ranks(groups, quantile)
-            scale = n / groups
-            if lower is not None:
-                intervals[name][0] = ordered[math.floor(lower * scale)]
-            if upper is not None:
-                place = math.ceil((upper + 1) * scale) - 1
-                intervals[name][1] = ordered[min(n - 1, place)]
+        if n_eff:
+            # Few values lie above a high percentile: what the lower ones know of the dependence
+            # counts there as well.
+            least = min(least, n_eff[name])
+            if least >= min(n, min_samples(quantile)) / 2:
+                intervals[name] = _interval(ordered, quantile, math.floor(n_eff[name]))
     return {**summary, "ci95": intervals}
 
 
+def _interval(ordered: Sequence[float], quantile: float, independent: int) -> list[float | None]:
+    """Return a percentile's interval from sorted values that count as so many independent ones."""
+    lower, upper = interval_ranks(independent, quantile)
+    scale = len(ordered) / independent
+    low = None if lower is None else ordered[math.floor(lower * scale)]
+    high = None
+    if upper is not None:
+        high = ordered[min(len(ordered), math.ceil((upper + 1) * scale)) - 1]
+    return [low, high]
+
+
 def censored_percentiles(values: Iterable[float], bounds: Sequence[float]) -> dict[str, Any]:
-    """Return percentiles over values and over lower bounds, of requests that timed out.
+    """Return percentiles over values and over lower bounds, of requests that failed.
 
     A percentile that lies at or above the lowest bound is itself a lower bound, and named in
     `lower_bounds`.
@@ -3076,7 +3899,60 @@ def censored_percentiles(values: Iterable[float], bounds: Sequence[float]) -> di
         for name, quantile in PERCENTILES.items()
         if ordered and ordered[min(math.ceil(quantile * last), last)] >= lowest
     ]
-    return {**named, "n": len(ordered), "timeouts": len(bounds), "lower_bounds": at_least}
+    return {**named, "n": len(ordered), "failures": len(bounds), "lower_bounds": at_least}
+
+
+class Trend(NamedTuple):
+    """A straight line through measured values over time."""
+
+    first: float  # where the line begins
+    last: float  # where it ends
+    significant: bool  # whether it would hardly be so steep by chance
+
+    @property
+    def ratio(self) -> float:
+        """How much higher it ends than it begins."""
+        return self.last / self.first
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self | None:
+        """Fit the logarithms of positive values in the order of their sends; None with too few.
+
+        Least squares over batch means, and a t-test of the slope whose standard error allows for
+        the dependence of what is left. That is taken from a line through either half, so that a
+        step from one level to another does not pass for dependence.
+        """
+        if len(values) < FEWEST_FOR_TREND or min(values) <= 0:
+            return None
+        batches = in_batches(values, Series.MOST_BATCHES)
+        means = [statistics.fmean(map(math.log, batch)) for batch in batches]
+        middle = len(means) // 2
+        residuals = [*cls._residuals(means[:middle]), *cls._residuals(means[middle:])]
+        variance, df = sum_variance(residuals)
+        df_of_lines, squares = 5, len(means) * (len(means) ** 2 - 1) / 12
+        lost = max(1 - df_of_lines / df, 0.4)
+        spread = math.sqrt(max(variance, 0) / len(means) / squares / lost)
+        slope = statistics.linear_regression(range(len(means)), means).slope
+        steep = abs(slope) > student_t(DRIFT_ALPHA / 2, df) * spread
+        mean, half = statistics.fmean(means), slope * len(means) / 2
+        significant = steep and df > df_of_lines + 1
+        return cls(math.exp(mean - half), math.exp(mean + half), significant)
+
+    @staticmethod
+    def _residuals(means: Sequence[float]) -> list[float]:
+        slope, intercept = statistics.linear_regression(range(len(means)), means)
+        return [mean - intercept - slope * place for place, mean in enumerate(means)]
+
+
+def keeps_growing(means: Sequence[float]) -> bool:
+    """Whether batch means grow from one to the next, by a t-test of their increments at 1 %.
+
+    A queue at high load wanders far without being overloaded. Its increments come and go like a
+    random walk's, and this test holds even for one; without end they add up.
+    """
+    increments = [later - earlier for earlier, later in itertools.pairwise(means)]
+    spread = statistics.stdev(increments) / math.sqrt(len(increments))
+    return statistics.fmean(increments) > student_t(0.01, len(increments) - 1) * spread
 
 
 # --- Aggregates ---
@@ -3088,37 +3964,50 @@ class Aggregator:
     LATENCIES = (
         "ttft_ms",
         "tpot_ms",
+        "e2e_ms",
         "answer_ttft_ms",
         "connect_ms",
         "queue_ms",
+        "held_ms",
         "scheduled_ttft_ms",
         "scheduled_e2e_ms",
+        "client_error_ms",
+        "server_prefill_ms",
+        "server_decode_ms",
+        "server_wait_ms",
     )
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, level: int | None = None) -> None:
         self.config = config
-        # Of ok requests, in one order; NaN where a TPOT was not measured.
-        self.e2e_ms = array.array("d")
+        self.level = level  # how many at once; None: results of several levels
+        # Of ok requests, each in one order.
         self.ok_sent_ns = array.array("q")
-        self.ok_tpot_ms = array.array("d")
+        self.ok_first_ns = array.array("q")  # without streaming, when it was sent
+        self.ok_end_ns = array.array("q")
+        self.ok_tokens = array.array("q")  # 0 where not known
+        self.columns: dict[str, array.array[float]] = {}  # NaN where not measured
         # Of ok requests, where measured.
         self.tokens = array.array("q")
-        self.columns = {name: array.array("d") for name in self.LATENCIES}
+        self.prefill_ms = array.array("d")
         self.itl_us: Counter[int] = Counter()
         self.itl_lost = False  # some result has no record of its chunks
-        # How long requests that timed out had been waited for; their first token may have come.
-        self.late_e2e_ms = array.array("d")
-        self.late_ttft_ms = array.array("d")
-        self.late_with_ttft_ms = array.array("d")
+        self.itl_clusters: Counter[str] = Counter()  # of the gaps an answer: their squares' sum
+        # How long requests that failed had been waited for; their first token may have come.
+        self.failed_e2e_ms = array.array("d")
+        self.failed_ttft_ms = array.array("d")
+        self.failed_with_ttft_ms = array.array("d")
         # Of all requests that reached the socket.
         self.sent_ns = array.array("q")
         self.end_ns = array.array("q")
+        self.due_ns = array.array("q")  # open loop: when they should have been sent
         self.statuses: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
         self.token_sources: Counter[str] = Counter()
         self.finish_reasons: Counter[str] = Counter()
         self.sums: Counter[str] = Counter()
         self.scores = Scores()
+        # Good turns of conversations, by place, until the last one is graded.
+        self.unjudged: Counter[int] = Counter()
 
     def add(self, result: Result) -> None:
         """Add one result."""
@@ -3129,20 +4018,23 @@ class Aggregator:
         if timed:
             self.sent_ns.append(cast(int, result.sent_ns))
             self.end_ns.append(cast(int, result.end_ns))
+            if result.scheduled_ns is not None:
+                self.due_ns.append(result.scheduled_ns)
         if result.ok and timed:
             self._add_ok(result)
         elif result.error is not None:
             self.failures[result.error.kind] += 1
-            if result.status == "timeout" and result.time_ms is not None:
-                self._add_late(result, result.time_ms)
+            if result.status != "cancelled" and result.error.kind != "turn_skipped":
+                self._add_failed(result)
 
     def _add_ok(self, result: Result) -> None:
-        self.e2e_ms.append(cast(float, result.time_ms))
-        self.ok_sent_ns.append(cast(int, result.sent_ns))
-        self.ok_tpot_ms.append(math.nan if result.tpot_ms is None else result.tpot_ms)
-        for name, column in self.columns.items():
-            if (value := getattr(result, name)) is not None:
-                column.append(value)
+        sent_ns = cast(int, result.sent_ns)
+        for name in self.LATENCIES:
+            self._append(name, result.time_ms if name == "e2e_ms" else getattr(result, name))
+        self.ok_sent_ns.append(sent_ns)
+        self.ok_first_ns.append(sent_ns if result.first_ns is None else result.first_ns)
+        self.ok_end_ns.append(cast(int, result.end_ns))
+        self.ok_tokens.append(result.token or 0)
         gaps = result.chunk_gaps_us
         self.itl_us.update(gaps or ())
         self.itl_lost = self.itl_lost or gaps is None
@@ -3150,50 +4042,143 @@ class Aggregator:
         self.finish_reasons[str(result.finish_reason)] += 1
         if result.token is not None:
             self.tokens.append(result.token)
+        # Without a record of the chunks, their number says how many gaps an answer has.
+        times = max(result.chunks - 1, 0)
+        self.itl_clusters.update(gaps=times, squares=times * times)
         for name in ("prompt_tokens", "cached_tokens", "reasoning_tokens"):
             if (count := getattr(result, name)) is not None:
                 self.sums[name] += count
                 self.sums[f"{name}_known"] += 1
         self.sums["came_at_once"] += result.came_at_once
-        self.sums["good"] += self.config.slo.met_by(result)
+        if result.merged_chunks is not None:
+            self.sums["merged_chunks"] += result.merged_chunks
+            self.sums["timed_chunks"] += result.chunks
+        if result.server_prefill_ms and result.prompt_tokens is not None:
+            self.sums["prefilled"] += result.prompt_tokens - (result.cached_tokens or 0)
+            self.prefill_ms.append(result.server_prefill_ms)
+        self._judge(result)
         if not result.answer_text.strip() and (result.reasoning or result.answer):
             self.sums["reasoning_only"] += 1
 
-    def _add_late(self, result: Result, waited_ms: float) -> None:
-        self.late_e2e_ms.append(waited_ms)
+    def _append(self, name: str, value: float | None) -> None:
+        """Add to a column, which begins with the first value that was measured."""
+        column = self.columns.get(name)
+        if column is None:
+            if value is None:
+                return
+            earlier = array.array("d", [math.nan]) * len(self.ok_sent_ns)
+            column = self.columns[name] = earlier
+        column.append(math.nan if value is None else value)
+
+    def _add_failed(self, result: Result) -> None:
+        """Take a failed request as one that would have taken at least as long as it was waited for.
+
+        One that never reached the socket counts from when it was due, if it had a schedule.
+        """
+        waited_ms = result.time_ms
+        if waited_ms is None:
+            waited_ms = result.scheduled_e2e_ms or result.connect_ms or 0.0
+        self.failed_e2e_ms.append(waited_ms)
         if result.ttft_ms is None:
-            self.late_ttft_ms.append(waited_ms)
+            self.failed_ttft_ms.append(waited_ms)
         else:
-            self.late_with_ttft_ms.append(result.ttft_ms)
+            self.failed_with_ttft_ms.append(result.ttft_ms)
+
+    def _judge(self, result: Result) -> None:
+        """Count an ok request that meets every SLO; a value that was not measured meets none.
+
+        A conversation's answers are graded at its end: its turns are good when the last one is.
+        """
+        slo = self.config.slo
+        good = slo.is_in_time(result)
+        if slo.quality is None:
+            self.sums["good"] += good
+        elif not result.graded:
+            self.unjudged[result.index] += good
+        elif result.quality >= slo.quality:
+            self.sums["good"] += good + self.unjudged.pop(result.index, 0)
 
     def extend(self, other: Aggregator) -> None:
         """Add the results of another one."""
+        before, added = len(self.ok_sent_ns), len(other.ok_sent_ns)
+        for name in self.columns | other.columns:
+            mine = self.columns.setdefault(name, array.array("d", [math.nan]) * before)
+            mine.extend(other.columns.get(name, array.array("d", [math.nan]) * added))
         for name, mine in vars(self).items():
             theirs = getattr(other, name)
             if isinstance(mine, array.array | Scores):
                 mine.extend(theirs)
             elif isinstance(mine, Counter):
                 mine.update(theirs)
-        for name, column in self.columns.items():
-            column.extend(other.columns[name])
         self.itl_lost = self.itl_lost or other.itl_lost
+
+    @property
+    def window(self) -> tuple[int, int] | None:
+        """The first send and the last end, in ns."""
+        return (min(self.sent_ns), max(self.end_ns)) if self.sent_ns else None
 
     @property
     def window_ns(self) -> int | None:
         """From the first send to the last end."""
-        return max(self.end_ns) - min(self.sent_ns) if self.sent_ns else None
+        return self.window[1] - self.window[0] if self.window else None
 
-    def to_record(self, window_ns: int | None) -> dict[str, Any]:
+    def steady(self) -> Steady | None:
+        """Return what was done while all slots were busy; None when they never were."""
+        start_ns, end_ns = self._busy_from(), max(self.sent_ns, default=0)
+        if start_ns is None or start_ns >= end_ns:
+            return None
+        tokens, answers = 0.0, 0
+        columns = (self.ok_first_ns, self.ok_end_ns, self.ok_tokens)
+        for first_ns, last_ns, count in zip(*columns, strict=True):
+            answers += start_ns < last_ns <= end_ns
+            inside_ns = min(last_ns, end_ns) - max(first_ns, start_ns)
+            if first_ns == last_ns:  # all at once
+                tokens += count if start_ns < last_ns <= end_ns else 0
+            elif inside_ns > 0:
+                tokens += count * inside_ns / (last_ns - first_ns)
+        return Steady(end_ns - start_ns, answers, tokens)
+
+    def _busy_from(self) -> int | None:
+        """Return when all slots were first busy; in open loop, when answers came as requests went.
+
+        Nine of ten are enough: between an answer's end and the next send a slot is empty.
+        """
+        sends, ends = sorted(self.sent_ns), sorted(self.end_ns)
+        if self.level is None or not sends:
+            return None
+        if self.config.rate is not None:
+            return max(ends[0], sends[0] + round(self.config.ramp_up * NS_PER_S))
+        wanted, ended = math.ceil(0.9 * self.level), 0
+        for place, sent_ns in enumerate(sends):
+            while ended < place and ends[ended] <= sent_ns:
+                ended += 1
+            if place + 1 - ended >= wanted:
+                return sent_ns
+        return None
+
+    def measured(self, name: str) -> list[float]:
+        """Return the measured values of a column in the order of the sends."""
+        column = self.columns.get(name)
+        if column is None:
+            return []
+        values = map(column.__getitem__, self._send_order)
+        return [value for value in values if not math.isnan(value)]
+
+    @functools.cached_property
+    def _send_order(self) -> list[int]:
+        """The places of ok requests in the order of their sends; for when all are there."""
+        return sorted(range(len(self.ok_sent_ns)), key=self.ok_sent_ns.__getitem__)
+
+    def to_record(self, window_ns: int | None, steady: Steady | None) -> dict[str, Any]:
         """Return the numbers of one stage, or of all; rates are over `window_ns`."""
-        ok, requests = len(self.e2e_ms), self.statuses.total()
+        ok, requests = len(self.ok_sent_ns), self.statuses.total()
         cancelled = self.statuses["cancelled"]
         failed = requests - ok - cancelled
         window_s = window_ns / NS_PER_S if window_ns else None
-        runtime, tokens, has_slo = describe(self.e2e_ms), self.tokens, self.config.slo != Slo()
-        gaps = {} if self.itl_lost else {us / 1000: times for us, times in self.itl_us.items()}
-        latencies = {name: describe(column) for name, column in self.columns.items()}
+        latencies = {name: describe(self.measured(name)) for name in self.LATENCIES}
+        runtime, tokens, good = latencies.pop("e2e_ms"), self.tokens, self._good()
         return {
-            "runtime_sum": math.fsum(self.e2e_ms) if ok else None,
+            "runtime_sum": math.fsum(self.columns["e2e_ms"]) if ok else None,
             "runtime_avg": runtime["avg"],
             "runtime_min": runtime["min"],
             "runtime_max": runtime["max"],
@@ -3209,23 +4194,114 @@ class Aggregator:
             "requests_per_s": ok / window_s if window_s else None,
             "tokens_per_s": sum(tokens) / window_s if window_s and tokens else None,
             "ttft_ms": latencies.pop("ttft_ms"),
-            "tpot_ms": latencies.pop("tpot_ms"),
-            "itl_ms": describe(Histogram(gaps), clusters=ok),
+            "tpot_ms": (tpot := latencies.pop("tpot_ms")),
+            "itl_ms": self._itl(tpot),
             "e2e_ms": runtime,
-            "goodput_per_s": self.sums["good"] / window_s if window_s and has_slo else None,
+            "goodput_per_s": good / window_s if window_s and good is not None else None,
             "quality": self.scores.to_record(window_s, self.config.hardware.price_per_hour),
             "energy": None,
             "stages": [],
+            "steady": Steady.to_record(steady, window_ns),
+            "window_ms": self.window and [ns / NS_PER_MS for ns in self.window],
             "cancelled": cancelled,
             "failures": dict(self.failures.most_common()),
             **latencies,
-            "ttft_with_timeouts_ms": censored_percentiles(
-                [*self.columns["ttft_ms"], *self.late_with_ttft_ms], self.late_ttft_ms
+            "ttft_with_failures_ms": censored_percentiles(
+                [*self.measured("ttft_ms"), *self.failed_with_ttft_ms], self.failed_ttft_ms
             ),
-            "e2e_with_timeouts_ms": censored_percentiles(self.e2e_ms, self.late_e2e_ms),
-            "drain_ms": self._drain_ms(),
-            "drift": self._drift(),
-            "good": self.sums["good"] if has_slo else None,
+            "e2e_with_failures_ms": censored_percentiles(
+                self.measured("e2e_ms"), self.failed_e2e_ms
+            ),
+            **self._over_time(),
+            "good": good,
+            **self._counts(),
+        }
+
+    def _good(self) -> int | None:
+        """Return how many requests met every SLO; None without an SLO that can be judged."""
+        slo = self.config.slo
+        unseen = not self.config.stream and (slo.ttft_ms, slo.tpot_ms) != (None, None)
+        return None if slo == Slo() or unseen else self.sums["good"]
+
+    def _itl(self, tpot: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the gaps' numbers. Those of one answer hang together, and so do the answers.
+
+        By Kish's rule answers of L gaps count as (sum of L)² / (sum of L²); how far neighbouring
+        answers depend on each other, their TPOT knows.
+        """
+        if self.itl_lost or not self.itl_us:
+            return describe(Histogram({}))
+        gaps, squares = self.itl_clusters["gaps"], self.itl_clusters["squares"]
+        answers = max(gaps * gaps / squares, 1.0) if squares else 1.0
+        n_eff = dict.fromkeys(PERCENTILES, answers)
+        if tpot["n"]:
+            shares = {name: n / tpot["n"] for name, n in tpot["n_eff"].items()}
+            n_eff = {name: max(answers * share, 1.0) for name, share in shares.items()}
+        values = {us / 1000: times for us, times in self.itl_us.items()}
+        return describe(Histogram(values), n_eff)
+
+    def _over_time(self) -> dict[str, Any]:
+        """Return what changed while a stage ran; nothing for several, whose loads differ."""
+        record = dict.fromkeys(("drain_ms", "drift", "overload"))
+        if self.level is None or not self.sent_ns:
+            return record
+        last_sent = max(self.sent_ns)
+        first_idle = min(end for end in self.end_ns if end >= last_sent)
+        record["drain_ms"] = (max(self.end_ns) - first_idle) / NS_PER_MS
+        return record | {"drift": self._drift(), "overload": self._overload()}
+
+    def _drift(self) -> dict[str, Any] | None:
+        """Return the trend of TPOT, or of a closed loop's TTFT, whichever is the clearer.
+
+        Neither depends on which questions stand where, as E2E does; that is for a run without
+        streaming. In an open loop TTFT follows the queue, which wanders.
+        """
+        names = ["tpot_ms"] if self.config.rate is not None else ["tpot_ms", "ttft_ms"]
+        if not self.config.stream:
+            names = ["e2e_ms"]
+        trends = {name: Trend.of(self.measured(name)) for name in names}
+        known = {name: trend for name, trend in trends.items() if trend is not None}
+        if not known:
+            return None
+        name, trend = max(
+            known.items(), key=lambda pair: (pair[1].significant, abs(math.log(pair[1].ratio)))
+        )
+        return {
+            "metric": name,
+            "ratio": trend.ratio,
+            "first_ms": trend.first,
+            "last_ms": trend.last,
+            "significant": trend.significant,
+        }
+
+    def _overload(self) -> dict[str, Any] | None:
+        """Return how the number of requests in the system grew in an open loop, and TTFT with it.
+
+        In the system is what is due and not yet ended, whether the server or `concurrent` keeps
+        it waiting. It is overloaded when both grow without end, and the backlog by a twentieth of
+        what arrived.
+        """
+        dues, ends = sorted(self.due_ns), sorted(self.end_ns)
+        name = "scheduled_ttft_ms" if self.measured("scheduled_ttft_ms") else "scheduled_e2e_ms"
+        waits = [statistics.fmean(batch) for batch in in_batches(self.measured(name), 10)]
+        if len(dues) < FEWEST_FOR_TREND or len(waits) < 10:
+            return None
+        span_ns = dues[-1] - dues[0]
+        moments = [dues[0] + span_ns * place // 500 for place in range(500)]
+        in_system = [bisect.bisect(dues, at) - bisect.bisect(ends, at) for at in moments]
+        counts = [statistics.fmean(batch) for batch in in_batches(in_system, 10)]
+        backlog = counts[-1] - counts[0]
+        growing = keeps_growing(counts) and keeps_growing(waits) and backlog > len(dues) / 20
+        return {
+            "in_system_first": counts[0],
+            "in_system_last": counts[-1],
+            "ttft_first_ms": waits[0],
+            "ttft_last_ms": waits[-1],
+            "growing": growing,
+        }
+
+    def _counts(self) -> dict[str, Any]:
+        return {
             "token_sources": dict(self.token_sources),
             "finish_reasons": dict(self.finish_reasons.most_common()),
             **{
@@ -3235,94 +4311,78 @@ class Aggregator:
             "reasoning_only": self.sums["reasoning_only"],
             "came_at_once": self.sums["came_at_once"],
             "reconnects": self.sums["reconnects"],
+            "merged_chunks": self.sums["merged_chunks"] if self.sums["timed_chunks"] else None,
+            "timed_chunks": self.sums["timed_chunks"],
+            "prefill_tokens_per_s": (
+                self.sums["prefilled"] / math.fsum(self.prefill_ms) * 1000
+                if self.prefill_ms
+                else None
+            ),
         }
 
-    def _drain_ms(self) -> float | None:
-        """Return how long the last requests ran on after the first slot had nothing left to do."""
-        if not self.sent_ns:
-            return None
-        last_sent = max(self.sent_ns)
-        first_idle = min(end for end in self.end_ns if end >= last_sent)
-        return (max(self.end_ns) - first_idle) / NS_PER_MS
 
-    def _drift(self) -> dict[str, Any] | None:
-        """Compare the median of the first half of the requests with the second half's.
+class Steady(NamedTuple):
+    """What was done while all slots were busy, without ramp and drain."""
 
-        Of TPOT, because it does not depend on which questions stand in which half; without
-        streaming of E2E.
-        """
-        metric, values = "tpot_ms", self.ok_tpot_ms
-        if all(map(math.isnan, values)):
-            metric, values = "e2e_ms", self.e2e_ms
-        order = [place for place in range(len(values)) if not math.isnan(values[place])]
-        if len(order) < 2 * min_samples(0.5):
-            return None
-        order.sort(key=self.ok_sent_ns.__getitem__)
-        middle = len(order) // 2
-        first = describe(values[place] for place in order[:middle])
-        second = describe(values[place] for place in order[middle:])
-        (first_low, first_high), (second_low, second_high) = (
-            first["ci95"]["p50"],
-            second["ci95"]["p50"],
-        )
+    duration_ns: int
+    answers: int  # that ended in it
+    tokens: float  # an answer's are spread evenly from its first to its last
+
+    @classmethod
+    def of_all(cls, stages: Iterable[Self | None]) -> Self | None:
+        """Add up the stages of a sweep."""
+        known = [stage for stage in stages if stage is not None]
+        return cls(*map(sum, zip(*known, strict=True))) if known else None
+
+    @staticmethod
+    def to_record(steady: Steady | None, window_ns: int | None) -> dict[str, Any]:
+        """Return the `steady` of an aggregate; `share` is that of the whole window."""
+        if steady is None or not window_ns:
+            return dict.fromkeys(("duration_ms", "share", "requests_per_s", "tokens_per_s"))
+        seconds = steady.duration_ns / NS_PER_S
         return {
-            "metric": metric,
-            "first_half_ms": first["p50"],
-            "second_half_ms": second["p50"],
-            "ratio": second["p50"] / first["p50"] if first["p50"] else None,
-            "apart": first_high < second_low or second_high < first_low,
+            "duration_ms": steady.duration_ns / NS_PER_MS,
+            "share": steady.duration_ns / window_ns,
+            "requests_per_s": steady.answers / seconds,
+            "tokens_per_s": steady.tokens / seconds if steady.tokens else None,
         }
 
 
 class Scores:
-    """What the graders made of a set of results, by category."""
+    """What the graders made of a set of results, by category and question."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, Counter[str]] = {}
-        self._questions: dict[str, set[str]] = {}  # ids of those that count for the accuracy
+        self._questions: dict[str, dict[str, Counter[str]]] = {}  # category -> id -> sums
 
     def add(self, result: Result) -> None:
         """Count a result that has a grader: graded, failed (wrong under load), or ungraded."""
-        if result.grader is None:
+        if result.grader is None or result.status == "cancelled":
             return
-        category = result.category or ""
-        sums = self._sums.setdefault(category, Counter())
+        category = self._questions.setdefault(result.category or "", {})
+        sums = category.setdefault(result.id, Counter())
         if result.graded:
             sums["graded"] += 1
             sums["score"] += cast(int, result.quality)
             sums["correct"] += result.quality >= CORRECT
             sums["tokens"] += result.token or 0
-        elif result.error is not None and result.error.kind == "cancelled":
-            return
-        elif result.ok:
-            sums["ungraded"] += 1
-            return
         else:
-            sums["failed"] += 1
-        self._questions.setdefault(category, set()).add(result.id)
+            sums["ungraded" if result.ok else "failed"] += 1
 
     def extend(self, other: Scores) -> None:
         """Add the scores of another one."""
-        for category, sums in other._sums.items():
-            self._sums.setdefault(category, Counter()).update(sums)
-        for category, ids in other._questions.items():
-            self._questions.setdefault(category, set()).update(ids)
+        for category, questions in other._questions.items():
+            mine = self._questions.setdefault(category, {})
+            for name, sums in questions.items():
+                mine.setdefault(name, Counter()).update(sums)
 
     def to_record(self, window_s: float | None, price_per_hour: float | None) -> dict[str, Any]:
         """Return how good the answers were: of those that came, and under load.
 
         Under load a request that failed counts as a wrong answer: what a user would have got.
         """
-        sums = Counter[str]()
-        for of_category in self._sums.values():
-            sums.update(of_category)
-        categories = {
-            category or "none": self._accuracy(part, len(self._questions.get(category, ())))
-            for category, part in sorted(self._sums.items())
-            if part
-        }
-        correct = sums["correct"]
-        whole = self._accuracy(sums, sum(map(len, self._questions.values())))
+        everything = [sums for part in self._questions.values() for sums in part.values()]
+        whole = self._accuracy(everything)
+        correct, tokens = whole["correct"], sum(sums["tokens"] for sums in everything)
         price = None
         if price_per_hour and window_s and correct:
             price = price_per_hour * window_s / 3600 / correct
@@ -3330,40 +4390,49 @@ class Scores:
             "avg": whole["of_answers"]["avg"],
             **whole,
             "correct_per_s": correct / window_s if window_s and whole["graded"] else None,
-            "tokens_per_correct": sums["tokens"] / correct if correct else None,
+            "tokens_per_correct": tokens / correct if correct else None,
             "price_per_correct": price,
             "wh_per_correct": None,
-            "categories": categories,
+            "categories": {
+                category or "none": self._accuracy(list(part.values()))
+                for category, part in sorted(self._questions.items())
+            },
             "stability": None,
             "paired": None,
         }
 
     @classmethod
-    def _accuracy(cls, sums: Mapping[str, int], questions: int) -> dict[str, Any]:
-        graded, failed, score = (sums.get(name, 0) for name in ("graded", "failed", "score"))
+    def _accuracy(cls, questions: Sequence[Mapping[str, int]]) -> dict[str, Any]:
+        graded, ungraded, correct = (
+            sum(sums.get(name, 0) for sums in questions)
+            for name in ("graded", "ungraded", "correct")
+        )
         return {
             "graded": graded,
-            "ungraded": sums.get("ungraded", 0),
-            "correct": sums.get("correct", 0),
-            "of_answers": cls.share(score, graded, questions),
-            "under_load": cls.share(score, graded + failed, questions),
+            "ungraded": ungraded,
+            "correct": correct,
+            "of_answers": cls._means(questions, ("graded",)),
+            "under_load": cls._means(questions, ("graded", "failed")),
         }
 
     @staticmethod
-    def share(score: float, n: int, questions: int | None = None) -> dict[str, Any]:
-        """Return the mean of `n` scores with its 95 % interval.
-
-        A question that is asked again brings no new question: the interval counts the different
-        ones.
-        """
-        if not n:
-            return {"avg": None, "n": 0, "ci95": [None, None]}
-        independent = n if questions is None else min(n, questions)
-        return {"avg": score / n, "n": n, "ci95": list(wilson_interval(score / n, independent))}
+    def _means(questions: Sequence[Mapping[str, int]], counted: Sequence[str]) -> dict[str, Any]:
+        """Return the mean score and the share of correct answers: two numbers, by question."""
+        answers = [sum(sums.get(name, 0) for name in counted) for sums in questions]
+        pairs = [pair for pair in zip(questions, answers, strict=True) if pair[1]]
+        total = sum(answers)
+        score = mean_score([sums.get("score", 0) / n for sums, n in pairs], total)
+        correct = mean_score([sums.get("correct", 0) / n for sums, n in pairs], total)
+        return {**score, "correct_share": correct["avg"], "correct_ci95": correct["ci95"]}
 
 
 class Stability:
-    """Holds a sweep's answers against the lowest level's to the same questions."""
+    """Holds a sweep's answers against the lowest level's to the same questions.
+
+    At temperature 0 they should be the same. But some differ the second time without any load,
+    from a cold and a warm cache. So the lowest level is asked twice (`stability_floor`), and what
+    counts is the difference beyond that.
+    """
 
     SHOWN = 3
     SHOWN_CHARS = 200
@@ -3371,8 +4440,9 @@ class Stability:
     def __init__(self, config: Config) -> None:
         self.levels = config.levels
         self.paired = len(config.levels) > 1 and config.duration is None
-        self.used = self.paired and config.temperature == 0
-        self._answers: dict[int, dict[tuple[int, int], tuple[str, bytes, str]]] = {}
+        self.used = self.paired and config.temperature == 0 and not config.cache_bust
+        # stage -> question and turn -> index, fingerprint and beginning of each answer
+        self._answers: dict[int, dict[tuple[str, int], list[tuple[int, bytes, str]]]] = {}
         self._right: dict[int, dict[tuple[int, int], bool]] = {}
         self._first: dict[int, int] = {}  # the index at which a stage begins
 
@@ -3385,10 +4455,14 @@ class Stability:
         if result.grader is not None and (result.graded or failed):
             right = result.graded and result.quality >= CORRECT
             self._right.setdefault(result.stage, {})[result.index, result.turn] = right
-        if result.ok and self.used:
+        if not self.used:
+            return
+        digest = b""  # of an answer that failed
+        if result.ok:
             digest = hashlib.blake2b(result.answer.encode(), digest_size=8).digest()
-            kept = (result.id, digest, result.answer[: self.SHOWN_CHARS])
-            self._answers.setdefault(result.stage, {})[result.index, result.turn] = kept
+        kept = (result.index, digest, result.answer[: self.SHOWN_CHARS])
+        stage = self._answers.setdefault(result.stage, {})
+        stage.setdefault((result.id, result.turn), []).append(kept)
 
     def pairs(self, stage: int) -> dict[str, int] | None:
         """Return how many questions got a better and a worse answer than at the lowest level.
@@ -3412,44 +4486,96 @@ class Stability:
         }
 
     def to_record(self, stage: int) -> dict[str, Any] | None:
-        """Return which share of the answers differs from the lowest level's; None at that level."""
+        """Return which share of a stage's answers differs from the lowest level's.
+
+        None at the lowest level itself. McNemar's pairs, by question: `floor` is the share that
+        differs when the lowest level is asked again, `beyond` what only the load changed minus what
+        only the repetition did. Either part has its interval; the difference's comes from the two
+        (Newcombe, Statistics in Medicine 17, 1998).
+        """
         lowest = self.levels.index(min(self.levels))
         if not self.used or stage == lowest:
             return None
-        base, examples, compared, differs = self._answers.get(lowest, {}), [], 0, 0
-        # Each stage asks the same questions in the same order.
-        shift = self._first.get(lowest, 0) - self._first.get(stage, 0)
-        for (index, turn), (name, digest, answer) in self._answers.get(stage, {}).items():
-            before = base.get((index + shift, turn))
-            if before is None:
-                continue
-            compared += 1
-            if before[1] != digest:
-                differs += 1
-                examples.append({"id": name, "lowest": before[2], "here": answer})
+        triples = list(self._triples(stage, lowest))
+        pairs = [(name, first, here) for name, first, here, _ in triples]
+        changed = [first[1] != here[1] for _, first, here in pairs]
+        names = [name for name, _, _ in pairs]
+        known = [place for place, triple in enumerate(triples) if triple[3]]
+        noise = {place: triples[place][3] != pairs[place][1][1] for place in known}
+        with_floor = [names[place] for place in known]
+        more = self._share(with_floor, [changed[place] and not noise[place] for place in known])
+        less = self._share(with_floor, [noise[place] and not changed[place] for place in known])
+        floor, beyond, interval = None, None, [None, None]
+        if known:
+            floor, beyond = statistics.fmean(noise.values()), more["avg"] - less["avg"]
+            (more_low, more_high), (less_low, less_high) = more["ci95"], less["ci95"]
+            below = math.hypot(more["avg"] - more_low, less_high - less["avg"])
+            above = math.hypot(more_high - more["avg"], less["avg"] - less_low)
+            interval = [max(beyond - below, -1.0), min(beyond + above, 1.0)]
+        examples = [
+            {"id": name, "lowest": first[2], "here": here[2]}
+            for (name, first, here), differs in zip(pairs, changed, strict=True)
+            if differs
+        ]
         return {
             "concurrent": self.levels[lowest],
-            "differs": differs,
-            **Scores.share(differs, compared),
+            "differs": sum(changed),
+            **self._share(names, changed),
+            "floor": floor,
+            "beyond": beyond,
+            "beyond_ci95": interval,
             "examples": examples[: self.SHOWN],
         }
+
+    def _triples(self, stage: int, lowest: int) -> Iterator[tuple[str, Any, Any, bytes]]:
+        """Yield each question's answers: the lowest level's, the stage's, the former's second one.
+
+        The k-th time that a stage asks a question goes with the k-th time of another. A second
+        answer is b"" where there is none.
+        """
+        base, here = self._answers.get(lowest, {}), self._answers.get(stage, {})
+        others = [
+            number
+            for number, level in enumerate(self.levels)
+            if level == min(self.levels) and number not in (lowest, stage)
+        ]
+        for (name, turn), answers in here.items():
+            firsts = sorted(base.get((name, turn), []))
+            seconds = firsts[len(answers) :]
+            if others:
+                seconds = sorted(self._answers.get(others[0], {}).get((name, turn), []))
+            for place, answer in enumerate(sorted(answers)):
+                if place < len(firsts) and firsts[place][1] and answer[1]:
+                    second = seconds[place][1] if place < len(seconds) else b""
+                    yield name, firsts[place], answer, second
+
+    @staticmethod
+    def _share(names: Sequence[str], happened: Sequence[bool]) -> dict[str, Any]:
+        """Return how often something happened, by question."""
+        times: dict[str, list[bool]] = {}
+        for name, it_did in zip(names, happened, strict=True):
+            times.setdefault(name, []).append(it_did)
+        return mean_score([statistics.fmean(several) for several in times.values()], len(names))
 
 
 def calculate_aggregates(
     results: Iterable[Result],
     config: Config,
     itl_us: Mapping[int, Mapping[int, int]] | None = None,
-    energy: Mapping[str, Any] | None = None,
+    energy: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any] | None] | None = None,
 ) -> dict[str, Any]:
     """Return the `aggregate` of a results file, from the results alone, in one pass.
 
     `itl_us` is a histogram of the gaps between chunks for each stage, where the results do not hold
-    them. `energy` is what the hardware's sampler found: {"whole": …, "stages": [… or None]}.
+    them. `energy` is given the stages' aggregates, or the only one, and returns what they cost:
+    {"whole": …, "stages": […]}, or None.
     """
-    stages = {number: Aggregator(config) for number in range(len(config.levels))}
+    stages = {number: Aggregator(config, level) for number, level in enumerate(config.levels)}
     stability = Stability(config)
     for result in results:
-        stages.setdefault(result.stage, Aggregator(config)).add(result)
+        if result.stage not in stages:  # of a journal whose config was edited
+            stages[result.stage] = Aggregator(config, max(config.levels))
+        stages[result.stage].add(result)
         stability.add(result)
     for number, counts in (itl_us or {}).items():
         stages[number].itl_us, stages[number].itl_lost = Counter(counts), False
@@ -3460,15 +4586,19 @@ def calculate_aggregates(
         for part in parts:
             whole.extend(part)
     windows = [part.window_ns for part in parts if part.window_ns is not None]
-    aggregate = whole.to_record(sum(windows) if windows else None)
-    aggregate["energy"] = energy and energy["whole"]
+    steady = [part.steady() for part in parts]
+    aggregate = whole.to_record(sum(windows) if windows else None, Steady.of_all(steady))
     if len(config.levels) > 1:
         for number, level in enumerate(config.levels):
-            record = stages[number].to_record(stages[number].window_ns)
+            record = stages[number].to_record(stages[number].window_ns, steady[number])
             record["quality"]["stability"] = stability.to_record(number)
             record["quality"]["paired"] = stability.pairs(number)
-            record["energy"] = energy and energy["stages"][number]
             aggregate["stages"].append({"stage": number, "concurrent": level, **record})
+    cost = energy(aggregate["stages"] or [aggregate]) if energy is not None else None
+    if cost is not None:
+        aggregate["energy"] = cost["whole"]
+        for record, part in zip(aggregate["stages"], cost["stages"], strict=False):
+            record["energy"] = part
     if itl_us:
         aggregate["itl_histogram_us"] = {
             str(stage): sorted(counts.items()) for stage, counts in itl_us.items()
@@ -3494,11 +4624,28 @@ def empty_aggregate() -> dict[str, Any]:
 _ABSENT = object()
 
 
+def part_of(aggregate: Mapping[str, Any], name: str) -> Any:
+    """Look up what stands at a name such as ttft_ms or stages.8.ttft_ms; _ABSENT when nothing does.
+
+    A stage goes by its level (the first of several with the same one), `pooled.` is a sweep as a
+    whole, whose figures mix the levels.
+    """
+    value: Any = aggregate
+    scope, _, rest = name.partition(".")
+    if scope == "pooled":
+        name = rest
+    elif scope == "stages":
+        level, _, name = rest.partition(".")
+        stages = (part for part in aggregate["stages"] if str(part["concurrent"]) == level)
+        value = next(stages, _ABSENT)
+    for key in name.split("."):
+        value = value.get(key, _ABSENT) if isinstance(value, Mapping) else _ABSENT
+    return value
+
+
 def metric_value(aggregate: Mapping[str, Any], name: str) -> Any:
     """Look a metric up by its name, such as ttft_ms.p95; _ABSENT when there is no such metric."""
-    value: Any = aggregate
-    for part in name.split("."):
-        value = value.get(part, _ABSENT) if isinstance(value, Mapping) else _ABSENT
+    value = part_of(aggregate, name)
     return value if value is None or isinstance(value, int | float) else _ABSENT
 
 
@@ -3517,16 +4664,24 @@ class ThresholdCheck(NamedTuple):
         sign, limit = cast(re.Match[str], parts).groups()
         compare = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}[sign]
         value = metric_value(aggregate, metric)
-        met = value is not None and compare(value, float(limit))
-        return cls(metric, f"{sign} {limit}", value, met)
+        if not isinstance(value, int | float):
+            return cls(metric, f"{sign} {limit}", None, met=False)
+        return cls(metric, f"{sign} {limit}", value, compare(value, float(limit)))
 
     @classmethod
-    def unknown_metric(cls, metric: str) -> str | None:
-        """Say that a threshold's metric is none; None when it is one."""
-        if metric_value(empty_aggregate(), metric) is not _ABSENT:
-            return None
-        near = difflib.get_close_matches(metric, cls._names(empty_aggregate()), 1, 0)
-        return f"thresholds: {printable(metric, 80)} is no metric; did you mean {near[0]}?"
+    def fault(cls, config: Config) -> str | None:
+        """Say which threshold names no metric, or no level; None when all are right."""
+        for metric in config.thresholds:
+            scope, level, name = _SCOPED_METRIC.fullmatch(metric).groups()  # type: ignore[union-attr]
+            if level is not None and int(level) not in config.levels:
+                return f"thresholds: {printable(metric, 80)}: no level of `concurrent` is {level}"
+            if scope is None and metric.startswith(("stages.", "pooled.")):
+                name = metric
+            if metric_value(empty_aggregate(), name) is _ABSENT:
+                near = difflib.get_close_matches(name, cls._names(empty_aggregate()), 1, 0)[0]
+                said = f"thresholds: {printable(metric, 80)} is no metric"
+                return f"{said}; did you mean {scope or ''}{near}?"
+        return None
 
     @classmethod
     def _names(cls, aggregate: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -3538,10 +4693,21 @@ class ThresholdCheck(NamedTuple):
                 yield prefix + name
 
 
+_SCOPED_METRIC = re.compile(r"(pooled\.|stages\.([1-9][0-9]{0,8})\.)?(.*)", re.DOTALL)
+
+
 def check_thresholds(config: Config, aggregate: Mapping[str, Any]) -> list[ThresholdCheck]:
-    """Hold the aggregate against config.json's thresholds."""
-    thresholds = config.thresholds.items()
-    return [ThresholdCheck.of(metric, condition, aggregate) for metric, condition in thresholds]
+    """Hold the aggregate against config.json's thresholds.
+
+    In a sweep one that names no level (stages.8.ttft_ms.p95) is held against each of them.
+    """
+    checks = []
+    for metric, condition in config.thresholds.items():
+        names = [metric]
+        if aggregate["stages"] and not metric.startswith(("stages.", "pooled.")):
+            names = [f"stages.{level}.{metric}" for level in dict.fromkeys(config.levels)]
+        checks += [ThresholdCheck.of(name, condition, aggregate) for name in names]
+    return checks
 
 
 # --- Validity ---
@@ -3607,7 +4773,9 @@ def _resumed(run: Evidence) -> Reason | None:
     if run.load.start.resumed is None:
         return None
     earlier = f"an earlier part of it was {run.load.start.resumed}"
-    message = f"{earlier}; how busy this client was then is not in the verdict"
+    message = f"{earlier}; between the parts nothing was asked"
+    if run.load.start.resumed == "killed":
+        message = f"{earlier}; how busy this client was then is not in the verdict"
     return Reason("SUSPECT", "resumed", message)
 
 
@@ -3632,28 +4800,101 @@ def _failures(run: Evidence) -> Reason | None:
     return Reason("INVALID" if rate >= 0.5 else "SUSPECT", "failures", message)
 
 
+class ClientCheck:
+    """How far a stage's numbers may be this client's own: its delay in them, and who caused it."""
+
+    P99_FROM = 100  # first tokens; below, a p99 is a single one
+
+    def __init__(self, part: Mapping[str, Any], client: Mapping[str, Any]) -> None:
+        self.client, self.where = client, ""
+        if "concurrent" in part:
+            self.where = f" at {part['concurrent']} at once"
+        medians = [value for value in (part["ttft_ms"]["p50"], part["e2e_ms"]["p50"]) if value]
+        error, lag = part["client_error_ms"], client["loop_lag_ms"]["p95"] or 0.0
+        self.severity, self.found = 0, list[str]()
+        floor_ms = min(medians, default=math.inf)
+        self._judge(error["p95"], 5, 0.05 * floor_ms, "first tokens may be timed {} late (p95)")
+        if error["n"] >= self.P99_FROM:
+            late = "first tokens may be timed {} late (p99)"
+            self._judge(error["p99"], 10, 0.1 * floor_ms, late)
+        if not part["queue_ms"]["n"]:  # a closed loop: a slot idles so long before the next request
+            e2e_ms = part["e2e_ms"]["p50"] or math.inf
+            self._judge(lag, 5, 0.05 * e2e_ms, "requests start {} late (p95)")
+        if part["merged_chunks"] is not None:
+            merged = part["merged_chunks"] / part["timed_chunks"]
+            if merged >= 0.05:
+                self.severity = max(self.severity, 1 + (merged >= 0.25))
+                self.found.append(f"{merged:.0%} of the chunks were read together with later ones")
+        self.cpu, self.waits = client["cpu_share"] or 0.0, client.get("cpu_wait_share") or 0.0
+        if self.cpu >= 0.98:
+            self.severity = max(self.severity, 1)
+        if self.starved:
+            self.severity = max(self.severity, 1)
+
+    def _judge(self, value: float | None, least_ms: float, limit_ms: float, what: str) -> None:
+        """Hold a delay against what is harmless; four times that makes the numbers useless."""
+        harmless_ms = max(least_ms, limit_ms)
+        if value is not None and value > harmless_ms:
+            self.severity = max(self.severity, 1 + (value > 4 * harmless_ms))
+            self.found.append(what.format(format_ms(value)))
+
+    @property
+    def starved(self) -> bool:
+        """Whether it got no processor for much of the time in which it had work."""
+        return self.waits >= 0.1 and self.waits >= 0.4 * (self.waits + self.cpu)
+
+    @property
+    def consequence(self) -> str:
+        """Say what it does to the numbers."""
+        return "; ".join(self.found) or "its times still hold"
+
+    @property
+    def rivals(self) -> str:
+        """Name who ran beside this client."""
+        named = [
+            f"{printable(rival['name'], 40)} (pid {rival['pid']}, {rival['cpu_share']:.0%})"
+            for rival in self.client.get("rivals") or ()
+        ]
+        return ", ".join(named) or "another process"
+
+    @classmethod
+    def worst_of(cls, run: Evidence) -> ClientCheck | None:
+        """Return the check of the stage that suffered most; None when none did."""
+        if (run.aggregate["duration_ms"] or 0) < JUDGED_FROM_MS:
+            return None
+        checks = list[ClientCheck]()
+        for client in run.load.clients:  # one of each part of the run
+            stages = {stage["stage"]: stage for stage in client.get("stages", ())}
+            for part in run.parts:
+                number = part.get("stage", 0)
+                if not stages or number in stages:
+                    checks.append(cls(part, stages.get(number, client)))
+        worst = max(checks, key=lambda check: (check.severity, check.waits), default=None)
+        return worst if worst is not None and worst.severity else None
+
+
 @validity_rule
 def _client_saturated(run: Evidence) -> Reason | None:
-    client, aggregate = run.load.client, run.aggregate
-    if (aggregate["duration_ms"] or 0) < JUDGED_FROM_MS:
+    check = ClientCheck.worst_of(run)
+    if check is None or check.starved:
         return None
-    lag_ms, cpu = client["loop_lag_ms"]["p95"] or 0.0, client["cpu_share"]
-    medians = [
-        value for value in (aggregate["ttft_ms"]["p50"], aggregate["e2e_ms"]["p50"]) if value
-    ]
-    harmless_ms = 0.05 * min(medians, default=math.inf)
-    # Of the time in which it had work, how much did it get no processor?
-    waits = client.get("cpu_wait_share") or 0.0
-    starved = waits >= 0.1 and waits >= 0.4 * (waits + cpu)
-    if cpu < 0.9 and lag_ms <= max(5.0, harmless_ms) and not starved:
-        return None
-    bad = lag_ms > max(20.0, 4 * harmless_ms) or cpu >= 0.98 or starved
     message = (
-        f"this client was the bottleneck: its event loop lagged {lag_ms:.1f} ms (p95), its process "
-        f"used {cpu:.0%} of a core and waited for one {waits:.0%} of the time; lower the load, or "
-        "give it a core of its own"
+        f"this client was the bottleneck{check.where}: {check.consequence}; its process used "
+        f"{check.cpu:.0%} of a core; lower the load, or give it a faster core"
     )
-    return Reason("INVALID" if bad else "SUSPECT", "client_saturated", message)
+    return Reason(VERDICTS[check.severity], "client_saturated", message)
+
+
+@validity_rule
+def _client_starved(run: Evidence) -> Reason | None:
+    check = ClientCheck.worst_of(run)
+    if check is None or not check.starved:
+        return None
+    message = (
+        f"this client waited for a processor {check.waits:.0%} of the time{check.where}: "
+        f"{check.consequence}; beside it ran {check.rivals}; give it a core of its own"
+    )
+    return Reason(VERDICTS[check.severity], "client_starved", message)
 
 
 @validity_rule
@@ -3670,34 +4911,97 @@ def _too_short(run: Evidence) -> Reason | None:
 @validity_rule
 def _too_few(run: Evidence) -> Reason | None:
     """Judge only what something stands on: a threshold on a percentile, or an SLO (its p95)."""
-    wanted: list[tuple[str, int, int]] = []
-    for metric in run.config.thresholds:
-        name, _, last = metric.rpartition(".")
-        if last in PERCENTILES:
-            n = metric_value(run.aggregate, f"{name}.n")
-            wanted.append((f"the threshold on {metric}", n, min_samples(PERCENTILES[last])))
+    checks = check_thresholds(run.config, run.aggregate)
+    wanted = [(f"the threshold on {check.metric}", check.metric) for check in checks]
     if run.config.slo != Slo():
-        fewest = min(part["ok"] for part in run.parts)
-        wanted.append(("the SLO", fewest, min_samples(PERCENTILES["p95"])))
-    short = [(needs - n, what, n) for what, n, needs in wanted if 0 < n < needs]
+        levels = [f"stages.{part['concurrent']}." for part in run.aggregate["stages"]] or [""]
+        wanted += [("the SLO", f"{level}e2e_ms.p95") for level in levels]
+    short = []
+    for what, metric in wanted:
+        name, _, last = metric.rpartition(".")
+        part = part_of(run.aggregate, name)
+        if last in PERCENTILES and part["n"] and None in part["ci95"][last]:
+            short.append((requests_missing(part, last), what, part["n"], part["n_eff"][last]))
     if not short:
         return None
-    more, what, n = max(short)
-    message = f"{what} stands on {n} answers, too few for its interval: ask {more} more"
+    more, what, n, n_eff = max(short)
+    if n_eff < n / 2:
+        message = (
+            f"{what} stands on {n:,} answers that depend on each other and count as {n_eff:,.0f}, "
+            "too few for its interval: run longer, or at a lower load"
+        )
+    else:
+        message = f"{what} stands on {n:,} answers, too few for its interval: ask {more:,} more"
     return Reason("SUSPECT", "too_few_requests", message)
 
 
 @validity_rule
+def _unsteady(run: Evidence) -> Reason | None:
+    if not run.aggregate["ok"]:
+        return None
+    part = min(run.parts, key=lambda part: part["steady"]["share"] or 0.0)
+    share, where = part["steady"]["share"], ""
+    if part["duration_ms"] is None or (share or 0.0) >= 0.8:
+        return None
+    if len(run.parts) > 1:
+        where = f" at {part['concurrent']} at once"
+    message = f"for {1 - (share or 0.0):.0%} of the time{where} not all slots were busy"
+    if part["steady"]["tokens_per_s"] and part["tokens_per_s"]:
+        message += (
+            f": {part['tokens_per_s']:,.0f} tokens/s over all of it, "
+            f"{part['steady']['tokens_per_s']:,.0f} while they were"
+        )
+    return Reason("SUSPECT", "unsteady", f"{message}; ask more, or look for requests that hung")
+
+
+@validity_rule
+def _overloaded(run: Evidence) -> Reason | None:
+    for part in run.parts:
+        overload = part["overload"]
+        if overload is None or not overload["growing"]:
+            continue
+        message = (
+            f"requests came faster than they were served: from {overload['in_system_first']:.0f} "
+            f"to {overload['in_system_last']:.0f} were waiting or under way, and TTFT from the "
+            f"schedule grew from {format_ms(overload['ttft_first_ms'])} to "
+            f"{format_ms(overload['ttft_last_ms'])}; its percentiles only say how long the run "
+            "was: lower the rate"
+        )
+        return Reason("SUSPECT", "overloaded", message)
+    return None
+
+
+def harmless_delay_ms(aggregate: Mapping[str, Any]) -> float:
+    """Return how late requests may be sent: a tenth of the median latency, and at least 5 ms."""
+    medians = [aggregate[name]["p50"] for name in ("scheduled_ttft_ms", "scheduled_e2e_ms")]
+    return max(0.1 * next((value for value in medians if value), 0.0), 5.0)
+
+
+@validity_rule
 def _rate_missed(run: Evidence) -> Reason | None:
-    late_ms, duration_ms = run.aggregate["queue_ms"]["p95"], run.aggregate["duration_ms"]
-    if run.config.rate is None or not late_ms or late_ms <= max(0.05 * (duration_ms or 0), 50):
+    held_ms = run.aggregate["held_ms"]["p95"]
+    if held_ms is None or held_ms <= harmless_delay_ms(run.aggregate):
         return None
     message = (
-        f"requests were sent up to {format_ms(late_ms)} (p95) behind the schedule, because "
+        f"requests were sent up to {format_ms(held_ms)} (p95) behind the schedule, because "
         "`concurrent` were in flight: the server does not keep up with the rate, or the cap is too "
         "low; judge by the latencies from the schedule"
     )
     return Reason("SUSPECT", "rate_missed", message)
+
+
+@validity_rule
+def _slow_connect(run: Evidence) -> Reason | None:
+    """Tell requests that were late because of their connections from those that the cap held."""
+    queue_ms, held_ms = run.aggregate["queue_ms"]["p95"], run.aggregate["held_ms"]["p95"]
+    harmless_ms = harmless_delay_ms(run.aggregate)
+    if queue_ms is None or queue_ms <= harmless_ms or held_ms > harmless_ms:
+        return None
+    message = (
+        f"requests were sent up to {format_ms(queue_ms)} (p95) behind the schedule, because "
+        "connections took that long to open; look at the network, TLS and the server's backlog"
+    )
+    return Reason("SUSPECT", "slow_connect", message)
 
 
 @validity_rule
@@ -3713,7 +5017,7 @@ def _buffered(run: Evidence) -> Reason | None:
 @validity_rule
 def _cut_answers(run: Evidence) -> Reason | None:
     cut, ok = run.aggregate["finish_reasons"].get("length", 0), run.aggregate["ok"]
-    if not ok or cut / ok < 0.5:
+    if not ok or cut / ok < 0.1:
         return None
     were = f"{cut} of {ok} answers were cut at max_tokens"
     message = f"{were}: lengths and quality are not the model's; raise it"
@@ -3766,14 +5070,15 @@ def _estimated_tokens(run: Evidence) -> Reason | None:
 
 @validity_rule
 def _drifting(run: Evidence) -> Reason | None:
-    apart = [part["drift"] for part in run.parts if part["drift"] and part["drift"]["apart"]]
-    worst = max(apart, key=lambda drift: abs(math.log(drift["ratio"])), default=None)
-    if worst is None or 1 / 1.2 < worst["ratio"] < 1.2:
+    trends = [part["drift"] for part in run.parts if part["drift"]]
+    clear = [trend for trend in trends if trend["significant"]]
+    worst = max(clear, key=lambda trend: abs(math.log(trend["ratio"])), default=None)
+    if worst is None or 1 / 1.15 < worst["ratio"] < 1.15:
         return None
     message = (
-        f"the median {Summary.METRICS[worst['metric']][0]} went from "
-        f"{format_ms(worst['first_half_ms'])} in the first half to "
-        f"{format_ms(worst['second_half_ms'])} in the second; use warmup, or run longer"
+        f"{Summary.METRICS[worst['metric']][0]} went from {format_ms(worst['first_ms'])} at the "
+        f"beginning to {format_ms(worst['last_ms'])} at the end; use warmup, or find what slows "
+        "the server down"
     )
     return Reason("SUSPECT", "drift", message)
 
@@ -3811,15 +5116,28 @@ def check_name(name: str) -> str:
         problem = "is longer than 200 bytes"
     elif bare != bare.strip() or bare.endswith(".") or bare.startswith((".", "-")):
         problem = "must not begin with a dot, a dash or a space, nor end with a dot or a space"
-    elif re.search(r'[<>:"|?*]', bare) or re.fullmatch(
-        r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", bare
-    ):
+    elif re.search(r'[<>:"|?*]', bare) or _DEVICE.fullmatch(bare):
         problem = "is reserved on some systems"
     if problem is not None:
         raise ConfigError(
             f"output name {json.dumps(printable(name, 60), ensure_ascii=False)}: {problem}"
         )
     return bare
+
+
+# Names that mean a device on Windows, whatever follows a dot in them.
+_DEVICE = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|clock\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE
+)
+
+
+def sync_file(fd: int) -> None:
+    """Bring a file to the disk, where its file system can do that. Raises OSError."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
 
 
 class FileLock:
@@ -3865,7 +5183,8 @@ class FileLock:
     def close(self) -> None:
         """Give the lock back."""
         if self.fd >= 0:
-            os.close(self.fd)
+            with contextlib.suppress(OSError):  # a late fault of the disk; what counts was synced
+                os.close(self.fd)
             self.fd = -1
 
     def __enter__(self) -> Self:
@@ -3900,6 +5219,20 @@ class JournalLine(msgspec.Struct):
         except (ValueError, RecursionError):
             return None
 
+    @classmethod
+    def is_readable(cls, kind: str, content: Mapping[str, Any]) -> bool:
+        """Whether a line with this content can be read back."""
+        try:
+            line = cls.from_bytes(cls.to_bytes(0, kind, content))
+            return line is not None and len(line.read()) == len(content)
+        except (ValueError, RecursionError):
+            return False
+
+    @staticmethod
+    def digest(before: int, line: bytes) -> int:
+        """Return a digest of the lines up to this one: a CRC-32 of their CRC-32s."""
+        return zlib.crc32(line[8:16], before)
+
     def read(self) -> dict[str, Any]:
         """Return the content. Raises ValueError."""
         return msgspec.json.decode(self.content, type=dict[str, Any])
@@ -3918,7 +5251,10 @@ class Journal:
         self.path = lock.path
         self.header: dict[str, Any] = {}
         self._lock = lock
-        self._seq, self._answers, self._dirty = 0, 0, False
+        self._source = io.FileIO(lock.fd, closefd=False)  # reads also what is removed meanwhile
+        self._seq = self._lines = self._answers = self._digest = 0  # of what was written
+        self._prefix = b""  # ends a line that was half written and could not be cut off
+        self._dirty = False
         self._end = threading.Event()
         self._fault: OSError | None = None
         self._syncer = threading.Thread(target=self._sync, name="fsync", daemon=True)
@@ -3956,20 +5292,38 @@ class Journal:
             if reader.header is None:
                 lost = "is not a journal, or was lost from its first line on"
                 raise ConfigError(f"{path}: {lost}; choose another name")
-            os.ftruncate(lock.fd, reader.whole_bytes)
             journal = cls(lock)
-            journal.header = reader.header
-            journal._seq, journal._answers = reader.next_seq, len(reader)
+            journal._go_on(reader)
             unless_good.pop_all()
         return journal, reader
 
-    def begin(self, header: Mapping[str, Any]) -> None:
-        """Write the first line; without it the journal is removed again. Raises ResultsError."""
+    def _go_on(self, reader: JournalReader) -> None:
+        """Continue what the reader has read."""
+        self.header = dict(reader.header or {})
+        self._seq, self._lines = reader.next_seq, reader.lines
+        self._answers, self._digest = reader.ended, reader.digest
+        if reader.unfinished_bytes:
+            self._cut(reader.unfinished_bytes)
+
+    def _cut(self, size: int) -> None:
+        """Take a half line off the end; where that is refused, the next line begins behind it."""
         try:
+            os.ftruncate(self._lock.fd, os.fstat(self._lock.fd).st_size - size)
+        except OSError:
+            self._prefix = b"\n"
+
+    def begin(self, header: Mapping[str, Any]) -> None:
+        """Write the first line; without it the journal is removed again.
+
+        Raises ResultsError, and ConfigError for a header that could not be read back.
+        """
+        try:
+            if not JournalLine.is_readable("header", header):
+                raise ConfigError("the configuration is nested too deeply, or holds a huge number")
             self.append("header", header)
-        except ResultsError:
+        except StressTestError:
             self.remove()
-            self._lock.close()
+            self._close()
             raise
         self.header = dict(header)
 
@@ -3982,11 +5336,45 @@ class Journal:
         self._syncer.join()
         with contextlib.suppress(OSError):
             os.fsync(self._lock.fd)
+        self._close()
+
+    def _close(self) -> None:
+        self._source.close()
         self._lock.close()
 
     def remove(self) -> None:
         """Remove the file, whose answers are in a results file now."""
-        self._lock.remove()
+        try:
+            self._lock.remove()
+        except OSError as error:
+            why = f"cannot be removed: {error.strerror}"
+            notice(f"{self.path}: {why}; remove it, its answers are in the results file")
+
+    def read(self) -> JournalReader:
+        """Read what was written, and hold it against what should be there.
+
+        Raises ResultsError when it was damaged; the answers that are left stay.
+        """
+        reader = JournalReader(self.path, self._source, self.header)
+        if (reader.lines, reader.digest) == (self._lines, self._digest):
+            return reader
+        where = self.path
+        if reader.headless:
+            where = self._rescue(reader)
+        left = f"{reader.ended} of {self._answers} answers can still be read"
+        then = f"they are kept in {where}: go on with {where.stem} --resume"
+        raise ResultsError(f"{self.path}: was changed while the run wrote it; {left}; {then}")
+
+    def _rescue(self, reader: JournalReader) -> Path:
+        """Write what can still be read to a journal of its own, for the first line is lost."""
+        names = possible_names(self.path, dt.datetime.now().astimezone())
+        next(names)
+        while True:
+            with contextlib.suppress(FileExistsError), Journal.create(next(names)) as rescued:
+                rescued.begin(self.header)
+                for record in reader.records():
+                    rescued.append("result", record)
+                return rescued.path
 
     @contextlib.contextmanager
     def kept_when_writing_fails(self) -> Iterator[None]:
@@ -4002,16 +5390,18 @@ class Journal:
         """Write one line whole, or raise ResultsError and leave the journal as it was."""
         if self._fault is not None:
             raise self._failed(self._fault)
-        line = JournalLine.to_bytes(self._seq, kind, content)
+        line = self._prefix + JournalLine.to_bytes(self._seq, kind, content)
         written = 0
         try:
             while written < len(line):
                 written += os.write(self._lock.fd, line[written:] if written else line)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._lock.fd, os.fstat(self._lock.fd).st_size - written)
+            if written:
+                self._cut(written)
+            self._fault = error  # the run ends; that it says how much is kept holds from now on
             raise self._failed(error) from None
-        self._seq += 1
+        self._digest = JournalLine.digest(self._digest, line[len(self._prefix) :])
+        self._seq, self._lines, self._prefix = self._seq + 1, self._lines + 1, b""
         self._answers += kind == "result" and content["status"] != "cancelled"
         self._dirty = True
 
@@ -4027,7 +5417,7 @@ class Journal:
             if self._dirty:
                 self._dirty = False
                 try:
-                    os.fsync(self._lock.fd)
+                    sync_file(self._lock.fd)
                 except OSError as error:
                     self._fault = error
 
@@ -4047,22 +5437,30 @@ class JournalReader:
         index: int
         turn: int
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self,
+        path: Path,
+        file: io.FileIO | None = None,
+        header: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Open the journal, or read the file; a journal's own header makes up for a lost one."""
         self.path = path
-        self.header: dict[str, Any] | None = None
-        self.footer: dict[str, Any] | None = None
+        self.header = None if header is None else dict(header)
+        self.headless = True  # as long as no first line was found
+        self.footer: dict[str, Any] | None = None  # of the run's last part, when it has ended
+        self.footers: list[dict[str, Any]] = []  # of all parts
         self.samples: list[dict[str, Any]] = []
         self.missing: list[range] = []  # sequence numbers that must have been there
         self.lines = self.next_seq = 0
         self.whole_bytes = 0  # up to the end of the last whole line, good or not
+        self.unfinished_bytes = 0  # behind the last whole line
+        self.digest = 0  # of the good lines
         self._damaged_bytes = 0  # of whole lines
-        self._unfinished_bytes = 0  # behind the last whole line
         self._offsets, self._lengths = array.array("q"), array.array("q")  # of each good line
         self._results, self._keys = array.array("q"), array.array("q")  # a result's line, its place
         self._grades: dict[int, int] = {}  # place -> line of its last grade
         self._order: Sequence[int] | None = None
-        self._file = self._open()
-        weakref.finalize(self, self._file.close)
+        self._file = file or self._open()
         self.refresh()
 
     def _open(self) -> io.FileIO:
@@ -4070,9 +5468,11 @@ class JournalReader:
         try:
             if self.path.exists() and not self.path.is_file():
                 raise OSError(0, "is not a regular file")
-            return self.path.open("rb", buffering=0)
+            file = self.path.open("rb", buffering=0)
         except OSError as error:
             raise ResultsError(f"{self.path}: cannot be read: {error.strerror}") from None
+        weakref.finalize(self, file.close)
+        return file
 
     def refresh(self) -> int:
         """Read what was appended since the last time, and return how many good lines that were."""
@@ -4099,14 +5499,16 @@ class JournalReader:
                 rest.clear()
             rest += unfinished
             self._file.seek(position)
-        self._unfinished_bytes = len(rest)
+        self.unfinished_bytes = len(rest)
 
     def _take(self, line: bytes) -> bool:
         """Note what stands in a line; False when it is damaged or has no business there."""
         entry = JournalLine.from_bytes(line)
         if entry is None or entry.seq < self.next_seq:
             return False
-        if (entry.kind == "header") != (self.next_seq == 0) or (self.header is None and entry.seq):
+        if entry.kind == "header" and entry.seq == 0:
+            self.headless = False
+        elif entry.kind == "header" or self.header is None:
             return False
         try:
             self._note(entry)
@@ -4116,6 +5518,7 @@ class JournalReader:
             self.missing.append(range(self.next_seq, entry.seq))
         self._offsets.append(self.whole_bytes)
         self._lengths.append(len(line))
+        self.digest = JournalLine.digest(self.digest, line)
         self.lines, self.next_seq = self.lines + 1, entry.seq + 1
         return True
 
@@ -4135,13 +5538,29 @@ class JournalReader:
             self.header = entry.read()
         elif entry.kind == "footer":
             self.footer = entry.read()
+            self.footers.append(self.footer)
         elif entry.kind == "samples":
             self.samples.append(entry.read())
 
     @property
     def lost_bytes(self) -> int:
         """How many bytes are in no good line; while a run is on, the last ones may become one."""
-        return self._damaged_bytes + self._unfinished_bytes
+        return self._damaged_bytes + self.unfinished_bytes
+
+    @property
+    def damage(self) -> str | None:
+        """Say what is lost; None when all is there."""
+        if not self.lost_bytes and not self.missing:
+            return None
+        lost = sum(map(len, self.missing))
+        missing = f", {lost} earlier lines are missing" if lost else ""
+        return f"{self.lost_bytes} bytes are damaged and left out{missing}"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its load has ended: what is left to do is to grade and to save."""
+        footer = self.footer or {}
+        return footer.get("status") == "complete" and "ended" in footer and not self.missing
 
     @property
     def ended(self) -> int:
@@ -4275,9 +5694,9 @@ class ResultsFile:
 
     def _clear_up(self) -> None:
         """Remove what killed runs have left, but nothing that is being written."""
-        for left in self._path.parent.iterdir():
-            if left.name.startswith(f".{self._path.name}.") and left.suffix == ".tmp":
-                with contextlib.suppress(OSError), FileLock(left) as lock:
+        with contextlib.suppress(OSError):
+            for left in self._path.parent.glob(f".{glob.escape(self._path.name)}.*.tmp"):
+                with FileLock(left) as lock:
                     lock.remove()
 
     def write(
@@ -4299,7 +5718,7 @@ class ResultsFile:
             self._add(b',\n"samples": ' + pydantic_core.to_json(samples, inf_nan_mode="null"))
         self._add(b"\n}\n")
         self._file.flush()
-        os.fsync(self._lock.fd)
+        sync_file(self._lock.fd)
         written = os.fstat(self._lock.fd).st_size
         if written != self._size:
             raise OSError(0, f"only {written} of {self._size} bytes were written")
@@ -4339,20 +5758,27 @@ def save_results(
         with ResultsFile(path) as file:
             file.write(meta, results, aggregate, samples)
             path = file.put_in_place(overwrite=overwrite)
-        _sync_folder(path.parent)
     except OSError as error:
         raise ResultsError(f"{path}: cannot be written: {error.strerror or error}") from None
+    _sync_folder(path)
     return path
 
 
-def _sync_folder(folder: Path) -> None:
-    """Bring a file's name to the disk."""
-    if os.name == "posix":
-        fd = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+def _sync_folder(path: Path) -> None:
+    """Bring a new file's name to the disk. Raises ResultsError."""
+    if os.name != "posix":
+        return
+    try:
+        fd = os.open(path.parent, os.O_RDONLY)
+    except OSError:  # a folder that may be written to and not be read
+        return
+    try:
+        sync_file(fd)
+    except OSError as error:
+        why = f"its folder could not be brought to the disk: {error.strerror}"
+        raise ResultsError(f"{path}: is written, but {why}") from None
+    finally:
+        os.close(fd)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -4471,10 +5897,9 @@ def run_meta(
     """
     started = dt.datetime.fromisoformat(header["started"])
     total_ms = (load.ended_ns - load.start.start_ns) / NS_PER_MS
-    ended = load.begun + dt.timedelta(microseconds=(load.ended_ns - load.begun_ns) // 1000)
     return {
         **_dates("start", started),
-        **_dates("end", ended),
+        **_dates("end", load.ended),
         "server": header["server"],
         "model": config.model,
         "concurrent": config.concurrent,
@@ -4487,14 +5912,19 @@ def run_meta(
         "run_id": header["run_id"],
         "config": header["config"],
         "questions_sha256": header["questions_sha256"],
-        "client": {**header["client"], **rounded(load.client)},
-        "hardware": None,
+        "client": {
+            **header["client"],
+            **rounded(load.client),
+            "earlier_parts": rounded(list(load.start.clients)),
+        },
+        "hardware": rounded(load.hardware),
         "questions_asked": header["questions"],
         "utc_offset": started.strftime("%z"),
         "warmup": dict(load.warmup),
         "resumed": load.start.resumed,
         "tls_verified": target.tls is not False if config.server.startswith("https") else None,
-        "embedded": target.embedded,
+        "embedded": header.get("embedded"),
+        "server_info": load.server_info,
         "thresholds": [check._asdict() for check in check_thresholds(config, aggregate)],
     }
 
@@ -4513,6 +5943,7 @@ def journal_header(config: Config, target: Target, questions: Sequence[Question]
         "run_id": str(uuid.uuid4()),
         "started": dt.datetime.now().astimezone().isoformat(timespec="milliseconds"),
         "server": target.redact(target.shown),
+        "embedded": target.embedded,
         "questions": len(questions),
         "config": target.redact.tree(config.without_passwords()),
         "questions_sha256": questions_hash(questions),
@@ -4897,9 +6328,15 @@ class Headline:
         if speed is not None:
             parts.append(f"a user gets {self.about}{format_number(speed)} tokens/s")
         if quality["graded"]:
-            right = format_share(quality["of_answers"]["avg"])
+            right = format_share(quality["of_answers"]["correct_share"])
             parts.append(f"{right} of the graded answers are right")
         return "; ".join(parts) + "."
+
+
+def total_speed(part: Mapping[str, Any]) -> float | None:
+    """Return the tokens/s of all users: while all slots were busy, where they ever were."""
+    steady: float | None = part["steady"]["tokens_per_s"]
+    return part["tokens_per_s"] if steady is None else steady
 
 
 def one_user_speed(part: Mapping[str, Any]) -> float | None:
@@ -5082,21 +6519,28 @@ def terminal_width(file: TextIO | None = None) -> int:
 
 
 def show(parts: Iterable[str | rich.text.Text | Table], file: TextIO | None = None) -> None:
-    """Print lines and tables, as wide as the terminal; the one place that does.
-
-    A reader that went away (`| head`), or a full disk that the output goes to, is no fault.
-    """
+    """Print lines and tables, as wide as the terminal; the one place that does."""
     file = file or sys.stdout
     if file is None or file.closed:
         return
-    console, width = _console(file), terminal_width(file)
+    import rich.console  # noqa: PLC0415
+
+    buffer, width = io.StringIO(), terminal_width(file)
+    terminal = True if file.isatty() else None
+    console = rich.console.Console(file=buffer, force_terminal=terminal, highlight=False)
+    for part in parts:
+        for line in part.lines(width) if isinstance(part, Table) else wrapped(part, width):
+            console.print(line, markup=False, soft_wrap=True)
+    write(buffer.getvalue(), file)
+
+
+def write(text: str, file: TextIO) -> None:
+    """Write a text to a standard stream, as its encoding can hold it.
+
+    A reader that went away (`| head`), or a full disk that the output goes to, is no fault.
+    """
     try:
-        with console.capture() as captured:  # which flushes the file
-            for part in parts:
-                lines = part.lines(width) if isinstance(part, Table) else wrapped(part, width)
-                for line in lines:
-                    console.print(line, markup=False, soft_wrap=True)
-        file.write(encodable(captured.get(), file))
+        file.write(encodable(text, file))
         file.flush()
     except OSError:
         with contextlib.suppress(OSError):  # or Python says at its exit that it cannot flush
@@ -5188,6 +6632,7 @@ class Summary:
         blocks = [
             self._top(),
             figures,
+            self._machine(),
             table_lines,
             wrapped(styled((self._legend(table_lines), "dim")), self.width),
             [*self._failures(), *below, *self._notes()],
@@ -5275,30 +6720,71 @@ class Summary:
             lines += self._keyed("quality", self._quality())
         return lines
 
+    def _machine(self) -> list[rich.text.Text]:
+        """Return what ran where, and what it cost: a line each, where that is known."""
+        machine, info = self.meta.get("hardware") or {}, self.meta.get("server_info") or {}
+        cores, memory = machine.get("cores_usable"), machine.get("memory_usable_bytes")
+        place = [machine.get("cpu"), cores and f"{cores:g} cores"]
+        place.append(memory and f"{format_number(memory / (1 << 30))} GiB")
+        place += [gpu["name"] for gpu in machine.get("gpus", ())]
+        server = [info.get("engine"), info.get("version"), info.get("quantization")]
+        server.append(info.get("slots") and f"{info['slots']:,} slots")
+        here = "" if machine.get("host") == "client and server" else "asked from "
+        pieces = [" ".join(filter(None, server[:2])), *server[2:]]
+        parts = [", ".join(filter(None, pieces)), here + ", ".join(filter(None, place))]
+        ran = " · ".join(part for part in parts if part not in ("", here))
+        lines = self._keyed("machine", printable(ran, 300)) if ran else []
+        cost = self._cost()
+        return lines + (self._keyed("energy", cost) if cost else [])
+
+    def _cost(self) -> str:
+        """Return what the first of the power sources that is known says."""
+        energy = self.aggregate.get("energy") or {}
+        names = {"wall": "wall", "gpu": "GPU", "cpu_package": "CPU package"}
+        name = next((name for name in names if energy.get(name, {}).get("wh") is not None), None)
+        if name is None:
+            return ""
+        source = energy[name]
+        pieces = [f"{names[name]} {format_number(source['mean_w'])}{NARROW_SPACE}W"]
+        if source["idle_w"] is not None:
+            pieces[0] += f" (idle {format_number(source['idle_w'])})"
+        if source["j_per_token"] is not None:
+            pieces.append(f"{format_number(source['j_per_token'])}{NARROW_SPACE}J a token")
+        for key, what in (("correct", "correct answers"), ("answers", "answers")):
+            if (wh := source[f"wh_per_1000_{key}"]) is not None:
+                price = source[f"price_per_1000_{key}"]
+                costs = "" if price is None else f" ({format_number(price)})"
+                unit = f"{NARROW_SPACE}Wh{costs} per 1,000 {what}"
+                return " · ".join([*pieces, format_number(wh) + unit])
+        return " · ".join(pieces)
+
     def _speed(self) -> str:
         aggregate = self.aggregate
         about = "about " if "tokens_estimated" in {r["code"] for r in self.reasons} else ""
-        pieces = [f"{about}{format_number(aggregate['tokens_per_s'])} tokens/s in all"]
+        pieces = [f"{about}{format_number(total_speed(aggregate))} tokens/s in all"]
         one_user = one_user_speed(aggregate)
         if one_user is not None:
             pieces[0] += f", {format_number(one_user)} for one user"
-        pieces.append(f"{format_number(aggregate['requests_per_s'])} requests/s")
+        answers = aggregate["steady"]["requests_per_s"] or aggregate["requests_per_s"]
+        pieces.append(f"{format_number(answers)} requests/s")
         if aggregate["token_sum"] is not None:
             each = format_number(aggregate["token_avg"])
             pieces.append(f"{aggregate['token_sum']:,} tokens, {each} an answer")
-        drain_ms, duration_ms = aggregate["drain_ms"], aggregate["duration_ms"]
-        if drain_ms and duration_ms and drain_ms > 0.2 * duration_ms:
-            pieces.append(f"{format_ms(drain_ms)} of it only for the last answers to end")
+        if aggregate["steady"]["share"] and aggregate["tokens_per_s"]:
+            gross = format_number(aggregate["tokens_per_s"])
+            pieces.append(f"{gross} tokens/s with beginning and end, when slots were empty")
         return SEPARATOR.join(pieces)
 
     def _quality(self) -> str:
         quality, pieces = self.aggregate["quality"], list[str]()
         answers, under_load = quality["of_answers"], quality["under_load"]
         if answers["n"]:
-            right, interval = format_share(answers["avg"]), format_share(*answers["ci95"])
+            right = format_share(answers["correct_share"])
+            interval = format_share(*answers["correct_ci95"])
             pieces.append(f"{right} of {answers['n']:,} graded answers right ({interval})")
         if under_load["n"] != answers["n"]:
-            pieces.append(f"{format_share(under_load['avg'])} when failures count as wrong")
+            right = format_share(under_load["correct_share"])
+            pieces.append(f"{right} when failures count as wrong")
         if quality["ungraded"]:
             pieces.append(f"{quality['ungraded']:,} not graded, see grade_reason")
         if quality["tokens_per_correct"] is not None:
@@ -5356,7 +6842,7 @@ class Summary:
 
     @staticmethod
     def _total(stage: Mapping[str, Any]) -> str:
-        return format_number(stage["tokens_per_s"])
+        return format_number(total_speed(stage))
 
     @staticmethod
     def _one_user(stage: Mapping[str, Any]) -> str:
@@ -5368,8 +6854,8 @@ class Summary:
         under_load = stage["quality"]["under_load"]
         if not under_load["n"]:
             return NOT_MEASURED
-        interval = format_share(*under_load["ci95"])
-        return format_share(under_load["avg"]), interval.removesuffix(f"{NARROW_SPACE}%")
+        interval = format_share(*under_load["correct_ci95"])
+        return format_share(under_load["correct_share"]), interval.removesuffix(f"{NARROW_SPACE}%")
 
     @staticmethod
     def _unlike(stage: Mapping[str, Any]) -> str:
@@ -5408,13 +6894,13 @@ class Summary:
             high = (self._time(metric, name)(self.aggregate) for name in ("p90", "p95", "p99"))
             ends = (format_ms(row["max"]), format_ms(row["avg"]))
             latencies.add_row(self.METRICS[metric][0], (p50, shown), *high, *ends)
-        late = self.aggregate["e2e_with_timeouts_ms"]
-        if late["timeouts"]:
+        late = self.aggregate["e2e_with_failures_ms"]
+        if late["failures"]:
             cells = [
                 ("≥" + NARROW_SPACE if name in late["lower_bounds"] else "") + format_ms(late[name])
                 for name in PERCENTILES
             ]
-            latencies.add_row("E2E, with timeouts", *cells, "", "")
+            latencies.add_row("E2E, with failures", *cells, "", "")
         return latencies
 
     def _measured(self) -> list[str]:
@@ -5452,14 +6938,8 @@ class Summary:
     def _needs_more(self, shown: Sequence[str]) -> str:
         """Say what the brackets mean, and how many more answers each percentile needs about."""
         fewest = min((part for part in self.parts if part["ok"]), key=lambda part: part["ok"])
-        n = fewest["ok"]
-        supporting = fewest["e2e_ms"].get("n_eff") or n
-        missing = {
-            name: (min_samples(PERCENTILES[name]) - supporting) * n / supporting for name in shown
-        }
-        needs = [
-            f"{name} needs about {math.ceil(more):,}" for name, more in missing.items() if more > 0
-        ]
+        missing = {name: requests_missing(fewest["e2e_ms"], name) for name in shown}
+        needs = [f"{name} needs about {more:,}" for name, more in missing.items() if more]
         if not needs:
             return ""
         where = " more a level." if self.stages else " more."
@@ -5646,9 +7126,7 @@ TOOLS = {
     "compare": Tool(
         "say which run is better, and whether the difference is real", "analysis", "compare"
     ),
-    "ab": Tool(
-        "run two configurations in turn, and compare them", "analysis", "compare", "main_ab"
-    ),
+    "ab": Tool("run two configurations in turn, and compare them", "analysis", "compare", "main_ab"),
     "history": Tool(
         "the dated runs of one name, and since when they differ", "analysis", "history"
     ),
@@ -5669,80 +7147,105 @@ def import_extension(name: str, group: str | None) -> ModuleType:
     try:
         return importlib.import_module(f"extensions.{name}")
     except ModuleNotFoundError as error:
-        raise _missing_package(name, error, group) from None
+        raise MissingPackageError(name, error.name, group) from None
 
 
-def _missing_package(name: str, error: ModuleNotFoundError, group: str | None) -> ExtensionError:
-    return ExtensionError(f"{name} needs {error.name}: uv sync --group {group}")
+def fetch_group(error: MissingPackageError) -> int | None:
+    """Fetch a missing group and start again, when `uv run` started this program; else return None.
+
+    Once for each group, which the environment remembers. The new process has this one's standard
+    streams and signals; on Windows, which has no exec, its exit code is returned.
+    """
+    uv, group = os.environ.get("UV"), error.group
+    tried = os.environ.get("LLM_STRESSTEST_GROUPS", "").split()
+    if uv is None or group is None or group in tried or __name__ != "__main__":
+        return None
+    notice(f"{error.tool} needs {error.package}: fetching the group {group}")
+    project = ["--project", str(HERE)]
+    sync = [uv, "sync", "--quiet", "--inexact", *project, "--only-group", group]
+    fetched = subprocess.run(sync, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603
+    if fetched.returncode:  # offline
+        logger.warning("%s", logfmt(uv=fetched.stderr.decode(errors="replace")))
+        return None
+    os.environ["LLM_STRESSTEST_GROUPS"] = " ".join((*tried, group))
+    command = [uv, "run", *project, "--group", group, "python", *sys.orig_argv[1:]]
+    if os.name != "nt":
+        os.execv(uv, command)  # noqa: S606
+    return subprocess.call(command)  # noqa: S603
 
 
-def build_parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose errors are one line, and which prints as `show` does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ConfigError with what is wrong, and a way out."""
+        raise ConfigError(f"{message}; {self.prog} --help shows what there is")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        write(message, file or sys.stderr)
+
+
+class RunParser(Parser):
+    """The parser of a run's command line, which knows the keys of config.json."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse an option that is a key of config.json, with the `--set` that was meant."""
+        arguments = list(sys.argv[1:] if args is None else args)
+        for place, argument in enumerate(arguments):
+            name, _, value = argument.partition("=")
+            key = name.removeprefix("--").replace("-", "_")
+            if not name.startswith("--") or name in self._option_string_actions:
+                continue
+            if key.partition(".")[0] in Config.model_fields:
+                value = value or next(iter(arguments[place + 1 :]), "VALUE")
+                meant = shlex.quote(f"{key}={value}")
+                raise ConfigError(f"{name}: is a key of config.json, no option: --set {meant}")
+            near = difflib.get_close_matches(name, self._option_string_actions, 1)
+            if near and not any(known.startswith(name) for known in self._option_string_actions):
+                raise ConfigError(f"{name}: no such option; did you mean {near[0]}?")
+        return super().parse_known_args(arguments, namespace)
+
+
+def build_parser() -> RunParser:
     """Return the parser of a run's command line."""
     tools = "\n".join(f"  {name:<10} {tool.help}" for name, tool in TOOLS.items())
-    parser = argparse.ArgumentParser(
+    parser = RunParser(
         prog="llm_stresstest.py",
-        description=(
-            "Ask an OpenAI-compatible server many questions at once; see how fast and how well it "
-            "answers."
-        ),
+        description="Ask an OpenAI-compatible server many questions at once;\n"
+        "see how fast and how well it answers.",
         epilog=f"tools (llm_stresstest.py TOOL --help):\n{tools}\n\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "output_filename", help="name of the run; its results go to results/NAME.json"
+    option = parser.add_argument
+    option("output_filename", help="name of the run; its results go to results/NAME.json")
+    where = "else config.json in the current directory, else beside the script"
+    option("-c", "--config", type=Path, metavar="FILE", help=where)
+    where = "questions.json; looked for likewise"
+    option("-q", "--questions", type=Path, metavar="FILE", help=where)
+    where = "where results go; else results/ beside the config"
+    option("--results-dir", type=Path, metavar="DIR", help=where)
+    where = "where logs go; else logs/ beside the config"
+    option("--log-dir", type=Path, metavar="DIR", help=where)
+    meaning = "override a key of config.json"
+    option("--set", action="append", default=[], metavar="KEY=VALUE", help=meaning)
+    flags = {
+        "--resume": "go on with a run that was stopped or killed",
+        "--wait": "wait while another run of yours measures the same server",
+        "--overwrite": "replace a results file of the same name",
+        "--dry-run": "check the files, show what would be run, ask nothing",
+        "--allow-code": "let the grader `code` run what the model wrote, confined",
+        "--quiet": "no progress and no summary; only errors, and why the exit code is 1",
+    }
+    for name, meaning in flags.items():
+        option(name, action="store_true", help=meaning)
+    levels = ("DEBUG", "INFO", "WARNING", "ERROR")
+    meaning = f"{', '.join(levels)}; default INFO"
+    option(
+        "--log-level", type=str.upper, choices=levels, default="INFO", metavar="LEVEL", help=meaning
     )
-    parser.add_argument(
-        "-c",
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help="else config.json in the current directory, else beside the script",
-    )
-    parser.add_argument(
-        "-q", "--questions", type=Path, metavar="FILE", help="questions.json; looked for likewise"
-    )
-    parser.add_argument(
-        "--results-dir",
-        type=Path,
-        metavar="DIR",
-        help="where results go; else results/ beside the config",
-    )
-    parser.add_argument(
-        "--log-dir", type=Path, metavar="DIR", help="where logs go; else logs/ beside the config"
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a key of config.json",
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with a run that was stopped or killed"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a results file of the same name"
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="check the files, show what would be run, ask nothing",
-    )
-    parser.add_argument(
-        "--allow-code",
-        action="store_true",
-        help="let the grader `code` run what the model wrote, confined",
-    )
-    parser.add_argument(
-        "--quiet", action="store_true", help="no progress and no summary, only errors"
-    )
-    parser.add_argument(
-        "--log-level",
-        default="INFO",
-        choices=("DEBUG", "INFO", "WARNING", "ERROR"),
-        help="default INFO",
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    weak = "the same where the system cannot confine it well"
+    option("--allow-code=weak", dest="allow_code", action="store_const", const="weak", help=weak)
+    option("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
 
 
@@ -5757,9 +7260,10 @@ class Options:
     log_dir: Path | None = None
     set: Sequence[str] = ()  # KEY=VALUE each
     resume: bool = False
+    wait: bool = False
     overwrite: bool = False
     dry_run: bool = False
-    allow_code: bool = False
+    allow_code: bool | str = False  # "weak": also where the system confines little
     quiet: bool = False
     log_level: str = "INFO"
 
@@ -5797,6 +7301,10 @@ class RunFiles:
     def nothing_left(self) -> bool:
         """Whether a run that is to be gone on with has ended, and its results are saved."""
         return self.resume and self.results.is_file() and not self.journal.exists()
+
+    def is_over(self) -> bool:
+        """Whether the load of the run that is gone on with has ended, so that nobody is asked."""
+        return self.resume and JournalReader(self.journal).is_over
 
     def config_before(self) -> Mapping[str, Any] | None:
         """Return the config of the run that is gone on with, as its journal has it."""
@@ -5854,27 +7362,34 @@ class RunFiles:
         raise AssertionError("unreachable")
 
     def _make_room(self, path: Path) -> bool:
-        """Remove the journal of a run that is over, if that is allowed; else say whose it is."""
+        """Get the journal of an earlier run out of the way; else say why it stays."""
         try:
             lock = FileLock(path)
         except FileNotFoundError:  # its run has just ended
             return True
+        except OSError as error:
+            notice(f"{path} cannot be opened: {error.strerror}")
+            return False
         with lock:
-            if self._overwrite and lock.held:
+            if not lock.held:
+                notice(f"{path} is of a run in progress")
+                return False
+            if not self._overwrite:
+                notice(f"{path} holds an unfinished run: go on with it by --resume, or delete it")
+                return False
+            if len(JournalReader(path)) == 0:  # nobody misses it
                 lock.remove()
                 return True
-            whose = "holds an unfinished run: go on with it by --resume, or delete it"
-            if not lock.held:
-                whose = "is of a run in progress"
-            notice(f"{path} {whose}")
-        return False
+            names = possible_names(path, self.moment)
+            kept = next(name for name in names if give_name(path, name))
+            notice(f"{path} held an unfinished run; go on with it by {kept.stem} --resume")
+        return True
 
     def _check_same_run(self, reader: JournalReader, header: Mapping[str, Any]) -> None:
         """Refuse to mix two runs. Raises ConfigError."""
         before = cast(dict[str, Any], reader.header)
-        if reader.lost_bytes:
-            lost = f"its last {reader.lost_bytes} bytes were damaged and are left out"
-            notice(f"{reader.path}: {lost}; {len(reader)} answers are kept")
+        if reader.damage is not None:
+            notice(f"{reader.path}: {reader.damage}; {len(reader)} answers are kept")
         if before["schema_version"] != SCHEMA_VERSION:
             version = f"is of schema_version {before['schema_version']}"
             raise ConfigError(f"{reader.path}: {version}; it cannot be gone on with")
@@ -5912,10 +7427,11 @@ async def serving(config: Config, target: Target) -> AsyncIterator[Target]:
         try:
             server = await stack.enter_async_context(embedded.serve(slots=max(config.levels)))
         except ModuleNotFoundError as error:
-            raise _missing_package("embedded", error, _EMBEDDED.group) from None
+            raise MissingPackageError("embedded", error.name, _EMBEDDED.group) from None
         except (OSError, RuntimeError) as error:
             raise ServerUnreachableError(f"embedded: {error}") from error
-        yield dataclasses.replace(target, base=server.url, embedded=server.description)
+        described = {"embedded": server.description, "server_pid": server.pid}
+        yield dataclasses.replace(target, base=server.url, **described)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -5925,13 +7441,14 @@ class Grading:
     quality: ModuleType | None
     questions: Mapping[str, Question]
     config: Config
-    allow_code: bool
+    allow_code: bool | str
+    hints: Sequence[str] = ()  # what will stay ungraded, and why
 
     @classmethod
     def of(
-        cls, path: Path, questions: Sequence[Question], config: Config, *, allow_code: bool
+        cls, path: Path, questions: Sequence[Question], config: Config, *, allow_code: bool | str
     ) -> Self:
-        """Check the catalogue's graders. Raises QuestionsError, one line with the question's id."""
+        """Check the catalogue's graders. Raises QuestionsError, ConfigError, one line."""
         catalogue = {question.id: question for question in questions}
         graded = [question for question in catalogue.values() if question.grader is not None]
         quality = None
@@ -5950,19 +7467,27 @@ class Grading:
                 raise QuestionsError(
                     f"{path}: question {printable(json.dumps(wrong[0].id), 80)}: {wrong[1]}"
                 )
-        return cls(quality, catalogue, config, allow_code)
+        hints = () if quality is None else quality.check_run(config, graded, allow_code)
+        return cls(quality, catalogue, config, allow_code, hints)
+
+    async def test_judge(self) -> None:
+        """Ask the judge one thing, where there is one. Raises ServerUnreachableError."""
+        if self.quality is not None:
+            await self.quality.test_judge(self.config, self.questions.values())
 
     async def grade(self, journal: Journal, stop_signal: StopSignal, redact: Redactor) -> None:
         """Grade the answers of the journal, and write each grade to it. Raises ResultsError."""
         if self.quality is None:
             return
         graders = self.quality.Graders(
-            self.config, allow_code=self.allow_code, hurry=stop_signal.event.is_set
+            self.config,
+            allow_code=self.allow_code,
+            hurry=stop_signal.event.is_set,
+            redact=redact,
         )
-        ungraded = (result for result in JournalReader(journal.path) if result.grade_reason is None)
+        ungraded = (result for result in journal.read() if result.grade_reason is None)
         async with graders:
             async for result, score, reason in graders.grade_results(self.questions, ungraded):
-                reason = redact(reason) if isinstance(reason, str) else reason
                 log_grade(result, score, reason)
                 grade = {
                     "index": result.index,
@@ -5971,6 +7496,36 @@ class Grading:
                     "reason": reason,
                 }
                 journal.append("grade", grade)
+
+
+class Unwatched:
+    """Stands in for extensions/hardware.py where that, or one of its packages, is missing."""
+
+    server_info: Mapping[str, Any] | None = None
+    samples: Mapping[str, Any] | None = None
+    energy = None
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+
+    async def prepare(self, target: Target, *, wait: bool, say: Callable[[str], None]) -> None:
+        """Know of no other run."""
+
+    async def start(self) -> None:
+        """Ask nothing."""
+
+    def begin(self, start_ns: int, record: Callable[[dict[str, Any]], None]) -> None:
+        """Record nothing."""
+
+    async def stop(self) -> None:
+        """Have nothing to end."""
+
+    def finish(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Make nothing of an earlier part's samples."""
+
+    def facts(self, _aggregate: Mapping[str, Any]) -> dict[str, Any]:
+        """Say why nothing is known."""
+        return {"unavailable": self.why}
 
 
 class Run:
@@ -5991,10 +7546,15 @@ class Run:
     ) -> None:
         self.config, self.questions, self.options = config, questions, options
         self.files = files or RunFiles(options)
+        self.is_over = self.files.is_over()
         self.target = resolve_target(config, os.environ)
         self.grading = Grading.of(
             self.files.questions, questions, config, allow_code=options.allow_code
         )
+        try:
+            self.machine: Any = import_extension("hardware", "hardware").Watch(config)
+        except ExtensionError as error:
+            self.machine = Unwatched(str(error))
         self._closing = contextlib.AsyncExitStack()  # server and session, before the results
         self._until_saved = contextlib.ExitStack()  # the journal's lock guards unsaved answers
 
@@ -6007,11 +7567,13 @@ class Run:
             self.stop_signal = stack.enter_context(StopSignal.caught())
             stack.enter_context(self._until_saved)
             await stack.enter_async_context(self._closing)
-            server = self._closing.enter_async_context(serving(self.config, self.target))
-            self.target = await self.stop_signal.unless_stopped(server)
+            if not self.is_over:
+                server = self._closing.enter_async_context(serving(self.config, self.target))
+                self.target = await self.stop_signal.unless_stopped(server)
             opened = open_session(self.config, self.target)
             session = await self._closing.enter_async_context(opened)
             self.client = Client(session, self.config, self.target)
+            self._closing.push_async_callback(self.machine.stop)
             self._stack = stack.pop_all()
         return self
 
@@ -6025,15 +7587,24 @@ class Run:
             with contextlib.suppress(OSError, ValueError):
                 sys.stderr.write(printable(message, 1000) + "\n")
 
-    async def connect(self, test: Awaitable[None]) -> None:
-        """Wait for the connection test; say so when it takes a moment."""
-        message = f"connecting to {self.target.shown} …"
-        patience_s = 0.0 if sys.stderr.isatty() else self.PATIENCE_S
-        timer = asyncio.get_running_loop().call_later(patience_s, self.say, message)
-        try:
-            await self.stop_signal.unless_stopped(test)
-        finally:
-            timer.cancel()
+    async def connect(self, test: Coroutine[Any, Any, None]) -> None:
+        """Wait for the connection test, ask the judge one thing, and look at the machine.
+
+        Say so when connecting takes long.
+        """
+        with contextlib.closing(test):  # a signal may come before it begins
+            wait, say = self.options.wait, self.say
+            ready = self.machine.prepare(self.target, wait=wait, say=say)
+            await self.stop_signal.unless_stopped(ready)
+            message = f"connecting to {self.target.shown} …"
+            patience_s = 0.0 if sys.stderr.isatty() else self.PATIENCE_S
+            timer = asyncio.get_running_loop().call_later(patience_s, say, message)
+            try:
+                await self.stop_signal.unless_stopped(test)
+                await self.stop_signal.unless_stopped(self.grading.test_judge())
+            finally:
+                timer.cancel()
+            await self.stop_signal.unless_stopped(self.machine.start())
 
     def open_journal(self) -> None:
         """Start the journal, or take up the one of the run that is gone on with."""
@@ -6042,9 +7613,11 @@ class Run:
         self._until_saved.enter_context(self.journal)
         inputs = {"config": self.files.config, "questions": self.files.questions}
         log_start(self.journal.header, {**inputs, "journal": self.journal.path})
+        for hint in self.grading.hints:
+            logger.warning("%s", hint)
         self.start = self._load_start(before)
         self.client = dataclasses.replace(self.client, start_ns=self.start.start_ns)
-        turns = sum(len(question.texts) for question in self.questions) * len(self.config.levels)
+        turns = sum(len(question.texts) for question in self.questions) * self.config.passes
         left = max(turns - len(self.start.done), 0)
         total = None if self.config.duration is not None else left
         self.progress = Progress(total, self.config.levels)
@@ -6055,22 +7628,28 @@ class Run:
         if before is None:
             return LoadStart(seed=seed)
         already_ns = max((result.end_ns or 0 for result in before), default=0)
-        footer = before.footer or {}
+        footer, clients = before.footer or {}, [footer["client"] for footer in before.footers]
+        resumed = "stopped" if footer else "killed"
         return LoadStart(
             start_ns=clock() - already_ns,
             seed=seed,
             done=before.finished(self.questions),
-            resumed="stopped" if footer else "killed",
+            resumed=None if before.is_over else resumed,
             itl_us={int(stage): dict(pairs) for stage, pairs in footer.get("itl_us", {}).items()},
             itl_lost=not footer and not self.config.record_chunk_times,
+            clients=clients[:-1] if before.is_over else clients,
+            over=before.footer if before.is_over else None,
         )
 
     @contextlib.asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """Show how far the load is while the block runs; say what is kept when it cannot go on."""
+        """Show and watch the load while the block runs; say what is kept when it cannot go on."""
         with self.journal.kept_when_writing_fails():
+            record = functools.partial(self.journal.append, "samples")
+            self.machine.begin(self.start.start_ns, record)
             async with self.progress.shown(quiet=self.options.quiet):
                 yield
+            await self.machine.stop()
 
     def record(self, result: Result) -> None:
         """Write a result down the moment its request ends. Raises ResultsError."""
@@ -6081,22 +7660,20 @@ class Run:
     async def finish(self, load: LoadReport) -> JournalReader:
         """Grade the answers, end the journal and return all results, graded."""
         with self.journal.kept_when_writing_fails():
+            if not self.is_over:
+                load.client["timestamps"] = self.client.timestamps
+                self.journal.append("footer", load.to_footer())
             await self.grading.grade(self.journal, self.stop_signal, self.target.redact)
-            self.journal.append("footer", self._footer(load))
-        await self._closing.aclose()
-        return JournalReader(self.journal.path)
-
-    def _footer(self, load: LoadReport) -> dict[str, Any]:
-        """Return the journal's last line: all that a results file needs beside the results."""
         load.interrupted = load.interrupted or self.stop_signal.signum is not None
-        return {
-            "status": "interrupted" if load.interrupted else "complete",
-            "duration_ms": (load.ended_ns - load.start.start_ns) / NS_PER_MS,
-            "client": load.client,
-            "clock_jump_s": load.clock_jump_s,
-            "warmup": dict(load.warmup),
-            "itl_us": {str(stage): sorted(counts.items()) for stage, counts in load.itl_us.items()},
-        }
+        await self._closing.aclose()
+        results = self.journal.read()
+        self.machine.finish(results.samples)
+        return results
+
+    def assess(self, load: LoadReport, aggregate: Mapping[str, Any]) -> None:
+        """Put down what is known of the machine and the server, and what the load did to them."""
+        load.hardware = self.machine.facts(aggregate)
+        load.server_info = self.machine.server_info
 
     def end(
         self, load: LoadReport, path: Path, meta: Mapping[str, Any], aggregate: Mapping[str, Any]
@@ -6119,7 +7696,7 @@ class Run:
     def plan_lines(self) -> list[Any]:
         """Return what a dry run shows."""
         config, questions = self.config, self.questions
-        requests = f"{len(questions) * len(config.levels)} in all"
+        requests = f"{len(questions) * config.passes} in all"
         if config.duration is not None:
             requests = "until the time is over"
         different = len({question.id for question in questions})
@@ -6136,8 +7713,11 @@ class Run:
             "load": load,
             "results": self.files.results,
         }
+        if config.hardware.power_command is not None:
+            rows["runs"] = f"{printable(config.hardware.power_command, 300)} (for its watts)"
         head = styled(("dry run: ", "bold"), "the files are good; nothing was asked")
-        return [head, *(styled(f"{name:<10} {value}") for name, value in rows.items())]
+        lines = [f"{name:<10} {value}" for name, value in rows.items()]
+        return [head, *map(styled, [*lines, *self.grading.hints])]
 
     def exit_code(self, meta: Mapping[str, Any]) -> int:
         """Return the exit code of a run whose results are saved."""
@@ -6160,7 +7740,8 @@ async def main(options: Options) -> int:
         show(run.plan_lines())
         return 0
     async with run:
-        await run.connect(test_connection(run.client))
+        if not run.is_over:
+            await run.connect(test_connection(run.client))
         run.open_journal()
         send = functools.partial(send_question, run.client)
         async with run.watched():
@@ -6168,11 +7749,13 @@ async def main(options: Options) -> int:
                 config, questions, send, run.record, run.stop_signal, run.start
             )
         results = await run.finish(load)
-        aggregate = calculate_aggregates(results, config, None if load.itl_lost else load.itl_us)
+        gaps = None if load.itl_lost else load.itl_us
+        aggregate = calculate_aggregates(results, config, gaps, run.machine.energy)
+        run.assess(load, aggregate)
         meta = run_meta(config, run.target, load, aggregate, run.journal.header)
         with run.journal.kept_when_writing_fails():
-            replace = files.may_replace(meta["run_id"])
-            path = save_results(files.results, meta, results, aggregate, overwrite=replace)
+            rest = {"samples": run.machine.samples, "overwrite": files.may_replace(meta["run_id"])}
+            path = save_results(files.results, meta, results, aggregate, **rest)
         run.end(load, path, meta, aggregate)
         return run.exit_code(meta)
 
@@ -6185,11 +7768,16 @@ def cli(argv: Sequence[str] | None = None) -> int:
         try:
             if arguments and arguments[0] in TOOLS:
                 return run_tool(arguments[0], arguments[1:])
-            return asyncio.run(main(Options(**vars(build_parser().parse_args(arguments)))))
+            options = Options(**vars(build_parser().parse_args(arguments)))
+            loop_factory = WatchedLoop if TimedConnector.used else None
+            with asyncio.Runner(loop_factory=loop_factory) as runner:
+                return runner.run(main(options))
         except SystemExit as stop:  # argparse has said why
             return stop.code if isinstance(stop.code, int) else 2
         except StressTestError as error:
             logger.error("%s", error, exc_info=error.__cause__)
+            if isinstance(error, MissingPackageError) and (code := fetch_group(error)) is not None:
+                return code
             return fail(str(error), error.exit_code)
         except StoppedError as error:
             name = signal.Signals(error.args[0]).name
@@ -6226,8 +7814,13 @@ def describe_fault(error: Exception) -> str:
 def run_tool(name: str, argv: Sequence[str]) -> int:
     """Run a tool and return its exit code."""
     tool = TOOLS[name]
-    run = getattr(import_extension(tool.module, tool.group), tool.function)
-    return cast(int, run(argv))
+    extension = import_extension(tool.module, tool.group)
+    try:
+        return cast(int, getattr(extension, tool.function)(argv))
+    except ModuleNotFoundError as error:  # of a package that it imports where it is used
+        if tool.group is None or (error.name or "").startswith(("extensions", "llm_stresstest")):
+            raise
+        raise MissingPackageError(name, error.name, tool.group) from error
 
 
 if __name__ == "__main__":

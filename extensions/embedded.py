@@ -34,6 +34,7 @@ class EmbeddedServer:
 
     url: str
     description: dict[str, Any]
+    pid: int
 
 
 # === Starting and ending ===
@@ -59,7 +60,7 @@ async def serve(slots: int = 1) -> AsyncIterator[EmbeddedServer]:
     )
     try:
         address = await _address(process)
-        yield EmbeddedServer(f"{address}/v1", _description(model, slots))
+        yield EmbeddedServer(f"{address}/v1", _description(model, slots), process.pid)
     finally:
         await _end(process)
 

@@ -16,6 +16,7 @@ error (exit code 2).
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import typing
@@ -26,6 +27,7 @@ from typing import Any, NamedTuple
 import pydantic
 
 import llm_stresstest as st
+from extensions import hardware
 
 SHOWN = 20  # differences on screen
 STATUSES = ("ok", "error", "timeout", "truncated", "cancelled")
@@ -57,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def verify_run(run: st.SavedRun) -> list[str]:
     """Return what differs between a run and what its records give, a line each."""
-    return Contents(run.path, run.meta, run.records, run.aggregate).differences()
+    return Contents(run.path, run.meta, run.records, run.aggregate, run.samples).differences()
 
 
 def read_contents(path: Path) -> Contents:
@@ -76,7 +78,7 @@ def read_contents(path: Path) -> Contents:
         )
     if not isinstance(records, list):
         raise st.ConfigError(f"{path}: results: must be a list")
-    return Contents(path, meta, records, data["aggregate"])
+    return Contents(path, meta, records, data["aggregate"], data.get("samples"))
 
 
 class Contents(NamedTuple):
@@ -86,6 +88,7 @@ class Contents(NamedTuple):
     meta: Any
     records: Sequence[Any]
     aggregate: Any
+    samples: Any
 
     def differences(self) -> list[str]:
         """Return what differs from what the records give, a line each."""
@@ -112,7 +115,9 @@ class Contents(NamedTuple):
         if not isinstance(self.aggregate, dict):
             return ["aggregate: must be an object"]
         run = st.SavedRun(self.path, self.meta, list(results), self.aggregate, list(self.records))
-        anew = st.calculate_aggregates(results, config, run.itl_us)
+        host = (self.meta.get("hardware") or {}).get("host")
+        energy = functools.partial(hardware.energy, self.samples, prices=config.hardware, host=host)
+        anew = st.calculate_aggregates(results, config, run.itl_us, energy)
         return list(_differences(anew, self.aggregate, "aggregate"))
 
 

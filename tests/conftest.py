@@ -149,7 +149,8 @@ class ScriptedServer:
         return f"http://127.0.0.1:{self.port}/v1"
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
     def _run(self) -> None:
@@ -244,7 +245,8 @@ class Project:
     folder: Path
 
     def configure(self, **config: Any) -> None:
-        values = {"model": MODEL, "concurrent": 2, "questions": 4, "timeout": 10, **config}
+        values = {"model": MODEL, "concurrent": 2, "questions": 4, "timeout": 10}
+        values |= {"hardware": {"sample_s": 0}, **config}  # a sampler a run would take long
         self.write("config.json", json.dumps(values))
 
     def write(self, name: str, content: str | bytes) -> Path:

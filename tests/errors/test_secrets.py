@@ -450,3 +450,118 @@ def test_without_tls_nothing_is_said_of_it(project: Project) -> None:
     finished = project.run("run")
     assert project.results()["meta"]["tls_verified"] is None
     assert "TLS" not in finished.out
+
+
+ORDINARY = "sk-proj-4fQ9zL2mX8rT6wB1yK7vN3cJ5hG0dS"
+
+
+@pytest.mark.parametrize("way", ["as it is", "upper case", "base64", "hexadecimal", "URL in URL"])
+def test_an_answer_that_is_cut_within_an_ordinary_key_shows_no_eight_characters_of_it(
+    project: Project, server: ScriptedServer, way: str
+) -> None:
+    def written(text: str) -> str:
+        ways = {
+            "as it is": text,
+            "upper case": text.upper(),
+            "hexadecimal": text.encode().hex(),
+            "URL in URL": "".join(f"%25{ord(character):02x}" for character in text),
+            "base64": base64.b64encode(b"ab" + text.encode()).decode(),
+        }
+        return ways[way]
+
+    lengths = range(len("sk-proj-") + 8, len(ORDINARY) + 1, 3)
+    texts = [written(ORDINARY[:length]) for length in lengths]
+
+    async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
+        text = texts[int(request.question)]
+        # In two chunks whose border is within the key, and the same in the reasoning and an error.
+        pieces = [
+            chunk(reasoning_content=f"Hm, {text}"),
+            chunk(content=text[:11]),
+            chunk(content=text[11:]),
+        ]
+        await events(*pieces, finish(text), "[DONE]")(request, writer)
+
+    server.behaviour = behave
+    project.configure(server=server.url, questions=len(texts), api_key_env="KEY")
+    project.write("questions.json", json.dumps([str(place) for place in range(len(texts))]))
+    finished = project.run("run", "--log-level", "DEBUG", env={"KEY": ORDINARY})
+    assert finished.code == 0, finished.err
+    assert {request.headers["authorization"] for request in server.requests} == {
+        f"Bearer {ORDINARY}"
+    }
+    runs = [ORDINARY[place : place + 8] for place in range(len("sk-proj-"), len(ORDINARY) - 7)]
+    kept = "".join(everything(project, finished).values())
+    assert not [run for run in runs if run.lower() in kept.lower()]
+    assert not [run for run in runs if run.encode().hex() in kept]
+    code = base64.b64encode(b"ab" + ORDINARY.encode()).decode()
+    assert not [place for place in range(14, len(code) - 12) if code[place : place + 12] in kept]
+    answers = [entry["answer"] for entry in project.results()["results"]]
+    assert all(st.REDACTED in answer for answer in answers)
+
+
+@pytest.mark.parametrize("key", ["ollama", "EMPTY", "none", "test", "sk-no-key"])
+def test_a_key_that_is_a_word_changes_no_answer_and_the_log_says_that_it_is_no_secret(
+    project: Project, server: ScriptedServer, key: str
+) -> None:
+    answer = f"You can run {key} yourself; a {key} is {key.upper()}."
+    server.behaviour = streams(answer)
+    project.configure(server=server.url, api_key_env="KEY")
+    finished = project.run("run", env={"KEY": key})
+    assert finished.code == 0
+    assert {entry["answer"] for entry in project.results()["results"]} == {answer}
+    warned = [line for line in project.log().splitlines() if "is short or a common word" in line]
+    assert len(warned) == 1 and "WARNING" in warned[0] and "KEY" in warned[0]
+
+
+LITERALS: dict[str, dict[str, Any]] = {
+    "header": {"headers": {"X-Password": "hunter2"}},
+    "cookie": {"headers": {"Cookie": "session=hunter2"}},
+    "subscription": {"headers": {"Ocp-Apim-Subscription-Key": "hunter2"}},
+    "body": {"extra_body": {"api_key": "hunter2"}},
+    "deep in the body": {"extra_body": {"auth": {"parameters": ["x", {"password": "hunter2"}]}}},
+    "key by its form": {"extra_body": {"custom": "sk-hunter2-8fQ9zL2mX8rT6"}},
+    "header by its form": {"headers": {"X-Custom": "hf_hunter2abcdefghijkl"}},
+}
+
+
+@pytest.mark.parametrize("config", LITERALS.values(), ids=LITERALS)
+def test_a_literal_credential_is_sent_and_written_nowhere(
+    project: Project, server: ScriptedServer, config: dict[str, Any]
+) -> None:
+    project.configure(server=server.url, **config)
+    finished = project.run("run", "--log-level", "DEBUG")
+    assert finished.code == 0, finished.err
+    sent = server.requests[0]
+    assert "hunter2" in str(sent.headers) + sent.body.decode()
+    assert leaks(everything(project, finished), "hunter2") == []
+    assert st.REDACTED in json.dumps(project.results()["meta"]["config"])
+
+
+@pytest.mark.parametrize(
+    "body", [{"max_tokens_per_doc": 5}, {"stop_token": "</s>"}, {"eos_token": "<|im_end|>"}, {"cache_key": "a"}, {"keys": "b"}]
+)  # fmt: skip
+def test_what_only_sounds_like_a_credential_is_kept(
+    project: Project, server: ScriptedServer, body: Any
+) -> None:
+    project.configure(server=server.url, extra_body=body)
+    project.run("run")
+    assert project.results()["meta"]["config"]["extra_body"] == body
+
+
+def test_a_run_whose_config_has_a_credential_can_be_gone_on_with(
+    project: Project, server: ScriptedServer
+) -> None:
+    project.configure(server=server.url, headers={"X-Password": "hunter2"}, questions=2)
+
+    def full(*_args: Any, **_options: Any) -> Any:
+        raise st.ResultsError("no room")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(st, "save_results", full)
+        project.run("run")
+    path = project.folder / "results" / "run.journal"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))
+    finished = project.run("run", "--resume")
+    assert finished.code == 0, finished.err
+    assert server.requests[-1].headers["x-password"] == "hunter2"

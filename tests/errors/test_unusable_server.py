@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import sys
 import threading
+import time
 from typing import Any
 
 import pytest
 
+import llm_stresstest as st
 from tests.conftest import MODEL, Finished, Project, ScriptedServer, whole
 
 
@@ -114,6 +117,29 @@ def test_a_server_that_accepts_and_says_nothing(project: Project, server: Script
     finished = project.run("run")
     assert is_refused(finished, project)
     assert "took longer than" in finished.err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others refuse where Linux lets wait")
+def test_a_host_that_does_not_answer_is_given_up_long_before_the_timeout(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert st.CONNECT_TIMEOUT_S == 10
+    monkeypatch.setattr(st, "CONNECT_TIMEOUT_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as busy:
+        address = busy.getsockname()
+        waiting = [socket.socket() for _ in range(4)]
+        for place in waiting:  # its queue is full; who comes then gets no answer
+            place.setblocking(False)
+            place.connect_ex(address)
+        project.configure(server=f"http://127.0.0.1:{address[1]}/v1", timeout=60)
+        begun = time.monotonic()
+        finished = project.run("run")
+        for place in waiting:
+            place.close()
+    assert time.monotonic() - begun < 5
+    assert is_refused(finished, project)
+    assert "no connection could be made within 0.3 s" in finished.err
+    assert "connecting to http://127.0.0.1" in project.log()
 
 
 def test_a_server_without_a_model_list_is_used_all_the_same(

@@ -279,16 +279,48 @@ def test_a_broken_judge_leaves_the_answer_ungraded_and_never_0(
     assert (numbers["avg"], numbers["graded"], numbers["ungraded"]) == (None, 0, 1)
 
 
-def test_a_judge_that_cannot_be_reached_leaves_the_answer_ungraded(
+def test_a_judge_that_cannot_be_reached_is_found_before_the_load(
     project: Project, server: ScriptedServer
 ) -> None:
     judged(project, server)
-    replies(server, "VERDICT: PASS")
     finished = project.run(
         "run", "--set", 'judge={"server": "http://127.0.0.1:9/v1", "model": "m"}'
     )
-    assert finished.code == 0
-    assert "the judge failed" in project.results()["results"][0]["grade_reason"]
+    assert finished.code == 3
+    assert "judge: http://127.0.0.1:9/v1: the judge failed: connection_refused" in finished.err
+    assert server.requests == [], "the model was not asked"
+
+
+@pytest.mark.parametrize(
+    ("reply", "says"),
+    [
+        (whole(b'{"error": "busy"}', "500 Broken", "application/json"), "http_status"),
+        (whole(b"", "307 Elsewhere", "text/plain", "Location: http://127.0.0.1:9/"), "redirect"),
+        (whole(b"<html>", content_type="text/html"), "wrong_type"),
+        (whole(b"{}", content_type="application/json"), "wrong_api"),
+    ],
+)
+def test_a_judge_that_fails_later_leaves_the_answer_ungraded(
+    project: Project,
+    server: ScriptedServer,
+    monkeypatch: pytest.MonkeyPatch,
+    reply: bytes,
+    says: str,
+) -> None:
+    monkeypatch.setattr(quality, "_pause_s", lambda *_: 0.0)
+    judged(project, server)
+
+    async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
+        if request.json.get("stream"):
+            await streams("You are lovely")(request, writer)
+        else:
+            writer.write(reply)
+
+    server.behaviour = behave
+    assert project.run("run").code == 0
+    entry = project.results()["results"][0]
+    assert (entry["graded"], entry["quality"]) == (False, 0.0)
+    assert entry["grade_reason"].startswith("the judge failed: ") and says in entry["grade_reason"]
 
 
 @pytest.mark.parametrize(("angle", "score"), [(0.0, 1.0), (0.5, 0.877583), (1.5, 0.0)])

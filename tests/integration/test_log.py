@@ -52,19 +52,22 @@ def test_the_log_tells_the_stages_of_a_sweep_apart(project: Project) -> None:
 
 
 def test_failures_and_what_could_not_be_graded_stand_in_the_log(
-    project: Project, server: ScriptedServer
+    project: Project, server: ScriptedServer, tmp_path: Path
 ) -> None:
     server.behaviour = sends(whole(b"no", "500 Oops", "text/plain"))
     project.run("run")
     assert entries(project)["failures"] == ["kind=http_status times=4"]
     answer = st.Result(0, "q", "?")
-    with st.early_log() as memory:
+    with st.early_log():
         st.log_grade(answer, None, "the judge said nothing")
         st.log_grade(answer, 1.0, "right")
-        assert [(record.levelname, record.getMessage()) for record in memory.buffer] == [
-            ("WARNING", 'grade id=q index=0 reason="the judge said nothing"'),
-            ("DEBUG", "grade id=q index=0 score=1.000 reason=right"),
-        ]
+        st.open_log(tmp_path / "grades.log", dt.datetime.now(dt.UTC), "DEBUG", st.Redactor())
+    assert [
+        line.split(" ", 2)[2] for line in next(tmp_path.glob("grades_*")).read_text().splitlines()
+    ] == [
+        'WARNING grade id=q index=0 reason="the judge said nothing"',
+        "DEBUG grade id=q index=0 score=1.000 reason=right",
+    ]
 
 
 def test_results_and_log_of_a_run_share_one_time_stamp(project: Project) -> None:

@@ -193,10 +193,10 @@ def test_secrets_come_from_the_environment_and_are_marked_for_redaction() -> Non
     config = st.Config.model_validate(
         {**GOOD, "api_key_env": "KEY", "headers": {"X-A": "v-${OTHER}"}}
     )
-    target = st.resolve_target(config, {"KEY": "sk-secret", "OTHER": "another-secret"})
-    assert target.headers["Authorization"] == "Bearer sk-secret"
-    assert target.headers["X-A"] == "v-another-secret"
-    assert target.redact("sk-secret and another-secret") == "[REDACTED] and [REDACTED]"
+    target = st.resolve_target(config, {"KEY": "sk-S3cretKey", "OTHER": "another-s3cret-9x"})
+    assert target.headers["Authorization"] == "Bearer sk-S3cretKey"
+    assert target.headers["X-A"] == "v-another-s3cret-9x"
+    assert target.redact("sk-S3cretKey and another-s3cret-9x") == "[REDACTED] and [REDACTED]"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from aiohttp.client_proto import ResponseHandler
 from aioresponses import aioresponses
 
 import llm_stresstest as st
-from tests.conftest import MODEL
+from tests.conftest import MODEL, Project, ScriptedServer, ask_one
 
 URL = "http://mocked:8000/v1/chat/completions"
 GOOD = {
@@ -117,3 +117,37 @@ async def test_an_http_error_keeps_its_status_and_message(
     )
     assert result.error.retry_after == "7"
     assert sum(map(len, mocked.requests.values())) == 1, "nothing is tried again"
+
+
+def no_bytes(*_: Any) -> None:
+    """What a StreamReader does that keeps its bytes elsewhere."""
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "instead"),
+    [
+        (aiohttp.StreamReader, "_buffer", None),
+        (aiohttp.StreamReader, "feed_data", no_bytes),
+        (aiohttp.ClientRequest, "write_bytes", None),
+        (aiohttp.connector.Connection, "transport", None),
+    ],
+)
+def test_an_aiohttp_without_what_the_measurement_leans_on_stops_the_run(
+    project: Project, monkeypatch: pytest.MonkeyPatch, owner: type, name: str, instead: Any
+) -> None:
+    if instead is None:
+        monkeypatch.delattr(owner, name)
+    else:
+        monkeypatch.setattr(owner, name, instead)
+    finished = project.run("run")
+    assert (finished.code, finished.err.count("\n")) == (2, 1), finished.err
+    assert f"aiohttp {aiohttp.__version__} lacks" in finished.err and "uv sync" in finished.err
+
+
+async def test_a_request_that_was_not_measured_is_a_fault_and_no_answer(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(st.MeasuredRequest, "send", aiohttp.ClientRequest.send)
+    result = await ask_one(server.url)
+    assert result.error is not None
+    assert (result.error.kind, result.answer, result.ttft_ms) == ("internal", "", None)

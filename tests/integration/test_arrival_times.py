@@ -1,0 +1,244 @@
+"""When a token arrived: the kernel's stamps, whatever this process is doing, and what is said without them."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import llm_stresstest as st
+from tests.conftest import (
+    Project,
+    Request,
+    ScriptedServer,
+    ask_each,
+    chunk,
+    finish,
+    head,
+    http_chunk,
+    sse,
+    streams,
+    usage,
+)
+from tests.errors.test_secrets import make_certificate, serving_tls
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the stamps are Linux's")
+HELD_S = 0.3  # how long the client's loop is held up
+
+
+class HoldingServer:
+    """Holds up the client's loop, streams tokens meanwhile, and knows when each of them left."""
+
+    def __init__(self, tokens: int, gap_s: float, *, holds: bool = True) -> None:
+        self.tokens, self.gap_s, self.holds = tokens, gap_s, holds
+        self.client_loop: asyncio.AbstractEventLoop | None = None
+        self.left_ns: list[int] = []
+
+    async def __call__(self, _request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(head("200 OK", "text/event-stream", "Transfer-Encoding: chunked"))
+        await asyncio.sleep(0.05)
+        if self.holds and self.client_loop is not None:
+            held = threading.Event()
+            self.client_loop.call_soon_threadsafe(self.hold, held)
+            held.wait(5)
+        for _ in range(self.tokens):
+            await asyncio.sleep(self.gap_s)
+            self.left_ns.append(st.clock())
+            writer.write(http_chunk(sse(chunk(content="a"))))
+        await asyncio.sleep(2 * HELD_S)
+        end = sse(finish(), usage(completion=self.tokens), "[DONE]")
+        writer.write(http_chunk(end) + b"0\r\n\r\n")
+
+    @staticmethod
+    def hold(held: threading.Event) -> None:
+        """Keep the loop that runs this from doing anything else."""
+        held.set()
+        time.sleep(HELD_S)
+
+
+def ask(
+    server: ScriptedServer, behaviour: HoldingServer, url: str = "", **config: Any
+) -> tuple[st.Result, st.LoadReport]:
+    """Ask one question on a loop of the kind that a run has."""
+    server.behaviour = behaviour
+
+    async def run() -> tuple[list[st.Result], st.LoadReport]:
+        behaviour.client_loop = asyncio.get_running_loop()
+        return await ask_each(url or server.url, **config)
+
+    with asyncio.Runner(loop_factory=st.WatchedLoop) as runner:
+        (result,), load = runner.run(run())
+    assert result.ok, result.error
+    return result, load
+
+
+def errors_ms(result: st.Result, load: st.LoadReport, server: HoldingServer) -> list[float]:
+    """Return by how much each token is timed late."""
+    assert result.chunk_ns is not None
+    return [
+        (load.start.start_ns + chunk_ns - left_ns) / st.NS_PER_MS
+        for chunk_ns, left_ns in zip(result.chunk_ns, server.left_ns, strict=True)
+    ]
+
+
+def test_a_token_has_the_time_of_its_arrival_though_the_client_was_held_up(
+    server: ScriptedServer,
+) -> None:
+    holding = HoldingServer(1, 0.02)
+    result, load = ask(server, holding)
+    assert errors_ms(result, load, holding)[0] == pytest.approx(0, abs=20)
+    assert result.client_error_ms == 0
+    assert result.merged_chunks == 0
+
+
+def test_tls_is_timed_by_the_kernel_too(tmp_path: Path) -> None:
+    certificate = make_certificate(tmp_path, "IP:127.0.0.1")
+    with serving_tls(certificate) as server:
+        holding = HoldingServer(1, 0.02)
+        url = server.url.replace("http:", "https:")
+        result, load = ask(server, holding, url, ca_file=str(certificate.file))
+    assert errors_ms(result, load, holding)[0] == pytest.approx(0, abs=20)
+    assert result.client_error_ms == 0
+
+
+def test_tokens_that_waited_unread_are_marked_and_their_error_is_bounded(
+    server: ScriptedServer,
+) -> None:
+    holding = HoldingServer(5, 0.02)
+    result, load = ask(server, holding)
+    errors = errors_ms(result, load, holding)
+    assert result.merged_chunks == 4
+    assert errors[-1] == pytest.approx(0, abs=20), "the last one has its own time"
+    assert result.client_error_ms is not None
+    assert 60 < errors[0] <= result.client_error_ms + 1, "the first one's is at most the bound"
+    assert result.client_error_ms < 1000 * HELD_S, "which is no wider than the delay"
+
+
+def test_tokens_that_a_server_sends_together_are_not_the_clients_fault(
+    server: ScriptedServer,
+) -> None:
+    result, _ = ask(server, HoldingServer(5, 0, holds=False))
+    assert result.merged_chunks == 0
+    assert result.client_error_ms == 0
+
+
+@pytest.fixture
+def without_stamps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(st.StampedSocket, "SO_TIMESTAMPNS", 0x7FFF)  # no such option
+
+
+@pytest.mark.usefixtures("without_stamps")
+def test_without_stamps_the_loops_clock_is_used_and_its_delay_is_the_error(
+    server: ScriptedServer,
+) -> None:
+    holding = HoldingServer(1, 0.02)
+    result, load = ask(server, holding)
+    (error,) = errors_ms(result, load, holding)
+    assert error > 500 * HELD_S
+    assert result.client_error_ms is not None
+    assert result.client_error_ms >= error - 25, "the beat of the lag monitor"
+    assert result.merged_chunks is None
+
+
+@pytest.mark.usefixtures("without_stamps")
+def test_a_run_says_that_its_times_are_the_loops(project: Project) -> None:
+    project.run("run")
+    timestamps = project.results()["meta"]["client"]["timestamps"]
+    assert timestamps["source"] == "loop"
+    assert timestamps["reads"]["absent"] >= 4
+
+
+def test_a_run_says_that_its_times_are_the_kernels(project: Project) -> None:
+    project.run("run")
+    timestamps = project.results()["meta"]["client"]["timestamps"]
+    assert timestamps["source"] == "kernel"
+    assert timestamps["reads"]["kernel"] >= 4
+
+
+def test_a_wall_clock_that_is_set_meanwhile_changes_no_time(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, real = time.monotonic(), time.time_ns
+
+    def set_back() -> int:
+        jumped = time.monotonic() - begun > 0.1
+        return real() - 3600 * st.NS_PER_S if jumped else real()
+
+    monkeypatch.setattr(time, "time_ns", set_back)
+    holding = HoldingServer(10, 0.02, holds=False)
+    result, load = ask(server, holding)
+    assert max(map(abs, errors_ms(result, load, holding))) < 30
+
+
+class TestArrivalClock:
+    """The mapping of one stamp, without a socket."""
+
+    @staticmethod
+    def arrival(age_ns: int, previous_ns: int = 0) -> tuple[st.ArrivalClock, int | None, int]:
+        async def run() -> tuple[st.ArrivalClock, int | None, int]:
+            clock = st.ArrivalClock()
+            now_ns = st.clock()
+            stamp = divmod(time.time_ns() - age_ns, st.NS_PER_S)
+            data = struct.pack("@ll", *stamp)
+            arrived_ns, early_ns = clock.arrival([(1, 35, data)], previous_ns or now_ns - 10**9)
+            return clock, early_ns, now_ns - arrived_ns
+
+        return asyncio.run(run())
+
+    def test_a_stamp_is_mapped_to_the_monotonic_clock(self) -> None:
+        clock, early_ns, age_ns = self.arrival(5_000_000)
+        assert age_ns == pytest.approx(5_000_000, abs=1_000_000)
+        assert early_ns == pytest.approx(10**9 - 5_000_000, abs=2_000_000)
+        assert (clock.kernel, clock.outside) == (1, 0)
+
+    @pytest.mark.parametrize("age_ns", [-3600 * 10**9, 3600 * 10**9, -1_000_000_000, 2 * 10**9])
+    def test_a_stamp_before_the_last_read_or_in_the_future_is_not_used(self, age_ns: int) -> None:
+        clock, early_ns, age = self.arrival(age_ns)
+        assert early_ns is None
+        assert age <= 0
+        assert (clock.kernel, clock.outside) == (0, 1)
+
+
+STALL_S, RUN_S = 0.15, 5.0
+
+
+def run_with_a_stall(project: Project, server: ScriptedServer) -> dict[str, Any]:
+    """Return the results of a run whose client is stalled once, for 3 % of the time."""
+    server.behaviour = streams("a", pause_s=0.2)
+    run_stage = st.LoadGenerator._run_stage
+
+    async def stalled(self: st.LoadGenerator, *args: Any) -> None:
+        asyncio.get_running_loop().call_later(RUN_S / 2, time.sleep, STALL_S)
+        await run_stage(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(st.LoadGenerator, "_run_stage", stalled)
+        load = {"rate": 80, "arrival": "constant", "duration": RUN_S, "concurrent": 200}
+        project.configure(**load, server=server.url)
+        project.run("run")
+    return project.results()
+
+
+@pytest.mark.usefixtures("without_stamps")
+def test_a_client_that_stalls_for_3_percent_of_a_run_is_seen(
+    project: Project, server: ScriptedServer
+) -> None:
+    data = run_with_a_stall(project, server)
+    assert data["meta"]["validity"]["verdict"] != "VALID"
+    codes = {reason["code"] for reason in data["meta"]["validity"]["reasons"]}
+    assert codes & {"client_saturated", "client_starved"}
+    assert data["aggregate"]["client_error_ms"]["p99"] > 500 * STALL_S
+
+
+def test_the_kernels_times_of_a_stalled_client_are_true(
+    project: Project, server: ScriptedServer
+) -> None:
+    data = run_with_a_stall(project, server)
+    late = [result for result in data["results"] if result["ttft_ms"] > 200 + 600 * STALL_S]
+    assert all(result["client_error_ms"] > 1 for result in late), "or it says so"
