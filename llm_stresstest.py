@@ -7126,7 +7126,7 @@ TOOLS = {
     "compare": Tool(
         "say which run is better, and whether the difference is real", "analysis", "compare"
     ),
-    "ab": Tool("run two configurations in turn, and compare them", "analysis", "compare", "main_ab"),
+    "ab": Tool("run two configurations in turn, and compare", "analysis", "compare", "main_ab"),
     "history": Tool(
         "the dated runs of one name, and since when they differ", "analysis", "history"
     ),

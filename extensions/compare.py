@@ -25,6 +25,7 @@ from typing import Any, Self, cast
 
 import llm_stresstest as st
 from extensions.pairing import (
+    FEWEST_POOLED,
     METRICS,
     Comparison,
     Options,
@@ -277,8 +278,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--group",
         action="store_true",
-        help="each RUN is a side of several runs: A1,A2,A3 B1,B2,B3; a side of one is filled with "
-        "the equal runs of its folder",
+        help="each RUN is a side of several runs: A1,A2,A3 B1,B2,B3; single names stand for all "
+        "equal runs of their folder",
     )
     _add_options(parser)
     options = parser.parse_args(argv)
@@ -370,7 +371,8 @@ def _sides(options: argparse.Namespace) -> tuple[list[Side], list[Run]]:
     runs = [[read_run(path) for path in side] for side in paths]
     pool = list[Run]()
     if options.group:
-        found = [equal_runs(side[0]) if len(side) == 1 else side for side in runs]
+        listed = any(len(side) > 1 for side in runs)
+        found = runs if listed else [equal_runs(side[0]) for side in runs]
         given = {run.path.resolve() for side in runs for run in side}
         kinds = [{run.path.resolve() for run in side} for side in found]
         if len(runs) == 2 and kinds[0] == kinds[1]:  # A and B are of one configuration themselves
@@ -403,7 +405,7 @@ class Report:
         """Compare, print, and return the exit code."""
         if self.options.output is not None and self.options.output.exists():
             raise st.ConfigError(f"{self.options.output}: is there already; choose another name")
-        if self.pool and len(self.pool) < 3:
+        if self.pool and len(self.pool) < FEWEST_POOLED:
             st.notice(
                 f"--group: {len(self.pool)} other equal runs are too few to say how runs differ"
             )

@@ -15,7 +15,6 @@ import datetime as dt
 import itertools
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -149,6 +148,8 @@ def read_run(path: Path) -> Run:
 def _columns_of(saved: st.SavedRun) -> Run:
     config = saved.meta["config"]  # as it is: another version may have had other keys
     levels, slo = as_list(config["concurrent"]), st.Slo.model_validate(config.get("slo") or {})
+    # A conversation is graded at its end, and its turns are as good as that.
+    scores = {result.index: result.quality for result in saved.results if result.graded}
     seen = Counter[tuple[str, int, int]]()
     keys, asked, rows, spans = [], {}, [], []
     for result in sorted(saved.results, key=lambda result: (result.index, result.turn)):
@@ -158,7 +159,7 @@ def _columns_of(saved: st.SavedRun) -> Run:
         seen[place] += 1
         if result.turn == 0:
             asked[result.id] = (result.question, result.grader)
-        rows.append(_row_of(result, slo))
+        rows.append(_row_of(result, slo, scores.get(result.index)))
         spans.append((_ms(result.sent_ns), _ms(result.end_ns)))
     shape = (len(rows), len(PAIRED))
     values = np.array([row for row, _ in rows], dtype=np.float64).reshape(shape)
@@ -177,10 +178,15 @@ def _columns_of(saved: st.SavedRun) -> Run:
     )
 
 
-def _row_of(result: st.Result, slo: st.Slo) -> tuple[list[float | None], list[float]]:
+def _row_of(
+    result: st.Result, slo: st.Slo, score: float | None
+) -> tuple[list[float | None], list[float]]:
     """Return a request's columns, and which of them are only lower bounds."""
     failed = None if result.status == "cancelled" else float(not result.ok)
-    good = None if slo == st.Slo() or failed is None else float(result.ok and slo.met_by(result))
+    good = None
+    if slo != st.Slo() and failed is not None:
+        right = slo.quality is None or (score is not None and score >= slo.quality)
+        good = float(result.ok and right and slo.is_in_time(result))
     shares = [good, failed, result.quality if result.graded else None]
     if result.ok:
         times = [result.ttft_ms, result.answer_ttft_ms, result.tpot_ms, result.time_ms]
@@ -213,11 +219,19 @@ class Side:
 def identity(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Return what two runs of one configuration share: configuration, server, questions."""
     config = {key: value for key, value in meta["config"].items() if key not in _NO_IDENTITY}
-    server = {key: meta.get(key) for key in ("server", "model", "embedded", "server_info")}
+    server = {**fingerprint(meta), "server": meta["server"]}
     return {"questions": meta["questions_sha256"], **flat(server), **flat(config)}
 
 
 _NO_IDENTITY = ("thresholds", "hardware", "timeout", "startup_timeout", "cooldown")
+_FINGERPRINT = ("engine", "version", "model", "model_file", "quantization", "parameters")
+
+
+def fingerprint(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what answered, as far as the server said it."""
+    info = meta.get("server_info") or {}
+    found = {key: info.get(key) for key in (*_FINGERPRINT, "context_tokens", "slots")}
+    return {f"server_info.{key}": value for key, value in found.items() if value is not None}
 
 
 def flat(value: Any, name: str = "") -> dict[str, Any]:
@@ -376,14 +390,17 @@ def changed(a: Run, b: Run, *, everything: bool = False) -> dict[str, list[Any]]
 def _about(run: Run) -> dict[str, Any]:
     meta = run.meta
     machine = {key: meta["client"].get(key) for key in ("version", "host", "platform", "cpus")}
-    parts = {"config": run.config, "client": machine, "hardware": meta.get("hardware")}
-    parts |= {"embedded": meta.get("embedded"), "server_info": meta.get("server_info")}
-    tree = flat({key: value for key, value in parts.items() if value})
-    return {
-        re.sub(r"^config\.", "", key): value
-        for key, value in tree.items()
-        if not re.search(r"\.(raw|unavailable|thresholds)\b", key)
+    inventory = {
+        key: value
+        for key, value in (meta.get("hardware") or {}).items()
+        if key not in _OF_THE_LOAD  # those differ from run to run on one machine
     }
+    config = {key: value for key, value in run.config.items() if key != "thresholds"}
+    tree = flat({"client": machine, "hardware": inventory})
+    return {**flat(config), **fingerprint(meta), **tree}
+
+
+_OF_THE_LOAD = ("load", "missing", "shared_server", "server_process", "sources", "unavailable")
 
 
 # === Pairs ===
@@ -573,6 +590,10 @@ class Draft:
     levels: Array | None = None  # each run's own level, for the spread between runs
 
 
+FEWEST_GROUPED = 4  # runs of both sides together: two degrees of freedom
+FEWEST_POOLED = 3  # other runs of the same configuration: two as well
+
+
 class Table:
     """The rows of a comparison in the making: all from one bootstrap."""
 
@@ -586,9 +607,14 @@ class Table:
         self.resampling: Resampling = inference.Resampling(len(grid.ids))
 
     @property
+    def has_groups(self) -> bool:
+        """Whether the sides' own runs show how far runs of one configuration differ."""
+        return self.runs_a + self.runs_b >= FEWEST_GROUPED
+
+    @property
     def covers_runs(self) -> bool:
-        """Whether the runs show how far runs of one configuration differ."""
-        return min(self.runs_a, self.runs_b) >= 2 or len(self.pool) >= 3
+        """Whether these runs, or others of the same configuration, show how far runs differ."""
+        return self.has_groups or len(self.pool) >= FEWEST_POOLED
 
     def rows(self, specs: Sequence[Spec]) -> list[Row]:
         """Return a row for each of the specs."""
@@ -713,7 +739,7 @@ class Table:
         means = np.exp(draft.levels)
         draft.a, draft.b = float(means[: self.runs_a].mean()), float(means[self.runs_a :].mean())
         value = draft.levels[self.runs_a :].mean() - draft.levels[: self.runs_a].mean()
-        if min(self.runs_a, self.runs_b) >= 2:  # the runs themselves show how far they stray
+        if self.has_groups:  # the runs themselves show how far they stray
             draft.estimate = self.resampling.independent(float(value), 0.0, self.inference.LARGE_DF)
             return draft
         blocks = []
@@ -730,8 +756,12 @@ class Table:
 
     def _energy_draft(self, spec: Spec) -> Draft:
         """Compare the energy of an answer: a run has one, so only several runs can tell."""
-        used = [energy_an_answer(run.aggregate) for run in self.grid.runs]
         draft = Draft(spec, pairs=len(self.grid.keys))
+        used: list[float | None] = []
+        for source in ENERGY_SOURCES:
+            used = [energy_an_answer(run.aggregate, source) for run in self.grid.runs]
+            if all(used):
+                break
         if spec.slot is None and all(used):
             levels = np.log(np.array(used, dtype=np.float64))
             a, b = levels[: self.runs_a], levels[self.runs_a :]
@@ -744,7 +774,7 @@ class Table:
 
     def _run_effects(self, drafts: Sequence[Draft]) -> RunEffects:
         """Return the spread between runs, of these or of others of the same configuration."""
-        if min(self.runs_a, self.runs_b) >= 2:
+        if self.has_groups:
             levels = np.column_stack([cast("Array", draft.levels) for draft in drafts])
             return self.inference.RunEffects(levels[: self.runs_a], levels[self.runs_a :])
         slots = [self.grid.slots[0]] * len(self.pool)
@@ -796,8 +826,8 @@ class Table:
     def needs(self, draft: Draft, family: Family, gap: float) -> tuple[int | None, str | None]:
         """Return how many more questions or runs would make the interval reach less than `gap`."""
         estimate = cast("Estimate", draft.estimate)
-        if estimate.between > estimate.variance / 2 and min(self.runs_a, self.runs_b) >= 2:
-            runs = min(self.runs_a, self.runs_b)
+        if estimate.between > estimate.variance / 2 and self.has_groups:
+            runs = round(2 * self.runs_a * self.runs_b / (self.runs_a + self.runs_b))
             return family.more_runs(estimate, runs, gap), "runs"
         kind = "time" if draft.spec.metric.kind == "rate" else "questions"
         return family.more_questions(estimate, max(draft.questions, 1), gap), kind
@@ -822,14 +852,13 @@ def _levels(values: Array, spec: Spec) -> Array:
     return np.nan_to_num(_mean((values - middle).T))
 
 
-def energy_an_answer(aggregate: Mapping[str, Any]) -> float | None:
-    """Return the watt-hours of an answer from the best source that measured any."""
-    sources = aggregate.get("energy") or {}
-    for source in ("wall", "gpu", "cpu"):
-        used = (sources.get(source) or {}).get("wh_per_1000_answers")
-        if used:
-            return float(used) / 1000
-    return None
+ENERGY_SOURCES = ("wall", "gpu", "cpu_package")  # the first that measured all runs counts
+
+
+def energy_an_answer(aggregate: Mapping[str, Any], source: str) -> float | None:
+    """Return the watt-hours of an answer; None where the source measured none."""
+    used = ((aggregate.get("energy") or {}).get(source) or {}).get("wh_per_1000_answers")
+    return float(used) / 1000 if used else None
 
 
 class Flip(NamedTuple):

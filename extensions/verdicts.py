@@ -147,7 +147,8 @@ PHRASES = {
 def sentence(comparison: Comparison) -> str:
     """Return the answer in one sentence that a person can repeat aloud."""
     label = comparison.b.label
-    rows = [comparison.rows[name] for name in PHRASES if name in comparison.rows]
+    shown = {row.spec.name: row for row in shown_rows(comparison)}
+    rows = [shown[name] for name in PHRASES if name in shown]
     differ = [row for row in rows if row.verdict in row.metric.words()]
     between = "A and " + label if comparison.covered else "these two runs"
     if not differ:
@@ -201,9 +202,9 @@ def one_run_note(comparison: Comparison) -> str:
             "One run each: this holds for these two runs, not yet for the next. "
             "The tool ab includes the machine's own drift."
         )
-    if min(a, b) >= 2:
-        return f"{a} and {b} runs: the intervals include how far runs differ among themselves."
     pool = len(cast(Table, comparison.table).pool)
+    if not pool:
+        return f"{a} and {b} runs: the intervals include how far runs differ among themselves."
     return f"One run each; {pool} equal runs of the folder say how far such runs differ."
 
 
