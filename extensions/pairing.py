@@ -136,7 +136,8 @@ def read_run(path: Path) -> Run:
     saved = st.load_results(path)
     try:
         run = _columns_of(saved)
-        _ = run.verdict, run.levels, run.started, run.aggregate["quality"], run.aggregate["e2e_ms"]
+        _ = run.verdict, run.levels, run.started, run.aggregate["quality"]["graded"]
+        _about(run), identity(run.meta)  # so that nothing is found missing later
         return run
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         text = st.printable(f"{type(error).__name__}: {error}", 200)

@@ -575,7 +575,7 @@ svg{{display:block}} .caveat{{border-left:3px solid var(--warn);padding:0 12px;m
 @media (max-width:720px){{body{{padding:16px}} h1{{font-size:25px}} thead{{display:none}}
 tr{{display:block;border-bottom:1px solid var(--line);padding:8px 0}}
 td,tbody th{{display:flex;justify-content:space-between;gap:16px;border:0;padding:2px 0;
-text-align:right;white-space:normal}} tbody th{{font-weight:650}}
+text-align:right;white-space:normal}} tbody th{{display:block;text-align:left;font-weight:650}}
 td[data-of]::before{{content:attr(data-of);color:var(--ink3)}}}}
 @media print{{:root{{color-scheme:light}} tr{{break-inside:avoid}}}}
 </style></head>
@@ -597,7 +597,7 @@ def page(comparison: Comparison, outcomes: Sequence[Outcome]) -> str:
     notes = "".join(f'<p class="caveat">{_h(note)}</p>\n' for note in caveats(comparison))
     gates = "".join(
         f'<p class="{_OUTCOME_CLASS[o.state]}"><span aria-hidden="true">'
-        f"{OUTCOME_SIGN[o.state][0]}</span> {o.state}: <code>{_h(o.gate)}</code> "
+        f"{OUTCOME_SIGN[o.state][0]}</span> {o.state}: <code>--{o.kind} {_h(o.gate)}</code> "
         f"{_h(o.message)}</p>\n"
         for o in outcomes
     )
@@ -633,9 +633,9 @@ def _html_runs(comparison: Comparison) -> str:
             ok, failed = run.aggregate["ok"], run.aggregate["failed"]
             body.append(
                 f'<tr><th>{side.label} <span class="name">{_h(run.name)}</span></th>'
-                f'<td data-of="verdict" class="{style.get(run.verdict, "")}">{sign} '
-                f"{_h(run.verdict)}"
-                f'</td><td data-of="answers" class="n">{ok:,}</td>'
+                f'<td data-of="verdict" class="{style.get(run.verdict, "")}"><span>{sign} '
+                f"{_h(run.verdict)}</span></td>"
+                f'<td data-of="answers" class="n">{ok:,}</td>'
                 f'<td data-of="failed" class="n">{failed:,}</td>'
                 f'<td data-of="date">{run.started:%Y-%m-%d %H:%M}</td></tr>'
             )
@@ -665,12 +665,11 @@ def _html_table(comparison: Comparison) -> str:
             f"<tr><th>{_h(cells.name)}<small>{_h(cells.middle)}</small></th>"
             f'<td data-of="A" class="n">{_h(cells.a)}</td>'
             f'<td data-of="{label}" class="n">{_h(cells.b)}</td>'
-            f'<td data-of="{label} against A" class="n"><b>{_h(cells.change)}</b>'
-            f"<small>{_h(cells.interval)}</small></td>"
+            f'<td data-of="{label} against A" class="n"><span><b>{_h(cells.change)}</b>'
+            f"<small>{_h(cells.interval)}</small></span></td>"
             f"<td>{_svg(row, margin)}</td>"
-            f'<td data-of="verdict"><span class="v {better}"><span aria-hidden="true">{sign}</span>'
-            " "
-            f"{_h(word)}</span><small>{_h(cells.needs)}</small></td></tr>"
+            f'<td data-of="verdict"><span><span class="v {better}"><span aria-hidden="true">{sign}'
+            f"</span> {_h(word)}</span><small>{_h(cells.needs)}</small></span></td></tr>"
         )
     heads = (
         f'<th></th><th class="n">A</th><th class="n">{label}</th><th class="n">Difference'
