@@ -168,6 +168,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "Judge",
     "LoadReport",
     "LoadStart",
+    "MissingPackageError",
     "Options",
     "Parser",
     "PlannedRequest",
@@ -867,7 +868,7 @@ def load_config(
         example = '{"server": …, "model": …}'
         raise ConfigError(f"{path}: must hold a JSON object such as {example}, not {kind_of(data)}")
     kept = {name: item for name, item in (before or {}).items() if REDACTED not in json.dumps(item)}
-    if differs := [name for name in kept if name in data and data[name] != kept[name]]:
+    if differs := [name for name in kept if name in data and not agrees(data[name], kept[name])]:
         notice(
             f"{path.name} differs ({', '.join(differs)}); the run keeps the config it began with"
         )
@@ -889,6 +890,13 @@ def load_config(
             default = json.dumps(getattr(config, name))
             logger.warning("%s: %s is not set; using %s", path.name, name, default)
     return config
+
+
+def agrees(part: Any, whole: Any) -> bool:
+    """Whether all that a JSON value says stands in another one, which may say more."""
+    if isinstance(part, dict) and isinstance(whole, dict):
+        return all(name in whole and agrees(part[name], whole[name]) for name in part)
+    return bool(part == whole)
 
 
 def find_file(given: Path | None, name: str) -> Path:
@@ -1203,7 +1211,8 @@ class Result:
     reconnects: int = 0  # kept connections that turned out dead
     client_error_ns: int | None = None  # the first token came at most so much earlier than it says
     merged_chunks: int | None = None  # chunks whose time is not known: more had come by the read
-    server_prefill_ms: float | None = None  # the server's own timings, where it sends them
+    server_queue_ms: float | None = None  # the server's own timings, where it sends them
+    server_prefill_ms: float | None = None
     server_decode_ms: float | None = None
     grader: str | None = None  # how the answer is to be graded
     quality: float = 0.0
@@ -1284,7 +1293,7 @@ class Result:
 
     @property
     def server_wait_ms(self) -> float | None:
-        """TTFT without the server's prefill: its queue, and the network."""
+        """TTFT without the server's prefill: the wait in its queue, and the network."""
         if self.ttft_ms is None or self.server_prefill_ms is None:
             return None
         return self.ttft_ms - self.server_prefill_ms
@@ -1332,6 +1341,7 @@ class Result:
             "end_ms": ms_between(0, self.end_ns),
             "client_error_ms": self.client_error_ms,
             "merged_chunks": self.merged_chunks,
+            "server_queue_ms": self.server_queue_ms,
             "server_prefill_ms": self.server_prefill_ms,
             "server_decode_ms": self.server_decode_ms,
         }
@@ -1791,6 +1801,52 @@ def _decode_untyped(data: bytes) -> Any:
 NOTHING, ANSWER, OTHER, FOREIGN = range(4)
 
 
+class ServerTimings:
+    """What a server says of its own times, in whichever of the known ways it does.
+
+    llama.cpp: `timings`. vLLM (--enable-per-request-metrics): `metrics`. Groq: in `usage`, or in
+    `x_groq.usage`. Cerebras: `time_info`. Ollama: durations. TGI: headers.
+    """
+
+    __slots__ = ("said",)
+
+    def __init__(self) -> None:
+        self.said: dict[str, Any] = {}
+
+    def take(self, event: Any) -> None:
+        """Keep what one of an answer's last events says, or the body; later ones know more."""
+        nested = (event.timings, event.metrics, event.time_info, event.usage)
+        groq = event.x_groq.get("usage") if isinstance(event.x_groq, dict) else None
+        for part in (*nested, groq):
+            if isinstance(part, dict):
+                self.said.update(part)
+        for name in ("prompt_eval_duration", "eval_duration"):
+            if (value := getattr(event, name)) is not None:
+                self.said[name] = value
+
+    def first(self, **factors: float) -> float | None:
+        """Return the first of these that was said, in ms; each has the factor that makes it ms."""
+        for name, factor in factors.items():
+            value: Any = self.said.get(name)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if is_number and 0 <= value < 1e15:
+                return round(float(value) * factor, 3)
+        return None
+
+    def fill(self, result: Result) -> None:
+        """Write down queue, prefill and decode, and the cached tokens that `usage` left out."""
+        result.server_queue_ms = self.first(queue_time_ms=1, queue_time=1e3, header_ms=1)
+        result.server_prefill_ms = self.first(
+            prompt_ms=1, time_to_first_token_ms=1, prompt_time=1e3, prompt_eval_duration=1e-6
+        )
+        result.server_decode_ms = self.first(
+            predicted_ms=1, generation_time_ms=1, completion_time=1e3, eval_duration=1e-6
+        )
+        cached = self.said.get("cache_n")
+        if result.cached_tokens is None and isinstance(cached, int) and 0 <= cached < 2**53:
+            result.cached_tokens = cached
+
+
 class ParsedAnswer:
     """What has been read of an answer, and how a result is filled with it."""
 
@@ -1808,6 +1864,7 @@ class ParsedAnswer:
         "merged",
         "reasoning",
         "text",
+        "timings",
         "usage",
     )
 
@@ -1819,6 +1876,7 @@ class ParsedAnswer:
         self.merged: list[int] = []  # places of the chunks that were not the last of their read
         self.finish: Any = None
         self.usage: Any = None
+        self.timings = ServerTimings()
         self.error: Any = None  # an error object that the server sent
         self.foreign: str | None = None  # the kind of an event that this API does not know
         self.complete = False
@@ -1928,6 +1986,7 @@ class ParsedAnswer:
         result.cached_tokens = self.usage_count("prompt_tokens_details", "cached_tokens")
         if result.cached_tokens is None:
             result.cached_tokens = self.usage_count("prompt_cache_hit_tokens")
+        self.timings.fill(result)
 
     def usage_count(self, *keys: str) -> int | None:
         """Return a count of the usage; None when it is not given, or cannot be one."""
@@ -1995,6 +2054,13 @@ class _Choices(msgspec.Struct, gc=False):
     usage: Any = None
     error: Any = None
     type: Any = None  # only another API has one
+    # What servers say of their own times: llama.cpp, vLLM, Groq, Cerebras, Ollama.
+    timings: Any = None
+    metrics: Any = None
+    x_groq: Any = None
+    time_info: Any = None
+    prompt_eval_duration: Any = None
+    eval_duration: Any = None
 
 
 class _Response(msgspec.Struct):
@@ -2077,6 +2143,7 @@ class Completions(Api):
         """Read what stands around the text, then the text of the first choice."""
         if event.usage:
             parsed.usage = event.usage
+            parsed.timings.take(event)
         if event.error:
             parsed.error = event.error
             return NOTHING
@@ -2088,6 +2155,7 @@ class Completions(Api):
             return NOTHING  # a second alternative, which nobody asked for
         if choice.finish_reason:
             parsed.finish = choice.finish_reason
+            parsed.timings.take(event)
         return self.read_choice(choice, parsed)
 
     def read_choice(self, choice: _Choice, parsed: ParsedAnswer) -> int:
@@ -2438,6 +2506,7 @@ class Exchange:
         self.status: int | None = None
         self.content_type = ""
         self.retry_after: str | None = None
+        self.queue_ms: int | None = None
         self.content: aiohttp.StreamReader | None = None
         self.protocol: TimingProtocol | None = None
         self.news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -2467,6 +2536,9 @@ class Exchange:
         self.status = response.status
         self.content_type = response.headers.get("Content-Type", "")
         self.retry_after = response.headers.get("Retry-After")
+        queue_ms = response.headers.get("x-queue-time", "")  # Text Generation Inference
+        if queue_ms.isascii() and queue_ms.isdigit():
+            self.queue_ms = int(queue_ms[:15])
         self.content = response.content
         if not self.reads_ns:  # it had come before it was asked for
             self.reads_ns = [clock()]
@@ -2636,7 +2708,7 @@ class MeasuredRequest(aiohttp.ClientRequest):
     async def write_bytes(self, *args: Any, **kwargs: Any) -> None:
         """Take the time, then write; the socket knows it better."""
         exchange = _exchange_now.get()
-        timing = cast(TimingProtocol, exchange.protocol).timing
+        timing = exchange.protocol.timing if exchange.protocol else LoopTime()
         exchange.sent_ns, timing.sent_ns = clock(), None
         try:
             await super().write_bytes(*args, **kwargs)
@@ -2843,6 +2915,7 @@ class Client:
     def parse(self, exchange: Exchange) -> ParsedAnswer:
         """Return what can be read of the answer so far; nothing of what is no answer."""
         parsed = ParsedAnswer()
+        parsed.timings.said["header_ms"] = exchange.queue_ms
         if not exchange.is_answer(self.config.stream):
             return parsed
         if self.config.stream:
@@ -3335,18 +3408,22 @@ class LoadGenerator:
             for due_ns, planned in stage.planned_requests(begun_ns):
                 if (wait_ns := due_ns - clock()) > 0:
                     await asyncio.sleep(wait_ns / NS_PER_S)
-                release = await limit.take()
+                slot = await limit.take()
                 if stage.is_over(begun_ns) or self.report.fault is not None:
                     break
-                task = asyncio.create_task(self._converse(planned, record, release))
+                task = asyncio.create_task(self._converse(planned, record, slot))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
-                # A herd of requests that start together must not hold up the reading of tokens.
+                # A herd of requests that start together must not hold up the reading of tokens: one
+                # a turn of the loop. Where reading is all that this client can do, slots stay empty
+                # for a while, and the self-check says so.
                 await asyncio.sleep(0)
             if self.report.fault is None and tasks:
                 await asyncio.wait(tasks)
         finally:
             limit.close()
+            if stage.offsets_ns is None:
+                self.lag.note_empty_slots(limit.empty_share)
             for task in tasks:
                 task.cancel()
             if tasks:
@@ -3356,18 +3433,19 @@ class LoadGenerator:
         self,
         planned: PlannedRequest,
         record: Callable[[Result], None],
-        release: Callable[[], None],
+        slot: Slot,
     ) -> None:
         """Ask a question, or the turns of a conversation in their order; record each result."""
         messages: list[dict[str, str]] = []
         last, skipped = len(planned.question.texts) - 1, ""
+        slot.begin()
         try:
             for turn, text in enumerate(planned.question.texts):
                 messages.append({"role": "user", "content": text})
                 if skipped:
                     result = self._unsent(planned, messages, skipped)
                 else:
-                    done = release if turn == last else lambda: None
+                    done = slot.release if turn == last else lambda: None
                     result = await self._ask(planned, list(messages), done)
                 record(result)
                 if not result.ok and not skipped:
@@ -3378,7 +3456,7 @@ class LoadGenerator:
         except Exception as error:  # noqa: BLE001  what `record` raises ends the run, not just this task
             self.report.fault = self.report.fault or error
         finally:
-            release()
+            slot.release()
 
     async def _ask(
         self, planned: PlannedRequest, messages: list[dict[str, str]], release: Callable[[], None]
@@ -3403,17 +3481,22 @@ class LoadGenerator:
 
 
 class ConcurrencyLimit:
-    """The slots of a stage: a semaphore that can say how many are free.
+    """The slots of a stage: a semaphore that knows how long they stood empty.
 
     With a ramp they open one after the other, evenly over its time; the first one at once.
     """
 
     def __init__(self, level: int, ramp_s: float = 0) -> None:
-        self.free = 0
         self._level, self._ramp_s, self._opened = level, ramp_s, 0
         self._semaphore = asyncio.Semaphore(0)
         self._begun_ns = clock()
         self._timer: asyncio.TimerHandle | None = None
+        self._empty = 0  # open slots without a request
+        self._full_ns: int | None = None  # when all were first busy
+        # Since then: when that number changed, how long slots were empty in all, and both at the
+        # last start, behind which there was nothing more to ask.
+        self._changed_ns = self._empty_ns = 0
+        self._last_start_ns = self._empty_by_then_ns = 0
         self._open()
 
     def _open(self) -> None:
@@ -3423,34 +3506,66 @@ class ConcurrencyLimit:
             elapsed_s = (clock() - self._begun_ns) / NS_PER_S
             due = min(due, 1 + int(elapsed_s * self._level / self._ramp_s))
         for _ in range(due - self._opened):
-            self._add()
+            self._empty += 1
+            self._semaphore.release()
         self._opened = due
         if due < self._level:
             wait_s = self._ramp_s / self._level
             self._timer = asyncio.get_running_loop().call_later(wait_s, self._open)
 
-    def _add(self) -> None:
-        self.free += 1
+    async def take(self) -> Slot:
+        """Wait for a slot."""
+        await self._semaphore.acquire()
+        return Slot(self)
+
+    def begin(self) -> None:
+        """Note that a slot has a request."""
+        self._change(-1)
+        self._last_start_ns, self._empty_by_then_ns = self._changed_ns, self._empty_ns
+        if self._full_ns is None and not self._empty and self._opened == self._level:
+            self._full_ns = self._changed_ns
+
+    def give_back(self) -> None:
+        """Note that a slot is empty again."""
+        self._change(1)
         self._semaphore.release()
 
-    async def take(self) -> Callable[[], None]:
-        """Wait for a slot; return what gives it back, once however often it is called."""
-        await self._semaphore.acquire()
-        self.free -= 1
-        taken = True
+    def _change(self, change: int) -> None:
+        now_ns = clock()
+        if self._full_ns is not None:
+            self._empty_ns += self._empty * (now_ns - self._changed_ns)
+        self._empty += change
+        self._changed_ns = now_ns
 
-        def give_back() -> None:
-            nonlocal taken
-            if taken:
-                taken = False
-                self._add()
-
-        return give_back
+    @property
+    def empty_share(self) -> float | None:
+        """For how much of the time slots stood empty though there was more to ask."""
+        if self._full_ns is None or self._last_start_ns <= self._full_ns:
+            return None
+        return self._empty_by_then_ns / (self._level * (self._last_start_ns - self._full_ns))
 
     def close(self) -> None:
         """Open no more slots."""
         if self._timer is not None:
             self._timer.cancel()
+
+
+class Slot:
+    """A place of a ConcurrencyLimit that was taken."""
+
+    def __init__(self, limit: ConcurrencyLimit) -> None:
+        self._limit, self._busy = limit, False
+
+    def begin(self) -> None:
+        """Say that its request begins."""
+        self._busy = True
+        self._limit.begin()
+
+    def release(self) -> None:
+        """Give it back; only the first call counts."""
+        if self._busy:
+            self._busy = False
+            self._limit.give_back()
 
 
 # --- Self-check ---
@@ -3468,6 +3583,7 @@ class StageWatch:
         self.cpu_s: float | None = None
         self.cpu_wait_s: float | None = None
         self.elapsed_s = 0.0
+        self.slots_empty_share: float | None = None  # in a closed loop
         self.rivals: list[dict[str, Any]] = []
         self._others = self._cpu_of_others()
         self._waited_s = self._run_delay_s()
@@ -3567,6 +3683,11 @@ class LagMonitor:
             self.watches.append(self._now)
             self._now = None
 
+    def note_empty_slots(self, share: float | None) -> None:
+        """Take how long the stage's slots stood empty."""
+        if self._now is not None:
+            self._now.slots_empty_share = share
+
     def _beat(self) -> None:
         due_ns = self._start_ns
         while True:
@@ -3599,7 +3720,12 @@ class LagMonitor:
     def to_record(self) -> dict[str, Any]:
         """Return what `meta.client` says: of all stages together, and of each."""
         stages = [
-            {"stage": watch.number, **StageWatch.summary([watch]), "rivals": watch.rivals}
+            {
+                "stage": watch.number,
+                **StageWatch.summary([watch]),
+                "slots_empty_share": watch.slots_empty_share,
+                "rivals": watch.rivals,
+            }
             for watch in self.watches
         ]
         return {**StageWatch.summary(self.watches), "stages": stages}
@@ -3972,6 +4098,7 @@ class Aggregator:
         "scheduled_ttft_ms",
         "scheduled_e2e_ms",
         "client_error_ms",
+        "server_queue_ms",
         "server_prefill_ms",
         "server_decode_ms",
         "server_wait_ms",
@@ -4816,19 +4943,18 @@ class ClientCheck:
         self._judge(error["p95"], 5, 0.05 * floor_ms, "first tokens may be timed {} late (p95)")
         if error["n"] >= self.P99_FROM:
             late = "first tokens may be timed {} late (p99)"
-            self._judge(error["p99"], 10, 0.1 * floor_ms, late)
+            self._judge(error["p99"], 5, 0.1 * floor_ms, late)
         if not part["queue_ms"]["n"]:  # a closed loop: a slot idles so long before the next request
             e2e_ms = part["e2e_ms"]["p50"] or math.inf
             self._judge(lag, 5, 0.05 * e2e_ms, "requests start {} late (p95)")
+            empty = client.get("slots_empty_share")
+            self._judge_share(empty, 0.1, 0.25, "slots stood empty {} of the time")
         if part["merged_chunks"] is not None:
             merged = part["merged_chunks"] / part["timed_chunks"]
-            if merged >= 0.05:
-                self.severity = max(self.severity, 1 + (merged >= 0.25))
-                self.found.append(f"{merged:.0%} of the chunks were read together with later ones")
+            read = "{} of the chunks were read together with later ones"
+            self._judge_share(merged, 0.05, 0.25, read)
         self.cpu, self.waits = client["cpu_share"] or 0.0, client.get("cpu_wait_share") or 0.0
-        if self.cpu >= 0.98:
-            self.severity = max(self.severity, 1)
-        if self.starved:
+        if self.cpu >= 0.98 or self.starved:
             self.severity = max(self.severity, 1)
 
     def _judge(self, value: float | None, least_ms: float, limit_ms: float, what: str) -> None:
@@ -4837,6 +4963,12 @@ class ClientCheck:
         if value is not None and value > harmless_ms:
             self.severity = max(self.severity, 1 + (value > 4 * harmless_ms))
             self.found.append(what.format(format_ms(value)))
+
+    def _judge_share(self, value: float | None, suspect: float, invalid: float, what: str) -> None:
+        """Hold a share against what is harmless, and against what is not."""
+        if value is not None and value > suspect:
+            self.severity = max(self.severity, 1 + (value > invalid))
+            self.found.append(what.format(f"{value:.0%}"))
 
     @property
     def starved(self) -> bool:
