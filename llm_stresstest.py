@@ -165,6 +165,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "CORRECT",
     "FAILURES",
     "GRADERS",
+    "NARROW_SPACE",
     "PERCENTILES",
     "REDACTED",
     "SCHEMA_VERSION",
@@ -276,6 +277,7 @@ exit codes:
   2    bad input: arguments, config, questions, file names
   3    the server cannot be used
   4    the results could not be written
+  5    a comparison that was required could not be decided
   70   a fault of this program, please report it
   129, 130, 143  stopped by SIGHUP, SIGINT, SIGTERM; what was measured is saved
 """
@@ -692,6 +694,17 @@ class Slo(Strict):
     tpot_ms: Positive | None = key(None, "a number of ms above 0")
     e2e_ms: Positive | None = key(None, "a number of ms above 0")
     quality: Share | None = key(None, "a number from 0 to 1")
+
+    def is_in_time(self, result: Result) -> bool:
+        """Whether an ok request meets the limits of time; one that was not measured meets none."""
+        ttft_ms, e2e_ms = result.ttft_ms, result.time_ms
+        if result.scheduled_ns is not None:  # a user waits from when the request was due
+            ttft_ms, e2e_ms = result.scheduled_ttft_ms, result.scheduled_e2e_ms
+        limits = [(self.ttft_ms, ttft_ms), (self.e2e_ms, e2e_ms)]
+        if result.token is None or result.token > 1:  # one token has no TPOT, and needs none
+            limits.append((self.tpot_ms, result.tpot_ms))
+        judged = [(limit, value) for limit, value in limits if limit is not None]
+        return all(value is not None and value <= limit for limit, value in judged)
 
 
 class Hardware(Strict):
@@ -4242,14 +4255,7 @@ class Aggregator:
         A conversation's answers are graded at its end: its turns are good when the last one is.
         """
         slo = self.config.slo
-        ttft_ms, e2e_ms = result.ttft_ms, result.time_ms
-        if result.scheduled_ns is not None:  # a user waits from when the request was due
-            ttft_ms, e2e_ms = result.scheduled_ttft_ms, result.scheduled_e2e_ms
-        limits = [(slo.ttft_ms, ttft_ms), (slo.e2e_ms, e2e_ms)]
-        if result.token is None or result.token > 1:  # one token has no TPOT, and needs none
-            limits.append((slo.tpot_ms, result.tpot_ms))
-        judged = [(limit, value) for limit, value in limits if limit is not None]
-        good = all(value is not None and value <= limit for limit, value in judged)
+        good = slo.is_in_time(result)
         if slo.quality is None:
             self.sums["good"] += good
         elif not result.graded:
@@ -7322,6 +7328,7 @@ class Tool(NamedTuple):
     help: str
     group: str | None = None  # the dependency group that it needs
     module: str = ""  # its file in extensions/
+    function: str = "main"  # what runs it: takes the arguments, returns the exit code
 
 
 TOOLS = {
@@ -7329,6 +7336,14 @@ TOOLS = {
     "grade": Tool(
         "grade a results file anew, without asking the model again", "quality", "quality"
     ),
+    "compare": Tool(
+        "say which run is better, and whether the difference is real", "analysis", "compare"
+    ),
+    "ab": Tool("run two configurations in turn, and compare", "analysis", "compare", "main_ab"),
+    "history": Tool(
+        "the dated runs of one name, and since when they differ", "analysis", "history"
+    ),
+    "list": Tool("the runs of a folder in one table", "analysis", "history", "main_list"),
 }
 _EMBEDDED = Tool("a real small LLM on llama.cpp, for a machine that has no server", "embedded")
 
@@ -8016,7 +8031,7 @@ def run_tool(name: str, argv: Sequence[str]) -> int:
     tool = TOOLS[name]
     extension = import_extension(tool.module, tool.group)
     try:
-        return cast(int, extension.main(argv))
+        return cast(int, getattr(extension, tool.function)(argv))
     except ModuleNotFoundError as error:  # of a package that it imports where it is used
         if tool.group is None or (error.name or "").startswith(("extensions", "llm_stresstest")):
             raise
