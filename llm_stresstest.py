@@ -21,6 +21,23 @@ shows them.
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+
+if __name__ == "__main__":  # a signal during the other imports ends in a line, not in a traceback
+
+    def stop_at_once(signum: int, _frame: object) -> None:
+        """End before there is anything to save."""
+        name = signal.Signals(signum).name
+        os.write(2, f"llm_stresstest: stopped by {name}\n".encode())
+        os._exit(128 + signum)
+
+    for signal_name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        signal_number = getattr(signal, signal_name, None)  # Windows has no SIGHUP
+        if signal_number is not None and signal.getsignal(signal_number) != signal.SIG_IGN:
+            signal.signal(signal_number, stop_at_once)
+
 import argparse
 import array
 import asyncio
@@ -47,19 +64,16 @@ import logging
 import logging.handlers
 import math
 import operator
-import os
 import platform
 import random
 import re
 import selectors
 import shlex
-import signal
 import socket
 import ssl
 import statistics
 import struct
 import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -135,7 +149,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    from types import FrameType, ModuleType
     from typing import Self
 
     import openai
@@ -151,6 +165,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "CORRECT",
     "FAILURES",
     "GRADERS",
+    "NARROW_SPACE",
     "PERCENTILES",
     "REDACTED",
     "SCHEMA_VERSION",
@@ -158,6 +173,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "Column",
     "Config",
     "ConfigError",
+    "Digest",
     "Evidence",
     "ExtensionError",
     "Failure",
@@ -167,6 +183,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "Judge",
     "LoadReport",
     "LoadStart",
+    "MissingPackageError",
     "Options",
     "Parser",
     "PlannedRequest",
@@ -202,6 +219,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "load_questions",
     "load_results",
     "logger",
+    "mean_score",
     "min_samples",
     "notice",
     "one_user_speed",
@@ -211,6 +229,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "process_questions",
     "questions_hash",
     "read_json",
+    "requests_missing",
     "resolve_target",
     "save_results",
     "send_question",
@@ -220,6 +239,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "table",
     "terminal_width",
     "test_connection",
+    "total_speed",
     "validity_rule",
     "wilson_interval",
     "wrapped",
@@ -257,6 +277,7 @@ exit codes:
   2    bad input: arguments, config, questions, file names
   3    the server cannot be used
   4    the results could not be written
+  5    a comparison that was required could not be decided
   70   a fault of this program, please report it
   129, 130, 143  stopped by SIGHUP, SIGINT, SIGTERM; what was measured is saved
 """
@@ -674,6 +695,17 @@ class Slo(Strict):
     e2e_ms: Positive | None = key(None, "a number of ms above 0")
     quality: Share | None = key(None, "a number from 0 to 1")
 
+    def is_in_time(self, result: Result) -> bool:
+        """Whether an ok request meets the limits of time; one that was not measured meets none."""
+        ttft_ms, e2e_ms = result.ttft_ms, result.time_ms
+        if result.scheduled_ns is not None:  # a user waits from when the request was due
+            ttft_ms, e2e_ms = result.scheduled_ttft_ms, result.scheduled_e2e_ms
+        limits = [(self.ttft_ms, ttft_ms), (self.e2e_ms, e2e_ms)]
+        if result.token is None or result.token > 1:  # one token has no TPOT, and needs none
+            limits.append((self.tpot_ms, result.tpot_ms))
+        judged = [(limit, value) for limit, value in limits if limit is not None]
+        return all(value is not None and value <= limit for limit, value in judged)
+
 
 class Hardware(Strict):
     """How the machine is watched, and what it costs."""
@@ -854,7 +886,7 @@ def load_config(
         example = '{"server": …, "model": …}'
         raise ConfigError(f"{path}: must hold a JSON object such as {example}, not {kind_of(data)}")
     kept = {name: item for name, item in (before or {}).items() if REDACTED not in json.dumps(item)}
-    if differs := [name for name in kept if name in data and data[name] != kept[name]]:
+    if differs := [name for name in kept if name in data and not agrees(data[name], kept[name])]:
         notice(
             f"{path.name} differs ({', '.join(differs)}); the run keeps the config it began with"
         )
@@ -876,6 +908,13 @@ def load_config(
             default = json.dumps(getattr(config, name))
             logger.warning("%s: %s is not set; using %s", path.name, name, default)
     return config
+
+
+def agrees(part: Any, whole: Any) -> bool:
+    """Whether all that a JSON value says stands in another one, which may say more."""
+    if isinstance(part, dict) and isinstance(whole, dict):
+        return all(name in whole and agrees(part[name], whole[name]) for name in part)
+    return bool(part == whole)
 
 
 def find_file(given: Path | None, name: str) -> Path:
@@ -3094,35 +3133,42 @@ class StopSignal:
     def __init__(self) -> None:
         self.event = asyncio.Event()
         self.signum: int | None = None
+        self._loop = asyncio.get_running_loop()
 
     @classmethod
     @contextlib.contextmanager
     def caught(cls) -> Iterator[StopSignal]:
-        """Catch the signals while the block runs; under nohup SIGHUP stays ignored."""
-        stop_signal, loop, caught = cls(), asyncio.get_running_loop(), []
+        """Catch the signals while the block runs; under nohup SIGHUP stays ignored.
+
+        Python's own handlers see a signal also while the event loop is busy, with saving say.
+        """
+        stop_signal, before = cls(), {}
         for name in cls.SIGNALS:
             signum = getattr(signal, name, None)  # Windows has no SIGHUP
             if signum is None:
                 continue
             if name == "SIGHUP" and signal.getsignal(signum) == signal.SIG_IGN:
                 continue
-            with contextlib.suppress(NotImplementedError, RuntimeError):
-                loop.add_signal_handler(signum, stop_signal.on_signal, signum)
-                caught.append(signum)
+            with contextlib.suppress(ValueError):  # only the main thread can catch signals
+                before[signum] = signal.signal(signum, stop_signal.on_signal)
         try:
             yield stop_signal
         finally:
-            for signum in caught:
-                loop.remove_signal_handler(signum)
+            for signum, handler in before.items():
+                signal.signal(signum, handler or signal.SIG_DFL)
 
-    def on_signal(self, signum: int) -> None:
+    def on_signal(self, signum: int, _frame: FrameType | None = None) -> None:
         """Stop in order; at the second signal end at once, with the journal as it is."""
         if self.signum is not None:
             if sys.stderr.isatty():
                 os.write(2, b"\x1b[?25h\n")  # the progress bar had hidden the cursor
             os._exit(128 + signum)
-        logger.warning("stopped by %s", signal.Signals(signum).name)
         self.signum = signum
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._stop)
+
+    def _stop(self) -> None:
+        logger.warning("stopped by %s", signal.Signals(cast(int, self.signum)).name)
         self.event.set()
 
     async def unless_stopped(self, work: Awaitable[T]) -> T:
@@ -3207,14 +3253,27 @@ class LoadReport:
             "itl_us": {str(stage): sorted(counts.items()) for stage, counts in self.itl_us.items()},
         }
 
+    @classmethod
+    def from_meta(cls, meta: Mapping[str, Any]) -> Self:
+        """Return what a saved run's verdict was judged by, beside its config and aggregate."""
+        client = meta["client"]
+        return cls(
+            LoadStart(resumed=meta["resumed"], clients=tuple(client["earlier_parts"])),
+            client=client,
+            clock_jump_s=meta["clock_jump_s"],
+            hardware=meta["hardware"] or {},
+            interrupted=meta["status"] != "complete",
+        )
+
     def end(self, client: dict[str, Any], *, stopped: bool) -> None:
         """Take the time at which the load ended, and what the self-check found."""
         self.ended_ns = clock()
-        self.client = client
+        self.client = rounded(client)  # as it stands in files: a verdict can be judged anew
         self.interrupted = self.interrupted or stopped
         elapsed_s = (self.ended_ns - self.begun_ns) / NS_PER_S
         wall_s = (dt.datetime.now().astimezone() - self.begun).total_seconds()
-        self.clock_jump_s = wall_s - elapsed_s  # the machine slept, or somebody set the clock
+        # The machine slept, or somebody set the clock.
+        self.clock_jump_s = round(wall_s - elapsed_s, 6)
 
 
 async def process_questions(
@@ -3614,9 +3673,9 @@ class StageWatch:
         if waited_s is not None and self._waited_s is not None:
             self.cpu_wait_s = waited_s - self._waited_s
         shares = []
-        for (pid, name), cpu_s in self._cpu_of_others().items():
-            used_s = cpu_s - self._others.get((pid, name), 0.0)
-            shares.append((used_s / max(self.elapsed_s, 0.001), pid, name))
+        for pid, (name, cpu_s) in self._cpu_of_others().items():
+            _, before_s = self._others.get(pid, ("", 0.0))
+            shares.append(((cpu_s - before_s) / max(self.elapsed_s, 0.001), pid, name))
         for share, pid, name in sorted(shares, reverse=True)[: self.MOST_RIVALS]:
             if share >= self.RIVAL_SHARE:
                 self.rivals.append({"name": name, "pid": pid, "cpu_share": share})
@@ -3630,8 +3689,8 @@ class StageWatch:
             return None
 
     @staticmethod
-    def _cpu_of_others() -> dict[tuple[int, str], float]:
-        """Return the CPU seconds of every other process that can be seen; none but on Linux."""
+    def _cpu_of_others() -> dict[int, tuple[str, float]]:
+        """Return name and CPU seconds of each other process in sight, by id; none but on Linux."""
         used = {}
         for path in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError, ValueError, IndexError):
@@ -3640,7 +3699,7 @@ class StageWatch:
                 user, system = fields.split()[11:13]
                 name = head.partition(b"(")[2].decode("utf-8", "replace")
                 if pid != os.getpid():
-                    used[pid, name] = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+                    used[pid] = name, (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
         return used
 
     @classmethod
@@ -4234,14 +4293,7 @@ class Aggregator:
         A conversation's answers are graded at its end: its turns are good when the last one is.
         """
         slo = self.config.slo
-        ttft_ms, e2e_ms = result.ttft_ms, result.time_ms
-        if result.scheduled_ns is not None:  # a user waits from when the request was due
-            ttft_ms, e2e_ms = result.scheduled_ttft_ms, result.scheduled_e2e_ms
-        limits = [(slo.ttft_ms, ttft_ms), (slo.e2e_ms, e2e_ms)]
-        if result.token is None or result.token > 1:  # one token has no TPOT, and needs none
-            limits.append((slo.tpot_ms, result.tpot_ms))
-        judged = [(limit, value) for limit, value in limits if limit is not None]
-        good = all(value is not None and value <= limit for limit, value in judged)
+        good = slo.is_in_time(result)
         if slo.quality is None:
             self.sums["good"] += good
         elif not result.graded:
@@ -4286,7 +4338,8 @@ class Aggregator:
             if first_ns == last_ns:  # all at once
                 tokens += count if start_ns < last_ns <= end_ns else 0
             elif inside_ns > 0:
-                tokens += count * inside_ns / (last_ns - first_ns)
+                tokens += (count - 1) * inside_ns / (last_ns - first_ns)
+                tokens += start_ns < first_ns
         return Steady(end_ns - start_ns, answers, tokens)
 
     def _busy_from(self) -> int | None:
@@ -4477,7 +4530,7 @@ class Steady(NamedTuple):
 
     duration_ns: int
     answers: int  # that ended in it
-    tokens: float  # an answer's are spread evenly from its first to its last
+    tokens: float  # after an answer's first they are spread evenly up to its last
 
     @classmethod
     def of_all(cls, stages: Iterable[Self | None]) -> Self | None:
@@ -5202,8 +5255,9 @@ def _cached(run: Evidence) -> Reason | None:
         advice = "look into it" if run.config.cache_bust else "set cache_bust"
         came = f"{worst:.0%} of the prompt tokens{where} came from a cache"
         return Reason("SUSPECT", "prompt_cache", f"{came}, so TTFT is flattered; {advice}")
-    pair = run.load.client.get("prompt_cache")
-    if pair and pair["found"] and pair["cached_tokens"] is None and run.aggregate["ok"]:
+    pairs = filter(None, (client.get("prompt_cache") for client in run.load.clients))
+    pair = next((pair for pair in pairs if pair["found"] and pair["cached_tokens"] is None), None)
+    if pair is not None and run.aggregate["ok"]:
         cold, warm = format_ms(pair["cold_ms"][-1]), format_ms(pair["warm_ms"][-1])
         message = (
             f"prompts repeat, and the server answers those that it knows from a cache: {warm} to "
@@ -5409,7 +5463,9 @@ class Journal:
         self.header: dict[str, Any] = {}
         self._lock = lock
         self._source = io.FileIO(lock.fd, closefd=False)  # reads also what is removed meanwhile
-        self._seq = self._lines = self._answers = self._digest = 0  # of what was written
+        self._seq = self._lines = self._digest = 0  # of what was written
+        self._results = self._answers = 0  # all, and those that were not cancelled
+        self._is_damaged = False
         self._prefix = b""  # ends a line that was half written and could not be cut off
         self._dirty = False
         self._end = threading.Event()
@@ -5458,7 +5514,8 @@ class Journal:
         """Continue what the reader has read."""
         self.header = dict(reader.header or {})
         self._seq, self._lines = reader.next_seq, reader.lines
-        self._answers, self._digest = reader.ended, reader.digest
+        self._results, self._digest = reader.ended, reader.digest
+        self._answers = sum(record["status"] != "cancelled" for record in reader.records())
         if reader.unfinished_bytes:
             self._cut(reader.unfinished_bytes)
 
@@ -5518,7 +5575,8 @@ class Journal:
         where = self.path
         if reader.headless:
             where = self._rescue(reader)
-        left = f"{reader.ended} of {self._answers} answers can still be read"
+        self._is_damaged = True
+        left = f"{reader.ended} of {self._results} answers can still be read"
         then = f"they are kept in {where}: go on with {where.stem} --resume"
         raise ResultsError(f"{self.path}: was changed while the run wrote it; {left}; {then}")
 
@@ -5539,6 +5597,8 @@ class Journal:
         try:
             yield
         except ResultsError as error:
+            if self._is_damaged:  # then the error says what is left
+                raise
             where = "it" if str(error).startswith(str(self.path)) else self.path
             kept = f"{self._answers} finished answers are kept in {where}"
             raise ResultsError(f"{error}; {kept}; make room and go on with --resume") from None
@@ -5559,6 +5619,7 @@ class Journal:
             raise self._failed(error) from None
         self._digest = JournalLine.digest(self._digest, line[len(self._prefix) :])
         self._seq, self._lines, self._prefix = self._seq + 1, self._lines + 1, b""
+        self._results += kind == "result"
         self._answers += kind == "result" and content["status"] != "cancelled"
         self._dirty = True
 
@@ -5815,8 +5876,31 @@ def give_name(path: Path, name: Path) -> bool:
             name.unlink()
             raise
     else:
-        path.unlink()
+        with contextlib.suppress(OSError):  # it has its name; the old one is cleared up later
+            path.unlink()
     return True
+
+
+class Digest:
+    """The SHA-256 of a file's meta, records and samples, by their values and not by their layout.
+
+    It stands in the meta itself, which counts without it. A record that was changed, added or taken
+    out then shows, though everything computed from the records may agree.
+    """
+
+    def __init__(self, meta: Mapping[str, Any]) -> None:
+        self._sha256 = hashlib.sha256()
+        self.add({name: value for name, value in meta.items() if name != "digest"})
+
+    def add(self, record: Mapping[str, Any]) -> bytes:
+        """Take a record, and return its JSON."""
+        data = pydantic_core.to_json(record, inf_nan_mode="null")
+        self._sha256.update(data + b"\n")
+        return data
+
+    def hexdigest(self) -> str:
+        """Return the digest of what was added so far."""
+        return self._sha256.hexdigest()
 
 
 class ResultsFile:
@@ -5864,17 +5948,22 @@ class ResultsFile:
         samples: Mapping[str, Any] | None,
     ) -> None:
         """Write the parts and bring them to the disk. Raises OSError, also for a file too short."""
-        self._add(b'{\n"meta": ' + self._indented(meta) + self.RESULTS)
+        digest = Digest(meta)
+        blank = "0" * len(digest.hexdigest())
+        head = b'{\n"meta": ' + self._indented({**meta, "digest": blank}) + self.RESULTS
+        self._add(head)
         separator = b"\n"
         for result in results:
-            record = pydantic_core.to_json(result.to_record(), inf_nan_mode="null")
-            self._add(separator + record)
+            self._add(separator + digest.add(result.to_record()))
             separator = b",\n"
         self._add(self.AGGREGATE + self._indented(aggregate))
         if samples is not None:
-            self._add(b',\n"samples": ' + pydantic_core.to_json(samples, inf_nan_mode="null"))
+            self._add(b',\n"samples": ' + digest.add(samples))
         self._add(b"\n}\n")
         self._file.flush()
+        with self._temporary.open("r+b") as file:  # the other one only appends
+            file.seek(head.rindex(blank.encode()))
+            file.write(digest.hexdigest().encode())
         sync_file(self._lock.fd)
         written = os.fstat(self._lock.fd).st_size
         if written != self._size:
@@ -6071,14 +6160,15 @@ def run_meta(
         "questions_sha256": header["questions_sha256"],
         "client": {
             **header["client"],
-            **rounded(load.client),
-            "earlier_parts": rounded(list(load.start.clients)),
+            **load.client,
+            "earlier_parts": list(load.start.clients),
         },
-        "hardware": rounded(load.hardware),
+        "hardware": load.hardware,
         "questions_asked": header["questions"],
         "utc_offset": started.strftime("%z"),
         "warmup": dict(load.warmup),
         "resumed": load.start.resumed,
+        "clock_jump_s": load.clock_jump_s,
         "tls_verified": target.tls is not False if config.server.startswith("https") else None,
         "embedded": header.get("embedded"),
         "server_info": load.server_info,
@@ -6411,7 +6501,7 @@ class Headline:
     @property
     def knee(self) -> int | None:
         """The highest level at which the total still grew by a tenth; None unless it is a sweep."""
-        totals = [(stage["concurrent"], stage["tokens_per_s"]) for stage in self.stages]
+        totals = [(stage["concurrent"], total_speed(stage)) for stage in self.stages]
         known = [(level, total) for level, total in totals if total]
         if len(known) < 2:
             return None
@@ -6426,15 +6516,16 @@ class Headline:
         if self.knee is None or self.knee == self.stages[-1]["concurrent"]:
             return None
         knee = next(stage for stage in self.stages if stage["concurrent"] == self.knee)
-        top = [stage for stage in self.stages if stage["tokens_per_s"]][-1]
-        total = f"the total {self._change(knee['tokens_per_s'], top['tokens_per_s'])}"
+        top = [stage for stage in self.stages if total_speed(stage)][-1]
+        total_before, total_after = (cast(float, total_speed(part)) for part in (knee, top))
+        total = f"the total {self._change(total_before, total_after)}"
         before, after = one_user_speed(knee), one_user_speed(top)
         if before is None or after is None or after >= 0.995 * before:
             return f"Beyond {self.knee} at once, {total}."
         speed = f"each user's speed {self._change(before, after)}"
         if 0.45 <= after / before <= 0.55:
             speed = "each user's speed halves"
-        only = "only " if top["tokens_per_s"] > knee["tokens_per_s"] else ""
+        only = "only " if total_after > total_before else ""
         return f"Beyond {self.knee} at once, users {only}slow each other down: {total}, {speed}."
 
     def _change(self, before: float, after: float) -> str:
@@ -6448,7 +6539,7 @@ class Headline:
         """Say how far a sweep got whose highest level still pays."""
         if self.knee is None:
             return None
-        total = format_number(self.stages[-1]["tokens_per_s"])
+        total = format_number(total_speed(self.stages[-1]))
         return (
             f"Up to {self.knee} at once the total keeps growing, to {self.about}{total} tokens/s."
         )
@@ -7018,10 +7109,15 @@ class Summary:
         return format_share(under_load["correct_share"]), interval.removesuffix(f"{NARROW_SPACE}%")
 
     @staticmethod
-    def _unlike(stage: Mapping[str, Any]) -> str:
-        """Return how many answers differ from those to the same questions at the lowest level."""
+    def _unlike(stage: Mapping[str, Any]) -> Cell:
+        """Return how many answers differ from those at the lowest level, beyond what do anyway."""
         stability = stage["quality"]["stability"]
-        return NOT_MEASURED if stability is None else format_share(stability["avg"])
+        if stability is None or not stability["n"]:
+            return NOT_MEASURED
+        if stability["beyond"] is None:
+            return format_share(stability["avg"])
+        interval = format_share(*stability["beyond_ci95"])
+        return format_share(stability["beyond"]), interval.removesuffix(f"{NARROW_SPACE}%")
 
     @staticmethod
     def _time(metric: str, name: str) -> Callable[[Mapping[str, Any]], str]:
@@ -7280,6 +7376,7 @@ class Tool(NamedTuple):
     help: str
     group: str | None = None  # the dependency group that it needs
     module: str = ""  # its file in extensions/
+    function: str = "main"  # what runs it: takes the arguments, returns the exit code
 
 
 TOOLS = {
@@ -7287,6 +7384,14 @@ TOOLS = {
     "grade": Tool(
         "grade a results file anew, without asking the model again", "quality", "quality"
     ),
+    "compare": Tool(
+        "say which run is better, and whether the difference is real", "analysis", "compare"
+    ),
+    "ab": Tool("run two configurations in turn, and compare", "analysis", "compare", "main_ab"),
+    "history": Tool(
+        "the dated runs of one name, and since when they differ", "analysis", "history"
+    ),
+    "list": Tool("the runs of a folder in one table", "analysis", "history", "main_list"),
 }
 _EMBEDDED = Tool("a real small LLM on llama.cpp, for a machine that has no server", "embedded")
 
@@ -7638,7 +7743,7 @@ class Grading:
         graders = self.quality.Graders(
             self.config,
             allow_code=self.allow_code,
-            hurry=stop_signal.event.is_set,
+            hurry=lambda: stop_signal.signum is not None,
             redact=redact,
         )
         ungraded = (result for result in journal.read() if result.grade_reason is None)
@@ -7759,8 +7864,9 @@ class Run:
             try:
                 await self.stop_signal.unless_stopped(test)
                 await self.stop_signal.unless_stopped(self.grading.test_judge())
-                cache = find_prompt_cache(self.client, self.questions)
-                self.prompt_cache = await self.stop_signal.unless_stopped(cache)
+                if not self.options.resume:  # else an earlier part has looked
+                    cache = find_prompt_cache(self.client, self.questions)
+                    self.prompt_cache = await self.stop_signal.unless_stopped(cache)
             finally:
                 timer.cancel()
             await self.stop_signal.unless_stopped(self.machine.start())
@@ -7832,7 +7938,7 @@ class Run:
 
     def assess(self, load: LoadReport, aggregate: Mapping[str, Any]) -> None:
         """Put down what is known of the machine and the server, and what the load did to them."""
-        load.hardware = self.machine.facts(aggregate)
+        load.hardware = rounded(self.machine.facts(aggregate))
         load.server_info = self.machine.server_info
 
     def end(
@@ -7881,7 +7987,7 @@ class Run:
 
     def exit_code(self, meta: Mapping[str, Any]) -> int:
         """Return the exit code of a run whose results are saved."""
-        if self.stop_signal.signum is not None:
+        if self.stop_signal.signum is not None and meta["status"] == "interrupted":
             return 128 + self.stop_signal.signum
         missed = any(not check["met"] for check in meta["thresholds"])
         return 1 if missed or meta["validity"]["verdict"] == "INVALID" else 0
@@ -7973,10 +8079,12 @@ def describe_fault(error: Exception) -> str:
 
 def run_tool(name: str, argv: Sequence[str]) -> int:
     """Run a tool and return its exit code."""
+    if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # it may have to clean up
     tool = TOOLS[name]
     extension = import_extension(tool.module, tool.group)
     try:
-        return cast(int, extension.main(argv))
+        return cast(int, getattr(extension, tool.function)(argv))
     except ModuleNotFoundError as error:  # of a package that it imports where it is used
         if tool.group is None or (error.name or "").startswith(("extensions", "llm_stresstest")):
             raise

@@ -20,7 +20,7 @@ import llm_stresstest as st
 from tests.conftest import Behaviour, Finished, Project, Request, ScriptedServer, streams, whole
 
 LATE_S = 1.0  # an answer that ended so long before the end of the run is on the disk
-TIMES = {"time", "sent_ms", "scheduled_ms", "ttft_ms", "answer_ttft_ms", "tpot_ms", "chunk_ms", "connect_ms", "end_ms", "queue_ms", "reconnects", "chunks"}  # fmt: skip
+TIMES = {"time", "sent_ms", "scheduled_ms", "ttft_ms", "answer_ttft_ms", "tpot_ms", "chunk_ms", "connect_ms", "end_ms", "queue_ms", "reconnects", "chunks", "client_error_ms", "merged_chunks", "held_ms"}  # fmt: skip
 
 
 def timeless(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
