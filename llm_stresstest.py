@@ -2461,14 +2461,16 @@ class StampedSocket(socket.socket):
         """Read, with the stamp."""
         size = min(size, self.READ_BYTES)
         data, ancillary, _, _ = self.recvmsg(size, self.ANCILLARY_BYTES, flags)
-        self.last_read = self.clock.arrival(ancillary, self.last_read[0])
+        if data:  # else the end, which has no stamp
+            self.last_read = self.clock.arrival(ancillary, self.last_read[0])
         return data
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         """Read into a buffer, with the stamp; so asyncio reads what TLS then decrypts."""
         view = memoryview(buffer)[: nbytes or None]
         count, ancillary, _, _ = self.recvmsg_into([view], self.ANCILLARY_BYTES, flags)
-        self.last_read = self.clock.arrival(ancillary, self.last_read[0])
+        if count:
+            self.last_read = self.clock.arrival(ancillary, self.last_read[0])
         return count
 
     def send(self, data: Any, flags: int = 0) -> int:
@@ -2506,9 +2508,18 @@ class TimedConnector(aiohttp.TCPConnector):
     def __init__(self, **options: Any) -> None:
         self.arrivals = ArrivalClock()
         self._by_fileno = weakref.WeakValueDictionary[int, StampedSocket]()
+        self._first: StampedSocket | None = None
         if self.used and isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
             options["socket_factory"] = self._make_socket
+            # The kernel begins to stamp a moment after the first socket that asks for it is there.
+            self._first = StampedSocket(socket.AF_INET, socket.SOCK_STREAM, 0, self.arrivals)
         super().__init__(**options)
+
+    def close(self, *, abort_ssl: bool = False) -> Coroutine[Any, Any, None]:
+        """Close all connections."""
+        if self._first is not None:
+            self._first.close()
+        return super().close(abort_ssl=abort_ssl)
 
     def _make_socket(self, address: tuple[Any, ...]) -> StampedSocket:
         family, kind, protocol = address[:3]
