@@ -1563,6 +1563,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "graded_from": run.path.name,
         "graded_with": st.questions_hash(questions.values()),
     }
+    report = st.LoadReport.from_meta(run.meta)
+    meta["validity"] = st.judge_validity(run.config, aggregate, report)
     meta["thresholds"] = [check._asdict() for check in st.check_thresholds(run.config, aggregate)]
     beside = run.path.with_name(f"{run.path.stem}_graded.json")
     written = st.save_results(beside, meta, graded, aggregate, samples=run.samples)
