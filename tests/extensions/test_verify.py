@@ -97,13 +97,18 @@ def test_a_good_file_is_verified(project: Project, good: dict[str, Any]) -> None
 def test_whatever_stands_at_any_place_is_a_difference_and_never_a_fault(
     project: Project, good: dict[str, Any]
 ) -> None:
-    """Every place of the file, with a few odd values each; a fault would be exit code 70."""
+    """Every place of the file, with two odd values each; a fault would be exit code 70."""
     chosen = random.Random(7)
-    for path in places(good):
+    for number, path in enumerate(places(good)):
         for value in chosen.sample(ODD, 2):
-            code, said = verified(project, changed(good, path, value))
-            assert code in (0, 1, 2), (path, value, said)
-            assert "Traceback" not in said and "\x1b[31m" not in said
+            forged = changed(good, path, value)
+            if len(path) < 2 or number % 20 == 0:
+                code, said = verified(project, forged)
+                assert code in (0, 1, 2), (path, value, said)
+                assert "Traceback" not in said and "\x1b[31m" not in said
+            else:  # the same, without the screen
+                parts = (forged[name] for name in ("meta", "results", "aggregate"))
+                verify.Contents(Path("x"), *parts, forged.get("samples")).differences()
 
 
 # Texts from which nothing else in the file is computed.
