@@ -16,7 +16,6 @@ error (exit code 2).
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import math
@@ -39,7 +38,7 @@ _ABSENT = object()
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Recompute a results file and show what differs; return the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = st.Parser(
         prog="llm_stresstest.py verify",
         description="Recompute every number of a results file from its records.",
     )
