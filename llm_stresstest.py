@@ -7011,6 +7011,8 @@ class Summary:
         if part["good"] is None:
             return NOT_MEASURED
         asked = part["ok"] + part["failed"]
+        if not asked:
+            return NOT_MEASURED
         if asked <= 100:
             return f"{part['good']}/{asked}"
         return format_share(part["good"] / asked)
@@ -7066,8 +7068,8 @@ class Summary:
     @staticmethod
     def _right(stage: Mapping[str, Any]) -> Cell:
         """Return the share of right answers, a failed request counting as a wrong one."""
-        under_load = stage["quality"]["under_load"]
-        if not under_load["n"]:
+        quality, under_load = stage["quality"], stage["quality"]["under_load"]
+        if not under_load["n"] or (quality["ungraded"] and not quality["graded"]):
             return NOT_MEASURED
         interval = format_share(*under_load["correct_ci95"])
         return format_share(under_load["correct_share"]), interval.removesuffix(f"{NARROW_SPACE}%")
@@ -7294,24 +7296,25 @@ class Progress:
 
     async def _show_bar(self) -> None:
         import rich.progress  # noqa: PLC0415
+        import rich.theme  # noqa: PLC0415
 
         wide = terminal_width(sys.stderr) >= 100
-        counts = rich.progress.TextColumn("{task.description}")
-        done, bar_width = rich.progress.MofNCompleteColumn(), 30 if wide else 10
-        times: list[rich.progress.ProgressColumn] = [rich.progress.TimeRemainingColumn()]
+        columns: list[rich.progress.ProgressColumn] = [
+            rich.progress.BarColumn(30 if wide else 10, complete_style="", finished_style=""),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.TimeRemainingColumn(),
+        ]
         if wide:
-            times = [
-                rich.progress.TimeElapsedColumn(),
-                rich.progress.TextColumn("[dim]left[/]"),
-                *times,
-            ]
+            elapsed = [rich.progress.TimeElapsedColumn(), rich.progress.TextColumn("[dim]left[/]")]
+            columns[3:3] = elapsed
+        console = _console(sys.stderr)
+        names = ("download", "remaining", "elapsed")
+        console.push_theme(rich.theme.Theme({f"progress.{name}": "none" for name in names}))
         # Drawn from here: the library's own thread would compete with the loop for the interpreter.
         with rich.progress.Progress(
-            rich.progress.BarColumn(bar_width=bar_width, complete_style="", finished_style=""),
-            done,
-            counts,
-            *times,
-            console=_console(sys.stderr),
+            *columns,
+            console=console,
             auto_refresh=False,
             transient=True,
         ) as bar:
