@@ -3869,11 +3869,17 @@ def min_samples(quantile: float) -> int:
 def requests_missing(metric: Mapping[str, Any], name: str) -> int:
     """Return about how many more values a percentile of an aggregate needs for both its bounds.
 
-    Each new one counts as much as those before did: `n_eff` / `n`.
+    Each new one counts as much as those before did. A percentile that had too few values to know
+    that goes by the lower ones.
     """
-    n_eff: float = metric["n_eff"][name] or 1.0
-    each: float = metric["n"] / n_eff
-    return max(math.ceil((min_samples(PERCENTILES[name]) - n_eff) * each), 0)
+    n: int = metric["n"]
+    share = 1.0
+    for lower, quantile in PERCENTILES.items():
+        if n >= min_samples(quantile):
+            share = min(share, max(metric["n_eff"][lower] or 0.0, 5.0) / n)
+        if lower == name:
+            break
+    return max(math.ceil(min_samples(PERCENTILES[name]) / share) - n, 0)
 
 
 def student_t(tail: float, df: float) -> float:
@@ -6978,9 +6984,10 @@ class Summary:
         if aggregate["token_sum"] is not None:
             each = format_number(aggregate["token_avg"])
             pieces.append(f"{aggregate['token_sum']:,} tokens, {each} an answer")
-        if aggregate["steady"]["share"] and aggregate["tokens_per_s"]:
-            gross = format_number(aggregate["tokens_per_s"])
-            pieces.append(f"{gross} tokens/s with beginning and end, when slots were empty")
+        gross, steady = aggregate["tokens_per_s"], aggregate["steady"]["tokens_per_s"]
+        if gross and steady and abs(gross - steady) > 0.05 * steady:
+            said = f"{format_number(gross)} tokens/s with beginning and end"
+            pieces.append(f"{said}, when slots were empty")
         return SEPARATOR.join(pieces)
 
     def _quality(self) -> str:
