@@ -26,6 +26,7 @@ from extensions.pairing import (
     Comparison,
     Metric,
     Row,
+    Side,
     Table,
     said,
 )
@@ -47,9 +48,13 @@ VERDICT_SIGN = {"same": "=", "cannot_tell": "?", "not_measured": "–"}
 
 
 def percent(share: float, *, sign: bool = False) -> str:
-    """Return a share, or with `sign` a change, in percent."""
-    text = st.format_share(share)
-    return "+" + text if sign and share > 0 and text[0] != "0" else text
+    """Return a share, or with `sign` a change, in percent: whole from 10, else one decimal."""
+    if not sign:
+        return st.format_share(share)
+    size = abs(share) * 100
+    text = f"{size:,.0f}" if size >= 9.95 else f"{size:.1f}".removesuffix(".0")
+    way = "" if text == "0" else MINUS if share < 0 else "+"
+    return f"{way}{text}{st.NARROW_SPACE}%"
 
 
 def points(share: float) -> str:
@@ -172,13 +177,7 @@ def caveats(comparison: Comparison) -> list[str]:
     """Return what a reader must know besides the table."""
     lines = [f"not comparable, compared anyway: {refusal.line()}" for refusal in comparison.refused]
     for side in (comparison.a, comparison.b):
-        for run in side.runs:
-            lines += [
-                f"{side.label} ({st.printable(run.name, 100)}) is {run.verdict}: "
-                f"{st.printable(reason.get('message'), 300)} [{st.printable(reason.get('code'))}]"
-                for reason in run.meta["validity"].get("reasons", [])
-                if run.verdict != "VALID"
-            ]
+        lines += _reasons(side)
     if comparison.implausible:
         names = ", ".join(row.metric.label for row in comparison.implausible)
         lines.append(
@@ -191,6 +190,23 @@ def caveats(comparison: Comparison) -> list[str]:
             f"timed out: {late[0]} of A, {late[1]} of {comparison.b.label}; each counts as between "
             f"its timeout and {LATE_FACTOR} times as long"
         )
+    return lines
+
+
+def _reasons(side: Side) -> list[str]:
+    """Return why a side's runs deserve less trust, each reason once."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for run in side.runs:
+        for reason in run.meta["validity"].get("reasons") or []:
+            if run.verdict != "VALID":
+                text = st.printable(reason.get("message"), 300)
+                name = st.printable(run.name, 100)
+                found.setdefault(st.printable(reason.get("code")), []).append((name, text))
+    lines = []
+    for code, runs in found.items():
+        name, text = runs[0]
+        more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
+        lines.append(f"{side.label} ({name}{more}) is not VALID: {text} [{code}]")
     return lines
 
 
