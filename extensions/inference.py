@@ -161,6 +161,21 @@ class Resampling:
         strays = np.resize(drawn - value, DRAWS)
         return Estimate(value, variance, self.questions - 1, strays, np.full(DRAWS, variance))
 
+    def few_flips(self, row: Sums, estimate: Estimate) -> Estimate:
+        """Return a difference of shares that may rest on few questions, on the safe side.
+
+        Of questions that hardly ever differ a bootstrap knows nothing: without one difference its
+        interval has no width. Then one difference more counts than was seen (Agresti and Min,
+        Statistics in Medicine 24, 2005, 729).
+        """
+        asked = row.bottom > 0
+        differences = row.top[asked] / row.bottom[asked]
+        if np.count_nonzero(differences) >= FEWEST_QUESTIONS:
+            return estimate
+        questions = len(differences)
+        variance = (float((differences**2).sum()) + 1) / (questions + 2) / questions
+        return self.independent(estimate.value, max(variance, estimate.variance), LARGE_DF)
+
     def paired_shares(self, only_a: int, only_b: int, pairs: int) -> Estimate:
         """Return the difference of two shares of the same pairs, with McNemar's exact test.
 

@@ -195,18 +195,17 @@ def caveats(comparison: Comparison) -> list[str]:
 
 def _reasons(side: Side) -> list[str]:
     """Return why a side's runs deserve less trust, each reason once."""
-    found: dict[str, list[tuple[str, str]]] = {}
+    found: dict[str, list[str]] = {}
     for run in side.runs:
         for reason in run.meta["validity"].get("reasons") or []:
             if run.verdict != "VALID":
-                text = st.printable(reason.get("message"), 300)
-                name = st.printable(run.name, 100)
-                found.setdefault(st.printable(reason.get("code")), []).append((name, text))
+                text, name = st.printable(reason.get("message"), 300), st.printable(run.name, 100)
+                code = st.printable(reason.get("code"))
+                found.setdefault(f"is {run.verdict}: {text} [{code}]", []).append(name)
     lines = []
-    for code, runs in found.items():
-        name, text = runs[0]
-        more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
-        lines.append(f"{side.label} ({name}{more}) is not VALID: {text} [{code}]")
+    for text, names in found.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        lines.append(f"{side.label} ({names[0]}{more}) {text}")
     return lines
 
 
