@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, cast
+from xml.etree import ElementTree as ET
 
 import llm_stresstest as st
 from extensions.pairing import (
@@ -508,31 +509,31 @@ def _md(text: object) -> str:
     return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", st.printable(text, 1000))
 
 
-def junit(comparison: Comparison, outcomes: Sequence[Outcome]) -> str:
+def junit(found: Sequence[tuple[Comparison, Sequence[Outcome]]]) -> str:
     """Return it as JUnit XML: a test case a gate, or a row where there is no gate."""
-    from xml.etree import ElementTree as ET  # noqa: PLC0415 - it only writes
+    root = ET.Element("testsuites")
+    for comparison, outcomes in found:
+        names = f"{comparison.a.first.name} and {comparison.b.first.name}"
+        suite = ET.SubElement(root, "testsuite", name=st.printable(f"compare {names}", 300))
+        counts = Counter(outcome.state for outcome in outcomes)
+        for outcome in outcomes:
+            case = _case(suite, st.printable(outcome.gate, 300))
+            if outcome.state != "passed":
+                tag = "failure" if outcome.state == "failed" else "error"
+                ET.SubElement(case, tag, message=st.printable(outcome.message, 500))
+        for row in [] if outcomes else shown_rows(comparison):
+            cells = cells_of(row, comparison.options.margin)
+            text = f"{cells.a} and {cells.b}: {cells.change} ({cells.interval}), {cells.verdict}"
+            ET.SubElement(_case(suite, row.spec.name), "system-out").text = text
+        suite.set("tests", str(len(suite)))
+        suite.set("failures", str(counts["failed"]))
+        suite.set("errors", str(counts["undecided"]))
+    ET.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, "unicode") + "\n"
 
-    names = f"{comparison.a.first.name} and {comparison.b.first.name}"
-    suite = ET.Element("testsuite", name=st.printable(f"compare {names}", 300))
-    counts = Counter[str]()
-    for outcome in outcomes:
-        case = ET.SubElement(
-            suite, "testcase", classname="compare", name=st.printable(outcome.gate, 300)
-        )
-        counts[outcome.state] += 1
-        if outcome.state != "passed":
-            tag = "failure" if outcome.state == "failed" else "error"
-            ET.SubElement(case, tag, message=st.printable(outcome.message, 500))
-    for row in [] if outcomes else shown_rows(comparison):
-        case = ET.SubElement(suite, "testcase", classname="compare", name=row.spec.name)
-        cells = cells_of(row, comparison.options.margin)
-        text = f"{cells.a} and {cells.b}: {cells.change} ({cells.interval}), {cells.verdict}"
-        ET.SubElement(case, "system-out").text = st.printable(text, 500)
-    suite.set("tests", str(len(suite)))
-    suite.set("failures", str(counts["failed"]))
-    suite.set("errors", str(counts["undecided"]))
-    ET.indent(suite)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(suite, "unicode") + "\n"
+
+def _case(suite: ET.Element, name: str) -> ET.Element:
+    return ET.SubElement(suite, "testcase", classname="compare", name=name)
 
 
 def github(comparison: Comparison, outcomes: Sequence[Outcome]) -> str:
@@ -595,20 +596,31 @@ td[data-of]::before{{content:attr(data-of);color:var(--ink3)}}}}
 @media print{{:root{{color-scheme:light}} tr{{break-inside:avoid}}}}
 </style></head>
 <body><main>
-<h1>{h1}</h1>
+{articles}</main></body></html>
+"""
+
+
+ARTICLE = """<article>
+<{level}>{sentence}</{level}>
 <p class="lede">{lede}</p>
 {runs}
 <section aria-label="verdicts"><h2>{against}</h2>
 {table}
 <p class="note">{legend}</p></section>
 {gates}{caveats}{levels}{flips}
-</main></body></html>
+</article>
 """
 
 
-def page(comparison: Comparison, outcomes: Sequence[Outcome]) -> str:
+def page(found: Sequence[tuple[Comparison, Sequence[Outcome]]]) -> str:
     """Return one self-contained HTML page, without a script and without the network."""
-    names = [run.name for side in (comparison.a, comparison.b) for run in side.runs]
+    sides = [found[0][0].a, *(comparison.b for comparison, _ in found)]
+    names = [run.name for side in sides for run in side.runs]
+    articles = [_article(*each, first=not place) for place, each in enumerate(found)]
+    return PAGE.format(title=_h(" and ".join(names)), articles="".join(articles))
+
+
+def _article(comparison: Comparison, outcomes: Sequence[Outcome], *, first: bool) -> str:
     notes = "".join(f'<p class="caveat">{_h(note)}</p>\n' for note in caveats(comparison))
     gates = "".join(
         f'<p class="{_OUTCOME_CLASS[o.state]}"><span aria-hidden="true">'
@@ -616,9 +628,9 @@ def page(comparison: Comparison, outcomes: Sequence[Outcome]) -> str:
         f"{_h(o.message)}</p>\n"
         for o in outcomes
     )
-    return PAGE.format(
-        title=_h(" and ".join(names)),
-        h1=_h(sentence(comparison)),
+    return ARTICLE.format(
+        level="h1" if first else "h2",
+        sentence=_h(sentence(comparison)),
         lede=_h(one_run_note(comparison)),
         runs=_html_runs(comparison),
         against=f"{comparison.b.label} against A",
