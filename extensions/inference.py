@@ -133,9 +133,12 @@ class Resampling:
                 return None
             value += share * math.log(b.sum() / a.sum())
             influence = b / b.sum() - a / a.sum()
-            part = float((influence**2).sum()) * count / (count - 1) * share**2
+            square = float((influence**2).sum())
+            # A slow request spoils the block after it too: what neighbours share counts twice more.
+            shared = max(float((influence[1:] * influence[:-1]).sum()), 0.0)
+            part = (square + 2 * shared) * count / (count - 1) * share**2
             variance += part
-            weights += part**2 / (count - 1)
+            weights += part**2 / (count - 2)
         df = variance**2 / weights if weights else LARGE_DF  # Welch and Satterthwaite
         return self.independent(value, variance, df)
 

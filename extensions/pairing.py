@@ -503,7 +503,7 @@ class Rate(NamedTuple):
         return np.diff(done) / (self.window_ms / count) * 1000
 
 
-MOST_BLOCKS = 30
+MOST_BLOCKS = 20
 
 
 def pair_up(a: Side, b: Side, *, anyway: bool = False, level: int | None = None) -> Grid:
