@@ -86,6 +86,7 @@ from collections.abc import (
     Awaitable,
     Callable,
     Collection,
+    Coroutine,
     Iterable,
     Iterator,
     Mapping,
@@ -165,6 +166,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "CORRECT",
     "FAILURES",
     "GRADERS",
+    "NARROW_SPACE",
     "PERCENTILES",
     "REDACTED",
     "SCHEMA_VERSION",
@@ -172,6 +174,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "Column",
     "Config",
     "ConfigError",
+    "Digest",
     "Evidence",
     "ExtensionError",
     "Failure",
@@ -181,6 +184,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "Judge",
     "LoadReport",
     "LoadStart",
+    "MissingPackageError",
     "Options",
     "Parser",
     "PlannedRequest",
@@ -216,6 +220,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "load_questions",
     "load_results",
     "logger",
+    "mean_score",
     "min_samples",
     "notice",
     "one_user_speed",
@@ -225,6 +230,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "process_questions",
     "questions_hash",
     "read_json",
+    "requests_missing",
     "resolve_target",
     "save_results",
     "send_question",
@@ -234,6 +240,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "table",
     "terminal_width",
     "test_connection",
+    "total_speed",
     "validity_rule",
     "wilson_interval",
     "wrapped",
@@ -271,6 +278,7 @@ exit codes:
   2    bad input: arguments, config, questions, file names
   3    the server cannot be used
   4    the results could not be written
+  5    a comparison that was required could not be decided
   70   a fault of this program, please report it
   129, 130, 143  stopped by SIGHUP, SIGINT, SIGTERM; what was measured is saved
 """
@@ -689,11 +697,42 @@ class Slo(Strict):
     e2e_ms: Positive | None = key(None, "a number of ms above 0")
     quality: Share | None = key(None, "a number from 0 to 1")
 
+    def is_in_time(self, result: Result) -> bool:
+        """Whether an ok request meets the limits of time; one that was not measured meets none."""
+        ttft_ms, e2e_ms = result.ttft_ms, result.time_ms
+        if result.scheduled_ns is not None:  # a user waits from when the request was due
+            ttft_ms, e2e_ms = result.scheduled_ttft_ms, result.scheduled_e2e_ms
+        limits = [(self.ttft_ms, ttft_ms), (self.e2e_ms, e2e_ms)]
+        if result.token is None or result.token > 1:  # one token has no TPOT, and needs none
+            limits.append((self.tpot_ms, result.tpot_ms))
+        judged = [(limit, value) for limit, value in limits if limit is not None]
+        return all(value is not None and value <= limit for limit, value in judged)
+
 
 class Hardware(Strict):
-    """What the machine costs."""
+    """How the machine is watched, and what it costs."""
 
+    sample_s: NotNegative | None = key(1, "a number of seconds from 0, or null; 0 and null: off")
+    idle_s: NotNegative = key(3, "a number of seconds from 0")
+    metrics_url: Name | None = key(None, "a URL, or null")
+    power_url: Name | None = key(None, "a URL, or null")
+    power_path: Name | None = key(None, 'a path such as "meters.0.power", or null')
+    power_command: Name | None = key(None, "a command that prints watts, or null")
+    price_per_kwh: NotNegative | None = key(None, "a number from 0")
     price_per_hour: NotNegative | None = key(None, "a number from 0")
+
+    def fault(self) -> str | None:
+        """Say what is wrong with it that no single key's type can show."""
+        if self.power_url and self.power_command:
+            return "power_command: power_url is set as well; keep one of them"
+        if self.power_path and not self.power_url:
+            return "power_path: says where in the answer of power_url the watts are; set that too"
+        try:
+            if self.power_command is not None and not shlex.split(self.power_command):
+                return "power_command: is empty; it must be a command that prints watts, or null"
+        except ValueError as error:
+            return f"power_command: {error}; it is split into words as a shell does"
+        return None
 
 
 class Judge(Strict):
@@ -744,7 +783,12 @@ class Config(Strict):
     )
     slo: Slo = key(Slo(), "an object of ttft_ms, tpot_ms, e2e_ms, quality")
     thresholds: dict[str, Comparison] = key({}, 'an object such as {"ttft_ms.p95": "<= 500"}')
-    hardware: Hardware = key(Hardware(), "an object of price_per_hour")
+    cooldown: NotNegative = key(0, "a number of seconds from 0")
+    hardware: Hardware = key(
+        Hardware(),
+        "an object of sample_s, idle_s, metrics_url, power_url, power_path, power_command, "
+        "price_per_kwh, price_per_hour",
+    )
     judge: Judge | None = key(None, "an object of server, model, api_key_env, or null")
     stability_floor: bool | None = key(None, "true, false, or null (at temperature 0)")
     cache_bust: bool = key(False, "true or false")
@@ -785,17 +829,21 @@ class Config(Strict):
         named = {"server": self.server, "proxy": self.proxy}
         if self.judge is not None:
             named["judge.server"] = self.judge.server
+        named["hardware.metrics_url"] = self.hardware.metrics_url
+        named["hardware.power_url"] = self.hardware.power_url
         return {name: url for name, url in named.items() if url not in (None, "embedded")}
 
     def fault(self) -> str | None:
         """Say what is wrong with it that no single key's type can show."""
         for name, url in self.urls.items():
-            if problem := self._url_fault(url):
+            if problem := self._url_fault(url, query=name.startswith("hardware.")):
                 field = type(self).model_fields.get(name)
                 allowed = A_SERVER.partition(",")[0] if field is None else field.description
                 return f"{name}: {problem}; it must be {allowed}"
         if reserved := {"model", "messages", "prompt", "input", "stream"} & self.extra_body.keys():
             return f"extra_body: {min(reserved)} is set by the test itself; take it out"
+        if wrong := self.hardware.fault():
+            return f"hardware.{wrong}"
         has_quality = (HERE / "extensions" / "quality.py").is_file()
         for name, value in (("slo.quality", self.slo.quality), ("judge", self.judge)):
             if value is not None and not has_quality:
@@ -803,7 +851,7 @@ class Config(Strict):
         return ThresholdCheck.fault(self)
 
     @staticmethod
-    def _url_fault(text: str) -> str | None:
+    def _url_fault(text: str, *, query: bool = False) -> str | None:
         """Say why a text is no URL that can be used here."""
         with contextlib.suppress(ValueError):
             url = yarl.URL(text)
@@ -812,7 +860,7 @@ class Config(Strict):
             if re.match(r"\w+://[^/?#]*\[", text) or re.fullmatch(r"[0-9]+(\.[0-9]+){3}", host):
                 ipaddress.ip_address(host)
             if is_http and not _UNPRINTABLE.search(text) and " " not in text:
-                extra = url.query_string or url.fragment
+                extra = url.fragment or (url.query_string and not query)
                 return "a URL takes no query or fragment" if extra else None
         shown = json.dumps(printable(_without_password(text), 80), ensure_ascii=False)
         return f"{shown} is not allowed"
@@ -843,7 +891,7 @@ def load_config(
         example = '{"server": …, "model": …}'
         raise ConfigError(f"{path}: must hold a JSON object such as {example}, not {kind_of(data)}")
     kept = {name: item for name, item in (before or {}).items() if REDACTED not in json.dumps(item)}
-    if differs := [name for name in kept if name in data and data[name] != kept[name]]:
+    if differs := [name for name in kept if name in data and not agrees(data[name], kept[name])]:
         notice(
             f"{path.name} differs ({', '.join(differs)}); the run keeps the config it began with"
         )
@@ -865,6 +913,13 @@ def load_config(
             default = json.dumps(getattr(config, name))
             logger.warning("%s: %s is not set; using %s", path.name, name, default)
     return config
+
+
+def agrees(part: Any, whole: Any) -> bool:
+    """Whether all that a JSON value says stands in another one, which may say more."""
+    if isinstance(part, dict) and isinstance(whole, dict):
+        return all(name in whole and agrees(part[name], whole[name]) for name in part)
+    return bool(part == whole)
 
 
 def find_file(given: Path | None, name: str) -> Path:
@@ -1179,7 +1234,8 @@ class Result:
     reconnects: int = 0  # kept connections that turned out dead
     client_error_ns: int | None = None  # the first token came at most so much earlier than it says
     merged_chunks: int | None = None  # chunks whose time is not known: more had come by the read
-    server_prefill_ms: float | None = None  # the server's own timings, where it sends them
+    server_queue_ms: float | None = None  # the server's own timings, where it sends them
+    server_prefill_ms: float | None = None
     server_decode_ms: float | None = None
     grader: str | None = None  # how the answer is to be graded
     quality: float = 0.0
@@ -1260,7 +1316,7 @@ class Result:
 
     @property
     def server_wait_ms(self) -> float | None:
-        """TTFT without the server's prefill: its queue, and the network."""
+        """TTFT without the server's prefill: the wait in its queue, and the network."""
         if self.ttft_ms is None or self.server_prefill_ms is None:
             return None
         return self.ttft_ms - self.server_prefill_ms
@@ -1308,6 +1364,7 @@ class Result:
             "end_ms": ms_between(0, self.end_ns),
             "client_error_ms": self.client_error_ms,
             "merged_chunks": self.merged_chunks,
+            "server_queue_ms": self.server_queue_ms,
             "server_prefill_ms": self.server_prefill_ms,
             "server_decode_ms": self.server_decode_ms,
         }
@@ -1388,6 +1445,7 @@ class Target:
     redact: Redactor
     tls: ssl.SSLContext | bool
     proxy: str | None
+    server_pid: int | None = None  # the embedded server's process
     embedded: Mapping[str, Any] | None = None  # what extensions/embedded.py says of its server
 
     def url(self, path: str) -> yarl.URL:
@@ -1447,6 +1505,8 @@ class _Credentials:
     def hide_user(self, link: str | None) -> None:
         """Keep a URL's password out of files; without one the user is taken for a key."""
         if link is not None:
+            for variable in re.findall(r"\$\{([^}]*)\}", link):
+                self.secret(variable)
             url = yarl.URL(link)
             parts = (url.raw_password, url.password)
             if not url.password:
@@ -1766,6 +1826,52 @@ def _decode_untyped(data: bytes) -> Any:
 NOTHING, ANSWER, OTHER, FOREIGN = range(4)
 
 
+class ServerTimings:
+    """What a server says of its own times, in whichever of the known ways it does.
+
+    llama.cpp: `timings`. vLLM (--enable-per-request-metrics): `metrics`. Groq: in `usage`, or in
+    `x_groq.usage`. Cerebras: `time_info`. Ollama: durations. TGI: headers.
+    """
+
+    __slots__ = ("said",)
+
+    def __init__(self) -> None:
+        self.said: dict[str, Any] = {}
+
+    def take(self, event: Any) -> None:
+        """Keep what one of an answer's last events says, or the body; later ones know more."""
+        nested = (event.timings, event.metrics, event.time_info, event.usage)
+        groq = event.x_groq.get("usage") if isinstance(event.x_groq, dict) else None
+        for part in (*nested, groq):
+            if isinstance(part, dict):
+                self.said.update(part)
+        for name in ("prompt_eval_duration", "eval_duration"):
+            if (value := getattr(event, name)) is not None:
+                self.said[name] = value
+
+    def first(self, **factors: float) -> float | None:
+        """Return the first of these that was said, in ms; each has the factor that makes it ms."""
+        for name, factor in factors.items():
+            value: Any = self.said.get(name)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if is_number and 0 <= value < 1e15:
+                return round(float(value) * factor, 3)
+        return None
+
+    def fill(self, result: Result) -> None:
+        """Write down queue, prefill and decode, and the cached tokens that `usage` left out."""
+        result.server_queue_ms = self.first(queue_time_ms=1, queue_time=1e3, header_ms=1)
+        result.server_prefill_ms = self.first(
+            prompt_ms=1, time_to_first_token_ms=1, prompt_time=1e3, prompt_eval_duration=1e-6
+        )
+        result.server_decode_ms = self.first(
+            predicted_ms=1, generation_time_ms=1, completion_time=1e3, eval_duration=1e-6
+        )
+        cached = self.said.get("cache_n")
+        if result.cached_tokens is None and isinstance(cached, int) and 0 <= cached < 2**53:
+            result.cached_tokens = cached
+
+
 class ParsedAnswer:
     """What has been read of an answer, and how a result is filled with it."""
 
@@ -1783,6 +1889,7 @@ class ParsedAnswer:
         "merged",
         "reasoning",
         "text",
+        "timings",
         "usage",
     )
 
@@ -1794,6 +1901,7 @@ class ParsedAnswer:
         self.merged: list[int] = []  # places of the chunks that were not the last of their read
         self.finish: Any = None
         self.usage: Any = None
+        self.timings = ServerTimings()
         self.error: Any = None  # an error object that the server sent
         self.foreign: str | None = None  # the kind of an event that this API does not know
         self.complete = False
@@ -1903,6 +2011,7 @@ class ParsedAnswer:
         result.cached_tokens = self.usage_count("prompt_tokens_details", "cached_tokens")
         if result.cached_tokens is None:
             result.cached_tokens = self.usage_count("prompt_cache_hit_tokens")
+        self.timings.fill(result)
 
     def usage_count(self, *keys: str) -> int | None:
         """Return a count of the usage; None when it is not given, or cannot be one."""
@@ -1970,6 +2079,13 @@ class _Choices(msgspec.Struct, gc=False):
     usage: Any = None
     error: Any = None
     type: Any = None  # only another API has one
+    # What servers say of their own times: llama.cpp, vLLM, Groq, Cerebras, Ollama.
+    timings: Any = None
+    metrics: Any = None
+    x_groq: Any = None
+    time_info: Any = None
+    prompt_eval_duration: Any = None
+    eval_duration: Any = None
 
 
 class _Response(msgspec.Struct):
@@ -2052,6 +2168,7 @@ class Completions(Api):
         """Read what stands around the text, then the text of the first choice."""
         if event.usage:
             parsed.usage = event.usage
+            parsed.timings.take(event)
         if event.error:
             parsed.error = event.error
             return NOTHING
@@ -2063,6 +2180,7 @@ class Completions(Api):
             return NOTHING  # a second alternative, which nobody asked for
         if choice.finish_reason:
             parsed.finish = choice.finish_reason
+            parsed.timings.take(event)
         return self.read_choice(choice, parsed)
 
     def read_choice(self, choice: _Choice, parsed: ParsedAnswer) -> int:
@@ -2413,6 +2531,7 @@ class Exchange:
         self.status: int | None = None
         self.content_type = ""
         self.retry_after: str | None = None
+        self.queue_ms: int | None = None
         self.content: aiohttp.StreamReader | None = None
         self.protocol: TimingProtocol | None = None
         self.news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -2442,6 +2561,9 @@ class Exchange:
         self.status = response.status
         self.content_type = response.headers.get("Content-Type", "")
         self.retry_after = response.headers.get("Retry-After")
+        queue_ms = response.headers.get("x-queue-time", "")  # Text Generation Inference
+        if queue_ms.isascii() and queue_ms.isdigit():
+            self.queue_ms = int(queue_ms[:15])
         self.content = response.content
         if not self.reads_ns:  # it had come before it was asked for
             self.reads_ns = [clock()]
@@ -2611,7 +2733,7 @@ class MeasuredRequest(aiohttp.ClientRequest):
     async def write_bytes(self, *args: Any, **kwargs: Any) -> None:
         """Take the time, then write; the socket knows it better."""
         exchange = _exchange_now.get()
-        timing = cast(TimingProtocol, exchange.protocol).timing
+        timing = exchange.protocol.timing if exchange.protocol else LoopTime()
         exchange.sent_ns, timing.sent_ns = clock(), None
         try:
             await super().write_bytes(*args, **kwargs)
@@ -2818,6 +2940,7 @@ class Client:
     def parse(self, exchange: Exchange) -> ParsedAnswer:
         """Return what can be read of the answer so far; nothing of what is no answer."""
         parsed = ParsedAnswer()
+        parsed.timings.said["header_ms"] = exchange.queue_ms
         if not exchange.is_answer(self.config.stream):
             return parsed
         if self.config.stream:
@@ -3060,6 +3183,9 @@ class LoadReport:
     warmup: Counter[str] = dataclasses.field(default_factory=Counter)  # requests by status
     itl_us: dict[int, Counter[int]] = dataclasses.field(default_factory=dict)  # histogram, by stage
     itl_lost: bool = False
+    # What is known of the machine and of the server, as `meta` has it.
+    hardware: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    server_info: Mapping[str, Any] | None = None
     fault: BaseException | None = None  # what `record` raised
     interrupted: bool = False
 
@@ -3096,14 +3222,27 @@ class LoadReport:
             "itl_us": {str(stage): sorted(counts.items()) for stage, counts in self.itl_us.items()},
         }
 
+    @classmethod
+    def from_meta(cls, meta: Mapping[str, Any]) -> Self:
+        """Return what a saved run's verdict was judged by, beside its config and aggregate."""
+        client = meta["client"]
+        return cls(
+            LoadStart(resumed=meta["resumed"], clients=tuple(client["earlier_parts"])),
+            client=client,
+            clock_jump_s=meta["clock_jump_s"],
+            hardware=meta["hardware"] or {},
+            interrupted=meta["status"] != "complete",
+        )
+
     def end(self, client: dict[str, Any], *, stopped: bool) -> None:
         """Take the time at which the load ended, and what the self-check found."""
         self.ended_ns = clock()
-        self.client = client
+        self.client = rounded(client)  # as it stands in files: a verdict can be judged anew
         self.interrupted = self.interrupted or stopped
         elapsed_s = (self.ended_ns - self.begun_ns) / NS_PER_S
         wall_s = (dt.datetime.now().astimezone() - self.begun).total_seconds()
-        self.clock_jump_s = wall_s - elapsed_s  # the machine slept, or somebody set the clock
+        # The machine slept, or somebody set the clock.
+        self.clock_jump_s = round(wall_s - elapsed_s, 6)
 
 
 async def process_questions(
@@ -3285,6 +3424,8 @@ class LoadGenerator:
             stage = Stage.warmup(config, self.questions, start)
             await self._run_stage(stage, self._discard)
         for number in range(len(config.levels)):
+            if number and config.cooldown:
+                await asyncio.sleep(config.cooldown)
             stage = Stage(config, self.questions, number, start)
             with self.lag.stage(number):
                 await self._run_stage(stage, self._keep)
@@ -3312,18 +3453,22 @@ class LoadGenerator:
             for due_ns, planned in stage.planned_requests(begun_ns):
                 if (wait_ns := due_ns - clock()) > 0:
                     await asyncio.sleep(wait_ns / NS_PER_S)
-                release = await limit.take()
+                slot = await limit.take()
                 if stage.is_over(begun_ns) or self.report.fault is not None:
                     break
-                task = asyncio.create_task(self._converse(planned, record, release))
+                task = asyncio.create_task(self._converse(planned, record, slot))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
-                # A herd of requests that start together must not hold up the reading of tokens.
+                # A herd of requests that start together must not hold up the reading of tokens: one
+                # a turn of the loop. Where reading is all that this client can do, slots stay empty
+                # for a while, and the self-check says so.
                 await asyncio.sleep(0)
             if self.report.fault is None and tasks:
                 await asyncio.wait(tasks)
         finally:
             limit.close()
+            if stage.offsets_ns is None:
+                self.lag.note_empty_slots(limit.empty_share)
             for task in tasks:
                 task.cancel()
             if tasks:
@@ -3333,18 +3478,19 @@ class LoadGenerator:
         self,
         planned: PlannedRequest,
         record: Callable[[Result], None],
-        release: Callable[[], None],
+        slot: Slot,
     ) -> None:
         """Ask a question, or the turns of a conversation in their order; record each result."""
         messages: list[dict[str, str]] = []
         last, skipped = len(planned.question.texts) - 1, ""
+        slot.begin()
         try:
             for turn, text in enumerate(planned.question.texts):
                 messages.append({"role": "user", "content": text})
                 if skipped:
                     result = self._unsent(planned, messages, skipped)
                 else:
-                    done = release if turn == last else lambda: None
+                    done = slot.release if turn == last else lambda: None
                     result = await self._ask(planned, list(messages), done)
                 record(result)
                 if not result.ok and not skipped:
@@ -3355,7 +3501,7 @@ class LoadGenerator:
         except Exception as error:  # noqa: BLE001  what `record` raises ends the run, not just this task
             self.report.fault = self.report.fault or error
         finally:
-            release()
+            slot.release()
 
     async def _ask(
         self, planned: PlannedRequest, messages: list[dict[str, str]], release: Callable[[], None]
@@ -3380,17 +3526,22 @@ class LoadGenerator:
 
 
 class ConcurrencyLimit:
-    """The slots of a stage: a semaphore that can say how many are free.
+    """The slots of a stage: a semaphore that knows how long they stood empty.
 
     With a ramp they open one after the other, evenly over its time; the first one at once.
     """
 
     def __init__(self, level: int, ramp_s: float = 0) -> None:
-        self.free = 0
         self._level, self._ramp_s, self._opened = level, ramp_s, 0
         self._semaphore = asyncio.Semaphore(0)
         self._begun_ns = clock()
         self._timer: asyncio.TimerHandle | None = None
+        self._empty = 0  # open slots without a request
+        self._full_ns: int | None = None  # when all were first busy
+        # Since then: when that number changed, how long slots were empty in all, and both at the
+        # last start, behind which there was nothing more to ask.
+        self._changed_ns = self._empty_ns = 0
+        self._last_start_ns = self._empty_by_then_ns = 0
         self._open()
 
     def _open(self) -> None:
@@ -3400,34 +3551,66 @@ class ConcurrencyLimit:
             elapsed_s = (clock() - self._begun_ns) / NS_PER_S
             due = min(due, 1 + int(elapsed_s * self._level / self._ramp_s))
         for _ in range(due - self._opened):
-            self._add()
+            self._empty += 1
+            self._semaphore.release()
         self._opened = due
         if due < self._level:
             wait_s = self._ramp_s / self._level
             self._timer = asyncio.get_running_loop().call_later(wait_s, self._open)
 
-    def _add(self) -> None:
-        self.free += 1
+    async def take(self) -> Slot:
+        """Wait for a slot."""
+        await self._semaphore.acquire()
+        return Slot(self)
+
+    def begin(self) -> None:
+        """Note that a slot has a request."""
+        self._change(-1)
+        self._last_start_ns, self._empty_by_then_ns = self._changed_ns, self._empty_ns
+        if self._full_ns is None and not self._empty and self._opened == self._level:
+            self._full_ns = self._changed_ns
+
+    def give_back(self) -> None:
+        """Note that a slot is empty again."""
+        self._change(1)
         self._semaphore.release()
 
-    async def take(self) -> Callable[[], None]:
-        """Wait for a slot; return what gives it back, once however often it is called."""
-        await self._semaphore.acquire()
-        self.free -= 1
-        taken = True
+    def _change(self, change: int) -> None:
+        now_ns = clock()
+        if self._full_ns is not None:
+            self._empty_ns += self._empty * (now_ns - self._changed_ns)
+        self._empty += change
+        self._changed_ns = now_ns
 
-        def give_back() -> None:
-            nonlocal taken
-            if taken:
-                taken = False
-                self._add()
-
-        return give_back
+    @property
+    def empty_share(self) -> float | None:
+        """For how much of the time slots stood empty though there was more to ask."""
+        if self._full_ns is None or self._last_start_ns <= self._full_ns:
+            return None
+        return self._empty_by_then_ns / (self._level * (self._last_start_ns - self._full_ns))
 
     def close(self) -> None:
         """Open no more slots."""
         if self._timer is not None:
             self._timer.cancel()
+
+
+class Slot:
+    """A place of a ConcurrencyLimit that was taken."""
+
+    def __init__(self, limit: ConcurrencyLimit) -> None:
+        self._limit, self._busy = limit, False
+
+    def begin(self) -> None:
+        """Say that its request begins."""
+        self._busy = True
+        self._limit.begin()
+
+    def release(self) -> None:
+        """Give it back; only the first call counts."""
+        if self._busy:
+            self._busy = False
+            self._limit.give_back()
 
 
 # --- Self-check ---
@@ -3445,6 +3628,7 @@ class StageWatch:
         self.cpu_s: float | None = None
         self.cpu_wait_s: float | None = None
         self.elapsed_s = 0.0
+        self.slots_empty_share: float | None = None  # in a closed loop
         self.rivals: list[dict[str, Any]] = []
         self._others = self._cpu_of_others()
         self._waited_s = self._run_delay_s()
@@ -3544,6 +3728,11 @@ class LagMonitor:
             self.watches.append(self._now)
             self._now = None
 
+    def note_empty_slots(self, share: float | None) -> None:
+        """Take how long the stage's slots stood empty."""
+        if self._now is not None:
+            self._now.slots_empty_share = share
+
     def _beat(self) -> None:
         due_ns = self._start_ns
         while True:
@@ -3576,7 +3765,12 @@ class LagMonitor:
     def to_record(self) -> dict[str, Any]:
         """Return what `meta.client` says: of all stages together, and of each."""
         stages = [
-            {"stage": watch.number, **StageWatch.summary([watch]), "rivals": watch.rivals}
+            {
+                "stage": watch.number,
+                **StageWatch.summary([watch]),
+                "slots_empty_share": watch.slots_empty_share,
+                "rivals": watch.rivals,
+            }
             for watch in self.watches
         ]
         return {**StageWatch.summary(self.watches), "stages": stages}
@@ -3949,6 +4143,7 @@ class Aggregator:
         "scheduled_ttft_ms",
         "scheduled_e2e_ms",
         "client_error_ms",
+        "server_queue_ms",
         "server_prefill_ms",
         "server_decode_ms",
         "server_wait_ms",
@@ -4067,14 +4262,7 @@ class Aggregator:
         A conversation's answers are graded at its end: its turns are good when the last one is.
         """
         slo = self.config.slo
-        ttft_ms, e2e_ms = result.ttft_ms, result.time_ms
-        if result.scheduled_ns is not None:  # a user waits from when the request was due
-            ttft_ms, e2e_ms = result.scheduled_ttft_ms, result.scheduled_e2e_ms
-        limits = [(slo.ttft_ms, ttft_ms), (slo.e2e_ms, e2e_ms)]
-        if result.token is None or result.token > 1:  # one token has no TPOT, and needs none
-            limits.append((slo.tpot_ms, result.tpot_ms))
-        judged = [(limit, value) for limit, value in limits if limit is not None]
-        good = all(value is not None and value <= limit for limit, value in judged)
+        good = slo.is_in_time(result)
         if slo.quality is None:
             self.sums["good"] += good
         elif not result.graded:
@@ -4097,9 +4285,14 @@ class Aggregator:
         self.itl_lost = self.itl_lost or other.itl_lost
 
     @property
+    def window(self) -> tuple[int, int] | None:
+        """The first send and the last end, in ns."""
+        return (min(self.sent_ns), max(self.end_ns)) if self.sent_ns else None
+
+    @property
     def window_ns(self) -> int | None:
         """From the first send to the last end."""
-        return max(self.end_ns) - min(self.sent_ns) if self.sent_ns else None
+        return self.window[1] - self.window[0] if self.window else None
 
     def steady(self) -> Steady | None:
         """Return what was done while all slots were busy; None when they never were."""
@@ -4114,7 +4307,8 @@ class Aggregator:
             if first_ns == last_ns:  # all at once
                 tokens += count if start_ns < last_ns <= end_ns else 0
             elif inside_ns > 0:
-                tokens += count * inside_ns / (last_ns - first_ns)
+                tokens += (count - 1) * inside_ns / (last_ns - first_ns)
+                tokens += start_ns < first_ns
         return Steady(end_ns - start_ns, answers, tokens)
 
     def _busy_from(self) -> int | None:
@@ -4181,6 +4375,7 @@ class Aggregator:
             "energy": None,
             "stages": [],
             "steady": Steady.to_record(steady, window_ns),
+            "window_ms": self.window and [ns / NS_PER_MS for ns in self.window],
             "cancelled": cancelled,
             "failures": dict(self.failures.most_common()),
             **latencies,
@@ -4304,7 +4499,7 @@ class Steady(NamedTuple):
 
     duration_ns: int
     answers: int  # that ended in it
-    tokens: float  # an answer's are spread evenly from its first to its last
+    tokens: float  # after an answer's first they are spread evenly up to its last
 
     @classmethod
     def of_all(cls, stages: Iterable[Self | None]) -> Self | None:
@@ -4540,12 +4735,13 @@ def calculate_aggregates(
     results: Iterable[Result],
     config: Config,
     itl_us: Mapping[int, Mapping[int, int]] | None = None,
-    energy: Mapping[str, Any] | None = None,
+    energy: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any] | None] | None = None,
 ) -> dict[str, Any]:
     """Return the `aggregate` of a results file, from the results alone, in one pass.
 
     `itl_us` is a histogram of the gaps between chunks for each stage, where the results do not hold
-    them. `energy` is what the hardware's sampler found: {"whole": …, "stages": [… or None]}.
+    them. `energy` is given the stages' aggregates, or the only one, and returns what they cost:
+    {"whole": …, "stages": […]}, or None.
     """
     stages = {number: Aggregator(config, level) for number, level in enumerate(config.levels)}
     stability = Stability(config)
@@ -4565,14 +4761,17 @@ def calculate_aggregates(
     windows = [part.window_ns for part in parts if part.window_ns is not None]
     steady = [part.steady() for part in parts]
     aggregate = whole.to_record(sum(windows) if windows else None, Steady.of_all(steady))
-    aggregate["energy"] = energy and energy["whole"]
     if len(config.levels) > 1:
         for number, level in enumerate(config.levels):
             record = stages[number].to_record(stages[number].window_ns, steady[number])
             record["quality"]["stability"] = stability.to_record(number)
             record["quality"]["paired"] = stability.pairs(number)
-            record["energy"] = energy and energy["stages"][number]
             aggregate["stages"].append({"stage": number, "concurrent": level, **record})
+    cost = energy(aggregate["stages"] or [aggregate]) if energy is not None else None
+    if cost is not None:
+        aggregate["energy"] = cost["whole"]
+        for record, part in zip(aggregate["stages"], cost["stages"], strict=False):
+            record["energy"] = part
     if itl_us:
         aggregate["itl_histogram_us"] = {
             str(stage): sorted(counts.items()) for stage, counts in itl_us.items()
@@ -4790,19 +4989,18 @@ class ClientCheck:
         self._judge(error["p95"], 5, 0.05 * floor_ms, "first tokens may be timed {} late (p95)")
         if error["n"] >= self.P99_FROM:
             late = "first tokens may be timed {} late (p99)"
-            self._judge(error["p99"], 10, 0.1 * floor_ms, late)
+            self._judge(error["p99"], 5, 0.1 * floor_ms, late)
         if not part["queue_ms"]["n"]:  # a closed loop: a slot idles so long before the next request
             e2e_ms = part["e2e_ms"]["p50"] or math.inf
             self._judge(lag, 5, 0.05 * e2e_ms, "requests start {} late (p95)")
+            empty = client.get("slots_empty_share")
+            self._judge_share(empty, 0.1, 0.25, "slots stood empty {} of the time")
         if part["merged_chunks"] is not None:
             merged = part["merged_chunks"] / part["timed_chunks"]
-            if merged >= 0.05:
-                self.severity = max(self.severity, 1 + (merged >= 0.25))
-                self.found.append(f"{merged:.0%} of the chunks were read together with later ones")
+            read = "{} of the chunks were read together with later ones"
+            self._judge_share(merged, 0.05, 0.25, read)
         self.cpu, self.waits = client["cpu_share"] or 0.0, client.get("cpu_wait_share") or 0.0
-        if self.cpu >= 0.98:
-            self.severity = max(self.severity, 1)
-        if self.starved:
+        if self.cpu >= 0.98 or self.starved:
             self.severity = max(self.severity, 1)
 
     def _judge(self, value: float | None, least_ms: float, limit_ms: float, what: str) -> None:
@@ -4811,6 +5009,12 @@ class ClientCheck:
         if value is not None and value > harmless_ms:
             self.severity = max(self.severity, 1 + (value > 4 * harmless_ms))
             self.found.append(what.format(format_ms(value)))
+
+    def _judge_share(self, value: float | None, suspect: float, invalid: float, what: str) -> None:
+        """Hold a share against what is harmless, and against what is not."""
+        if value is not None and value > suspect:
+            self.severity = max(self.severity, 1 + (value > invalid))
+            self.found.append(what.format(f"{value:.0%}"))
 
     @property
     def starved(self) -> bool:
@@ -5644,6 +5848,28 @@ def give_name(path: Path, name: Path) -> bool:
     return True
 
 
+class Digest:
+    """The SHA-256 of a file's meta, records and samples, by their values and not by their layout.
+
+    It stands in the meta itself, which counts without it. A record that was changed, added or taken
+    out then shows, though everything computed from the records may agree.
+    """
+
+    def __init__(self, meta: Mapping[str, Any]) -> None:
+        self._sha256 = hashlib.sha256()
+        self.add({name: value for name, value in meta.items() if name != "digest"})
+
+    def add(self, record: Mapping[str, Any]) -> bytes:
+        """Take a record, and return its JSON."""
+        data = pydantic_core.to_json(record, inf_nan_mode="null")
+        self._sha256.update(data + b"\n")
+        return data
+
+    def hexdigest(self) -> str:
+        """Return the digest of what was added so far."""
+        return self._sha256.hexdigest()
+
+
 class ResultsFile:
     """A results file in the making: written beside its place, and given its name when it is whole.
 
@@ -5689,17 +5915,22 @@ class ResultsFile:
         samples: Mapping[str, Any] | None,
     ) -> None:
         """Write the parts and bring them to the disk. Raises OSError, also for a file too short."""
-        self._add(b'{\n"meta": ' + self._indented(meta) + self.RESULTS)
+        digest = Digest(meta)
+        blank = "0" * len(digest.hexdigest())
+        head = b'{\n"meta": ' + self._indented({**meta, "digest": blank}) + self.RESULTS
+        self._add(head)
         separator = b"\n"
         for result in results:
-            record = pydantic_core.to_json(result.to_record(), inf_nan_mode="null")
-            self._add(separator + record)
+            self._add(separator + digest.add(result.to_record()))
             separator = b",\n"
         self._add(self.AGGREGATE + self._indented(aggregate))
         if samples is not None:
-            self._add(b',\n"samples": ' + pydantic_core.to_json(samples, inf_nan_mode="null"))
+            self._add(b',\n"samples": ' + digest.add(samples))
         self._add(b"\n}\n")
         self._file.flush()
+        with self._temporary.open("r+b") as file:  # the other one only appends
+            file.seek(head.rindex(blank.encode()))
+            file.write(digest.hexdigest().encode())
         sync_file(self._lock.fd)
         written = os.fstat(self._lock.fd).st_size
         if written != self._size:
@@ -5896,16 +6127,18 @@ def run_meta(
         "questions_sha256": header["questions_sha256"],
         "client": {
             **header["client"],
-            **rounded(load.client),
-            "earlier_parts": rounded(list(load.start.clients)),
+            **load.client,
+            "earlier_parts": list(load.start.clients),
         },
-        "hardware": None,
+        "hardware": load.hardware,
         "questions_asked": header["questions"],
         "utc_offset": started.strftime("%z"),
         "warmup": dict(load.warmup),
         "resumed": load.start.resumed,
+        "clock_jump_s": load.clock_jump_s,
         "tls_verified": target.tls is not False if config.server.startswith("https") else None,
         "embedded": header.get("embedded"),
+        "server_info": load.server_info,
         "thresholds": [check._asdict() for check in check_thresholds(config, aggregate)],
     }
 
@@ -6232,7 +6465,7 @@ class Headline:
     @property
     def knee(self) -> int | None:
         """The highest level at which the total still grew by a tenth; None unless it is a sweep."""
-        totals = [(stage["concurrent"], stage["tokens_per_s"]) for stage in self.stages]
+        totals = [(stage["concurrent"], total_speed(stage)) for stage in self.stages]
         known = [(level, total) for level, total in totals if total]
         if len(known) < 2:
             return None
@@ -6247,15 +6480,16 @@ class Headline:
         if self.knee is None or self.knee == self.stages[-1]["concurrent"]:
             return None
         knee = next(stage for stage in self.stages if stage["concurrent"] == self.knee)
-        top = [stage for stage in self.stages if stage["tokens_per_s"]][-1]
-        total = f"the total {self._change(knee['tokens_per_s'], top['tokens_per_s'])}"
+        top = [stage for stage in self.stages if total_speed(stage)][-1]
+        total_before, total_after = (cast(float, total_speed(part)) for part in (knee, top))
+        total = f"the total {self._change(total_before, total_after)}"
         before, after = one_user_speed(knee), one_user_speed(top)
         if before is None or after is None or after >= 0.995 * before:
             return f"Beyond {self.knee} at once, {total}."
         speed = f"each user's speed {self._change(before, after)}"
         if 0.45 <= after / before <= 0.55:
             speed = "each user's speed halves"
-        only = "only " if top["tokens_per_s"] > knee["tokens_per_s"] else ""
+        only = "only " if total_after > total_before else ""
         return f"Beyond {self.knee} at once, users {only}slow each other down: {total}, {speed}."
 
     def _change(self, before: float, after: float) -> str:
@@ -6269,7 +6503,7 @@ class Headline:
         """Say how far a sweep got whose highest level still pays."""
         if self.knee is None:
             return None
-        total = format_number(self.stages[-1]["tokens_per_s"])
+        total = format_number(total_speed(self.stages[-1]))
         return (
             f"Up to {self.knee} at once the total keeps growing, to {self.about}{total} tokens/s."
         )
@@ -6613,6 +6847,7 @@ class Summary:
         blocks = [
             self._top(),
             figures,
+            self._machine(),
             table_lines,
             wrapped(styled((self._legend(table_lines), "dim")), self.width),
             [*self._failures(), *below, *self._notes()],
@@ -6699,6 +6934,44 @@ class Summary:
         if aggregate["quality"]["graded"] or aggregate["quality"]["ungraded"]:
             lines += self._keyed("quality", self._quality())
         return lines
+
+    def _machine(self) -> list[rich.text.Text]:
+        """Return what ran where, and what it cost: a line each, where that is known."""
+        machine, info = self.meta.get("hardware") or {}, self.meta.get("server_info") or {}
+        cores, memory = machine.get("cores_usable"), machine.get("memory_usable_bytes")
+        place = [machine.get("cpu"), cores and f"{cores:g} cores"]
+        place.append(memory and f"{format_number(memory / (1 << 30))} GiB")
+        place += [gpu["name"] for gpu in machine.get("gpus", ())]
+        server = [info.get("engine"), info.get("version"), info.get("quantization")]
+        server.append(info.get("slots") and f"{info['slots']:,} slots")
+        here = "" if machine.get("host") == "client and server" else "asked from "
+        pieces = [" ".join(filter(None, server[:2])), *server[2:]]
+        parts = [", ".join(filter(None, pieces)), here + ", ".join(filter(None, place))]
+        ran = " · ".join(part for part in parts if part not in ("", here))
+        lines = self._keyed("machine", printable(ran, 300)) if ran else []
+        cost = self._cost()
+        return lines + (self._keyed("energy", cost) if cost else [])
+
+    def _cost(self) -> str:
+        """Return what the first of the power sources that is known says."""
+        energy = self.aggregate.get("energy") or {}
+        names = {"wall": "wall", "gpu": "GPU", "cpu_package": "CPU package"}
+        name = next((name for name in names if energy.get(name, {}).get("wh") is not None), None)
+        if name is None:
+            return ""
+        source = energy[name]
+        pieces = [f"{names[name]} {format_number(source['mean_w'])}{NARROW_SPACE}W"]
+        if source["idle_w"] is not None:
+            pieces[0] += f" (idle {format_number(source['idle_w'])})"
+        if source["j_per_token"] is not None:
+            pieces.append(f"{format_number(source['j_per_token'])}{NARROW_SPACE}J a token")
+        for key, what in (("correct", "correct answers"), ("answers", "answers")):
+            if (wh := source[f"wh_per_1000_{key}"]) is not None:
+                price = source[f"price_per_1000_{key}"]
+                costs = "" if price is None else f" ({format_number(price)})"
+                unit = f"{NARROW_SPACE}Wh{costs} per 1,000 {what}"
+                return " · ".join([*pieces, format_number(wh) + unit])
+        return " · ".join(pieces)
 
     def _speed(self) -> str:
         aggregate = self.aggregate
@@ -6800,10 +7073,15 @@ class Summary:
         return format_share(under_load["correct_share"]), interval.removesuffix(f"{NARROW_SPACE}%")
 
     @staticmethod
-    def _unlike(stage: Mapping[str, Any]) -> str:
-        """Return how many answers differ from those to the same questions at the lowest level."""
+    def _unlike(stage: Mapping[str, Any]) -> Cell:
+        """Return how many answers differ from those at the lowest level, beyond what do anyway."""
         stability = stage["quality"]["stability"]
-        return NOT_MEASURED if stability is None else format_share(stability["avg"])
+        if stability is None or not stability["n"]:
+            return NOT_MEASURED
+        if stability["beyond"] is None:
+            return format_share(stability["avg"])
+        interval = format_share(*stability["beyond_ci95"])
+        return format_share(stability["beyond"]), interval.removesuffix(f"{NARROW_SPACE}%")
 
     @staticmethod
     def _time(metric: str, name: str) -> Callable[[Mapping[str, Any]], str]:
@@ -7057,6 +7335,7 @@ class Tool(NamedTuple):
     help: str
     group: str | None = None  # the dependency group that it needs
     module: str = ""  # its file in extensions/
+    function: str = "main"  # what runs it: takes the arguments, returns the exit code
 
 
 TOOLS = {
@@ -7064,6 +7343,14 @@ TOOLS = {
     "grade": Tool(
         "grade a results file anew, without asking the model again", "quality", "quality"
     ),
+    "compare": Tool(
+        "say which run is better, and whether the difference is real", "analysis", "compare"
+    ),
+    "ab": Tool("run two configurations in turn, and compare", "analysis", "compare", "main_ab"),
+    "history": Tool(
+        "the dated runs of one name, and since when they differ", "analysis", "history"
+    ),
+    "list": Tool("the runs of a folder in one table", "analysis", "history", "main_list"),
 }
 _EMBEDDED = Tool("a real small LLM on llama.cpp, for a machine that has no server", "embedded")
 
@@ -7163,6 +7450,7 @@ def build_parser() -> RunParser:
     option("--set", action="append", default=[], metavar="KEY=VALUE", help=meaning)
     flags = {
         "--resume": "go on with a run that was stopped or killed",
+        "--wait": "wait while another run of yours measures the same server",
         "--overwrite": "replace a results file of the same name",
         "--dry-run": "check the files, show what would be run, ask nothing",
         "--allow-code": "let the grader `code` run what the model wrote, confined",
@@ -7192,6 +7480,7 @@ class Options:
     log_dir: Path | None = None
     set: Sequence[str] = ()  # KEY=VALUE each
     resume: bool = False
+    wait: bool = False
     overwrite: bool = False
     dry_run: bool = False
     allow_code: bool | str = False  # "weak": also where the system confines little
@@ -7361,7 +7650,8 @@ async def serving(config: Config, target: Target) -> AsyncIterator[Target]:
             raise MissingPackageError("embedded", error.name, _EMBEDDED.group) from None
         except (OSError, RuntimeError) as error:
             raise ServerUnreachableError(f"embedded: {error}") from error
-        yield dataclasses.replace(target, base=server.url, embedded=server.description)
+        described = {"embedded": server.description, "server_pid": server.pid}
+        yield dataclasses.replace(target, base=server.url, **described)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -7428,6 +7718,36 @@ class Grading:
                 journal.append("grade", grade)
 
 
+class Unwatched:
+    """Stands in for extensions/hardware.py where that, or one of its packages, is missing."""
+
+    server_info: Mapping[str, Any] | None = None
+    samples: Mapping[str, Any] | None = None
+    energy = None
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+
+    async def prepare(self, target: Target, *, wait: bool, say: Callable[[str], None]) -> None:
+        """Know of no other run."""
+
+    async def start(self) -> None:
+        """Ask nothing."""
+
+    def begin(self, start_ns: int, record: Callable[[dict[str, Any]], None]) -> None:
+        """Record nothing."""
+
+    async def stop(self) -> None:
+        """Have nothing to end."""
+
+    def finish(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Make nothing of an earlier part's samples."""
+
+    def facts(self, _aggregate: Mapping[str, Any]) -> dict[str, Any]:
+        """Say why nothing is known."""
+        return {"unavailable": self.why}
+
+
 class Run:
     """A stress test that a tool or the command line makes: an async context manager.
 
@@ -7451,6 +7771,10 @@ class Run:
         self.grading = Grading.of(
             self.files.questions, questions, config, allow_code=options.allow_code
         )
+        try:
+            self.machine: Any = import_extension("hardware", "hardware").Watch(config)
+        except ExtensionError as error:
+            self.machine = Unwatched(str(error))
         self._closing = contextlib.AsyncExitStack()  # server and session, before the results
         self._until_saved = contextlib.ExitStack()  # the journal's lock guards unsaved answers
 
@@ -7469,6 +7793,7 @@ class Run:
             opened = open_session(self.config, self.target)
             session = await self._closing.enter_async_context(opened)
             self.client = Client(session, self.config, self.target)
+            self._closing.push_async_callback(self.machine.stop)
             self._stack = stack.pop_all()
         return self
 
@@ -7482,16 +7807,24 @@ class Run:
             with contextlib.suppress(OSError, ValueError):
                 sys.stderr.write(printable(message, 1000) + "\n")
 
-    async def connect(self, test: Awaitable[None]) -> None:
-        """Wait for the connection test, and ask the judge one thing; say so when it takes long."""
-        message = f"connecting to {self.target.shown} …"
-        patience_s = 0.0 if sys.stderr.isatty() else self.PATIENCE_S
-        timer = asyncio.get_running_loop().call_later(patience_s, self.say, message)
-        try:
-            await self.stop_signal.unless_stopped(test)
-            await self.stop_signal.unless_stopped(self.grading.test_judge())
-        finally:
-            timer.cancel()
+    async def connect(self, test: Coroutine[Any, Any, None]) -> None:
+        """Wait for the connection test, ask the judge one thing, and look at the machine.
+
+        Say so when connecting takes long.
+        """
+        with contextlib.closing(test):  # a signal may come before it begins
+            wait, say = self.options.wait, self.say
+            ready = self.machine.prepare(self.target, wait=wait, say=say)
+            await self.stop_signal.unless_stopped(ready)
+            message = f"connecting to {self.target.shown} …"
+            patience_s = 0.0 if sys.stderr.isatty() else self.PATIENCE_S
+            timer = asyncio.get_running_loop().call_later(patience_s, say, message)
+            try:
+                await self.stop_signal.unless_stopped(test)
+                await self.stop_signal.unless_stopped(self.grading.test_judge())
+            finally:
+                timer.cancel()
+            await self.stop_signal.unless_stopped(self.machine.start())
 
     def open_journal(self) -> None:
         """Start the journal, or take up the one of the run that is gone on with."""
@@ -7530,10 +7863,13 @@ class Run:
 
     @contextlib.asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """Show how far the load is while the block runs; say what is kept when it cannot go on."""
+        """Show and watch the load while the block runs; say what is kept when it cannot go on."""
         with self.journal.kept_when_writing_fails():
+            record = functools.partial(self.journal.append, "samples")
+            self.machine.begin(self.start.start_ns, record)
             async with self.progress.shown(quiet=self.options.quiet):
                 yield
+            await self.machine.stop()
 
     def record(self, result: Result) -> None:
         """Write a result down the moment its request ends. Raises ResultsError."""
@@ -7550,7 +7886,14 @@ class Run:
             await self.grading.grade(self.journal, self.stop_signal, self.target.redact)
         load.interrupted = load.interrupted or self.stop_signal.signum is not None
         await self._closing.aclose()
-        return self.journal.read()
+        results = self.journal.read()
+        self.machine.finish(results.samples)
+        return results
+
+    def assess(self, load: LoadReport, aggregate: Mapping[str, Any]) -> None:
+        """Put down what is known of the machine and the server, and what the load did to them."""
+        load.hardware = rounded(self.machine.facts(aggregate))
+        load.server_info = self.machine.server_info
 
     def end(
         self, load: LoadReport, path: Path, meta: Mapping[str, Any], aggregate: Mapping[str, Any]
@@ -7590,6 +7933,8 @@ class Run:
             "load": load,
             "results": self.files.results,
         }
+        if config.hardware.power_command is not None:
+            rows["runs"] = f"{printable(config.hardware.power_command, 300)} (for its watts)"
         head = styled(("dry run: ", "bold"), "the files are good; nothing was asked")
         lines = [f"{name:<10} {value}" for name, value in rows.items()]
         return [head, *map(styled, [*lines, *self.grading.hints])]
@@ -7624,11 +7969,13 @@ async def main(options: Options) -> int:
                 config, questions, send, run.record, run.stop_signal, run.start
             )
         results = await run.finish(load)
-        aggregate = calculate_aggregates(results, config, None if load.itl_lost else load.itl_us)
+        gaps = None if load.itl_lost else load.itl_us
+        aggregate = calculate_aggregates(results, config, gaps, run.machine.energy)
+        run.assess(load, aggregate)
         meta = run_meta(config, run.target, load, aggregate, run.journal.header)
         with run.journal.kept_when_writing_fails():
-            replace = files.may_replace(meta["run_id"])
-            path = save_results(files.results, meta, results, aggregate, overwrite=replace)
+            rest = {"samples": run.machine.samples, "overwrite": files.may_replace(meta["run_id"])}
+            path = save_results(files.results, meta, results, aggregate, **rest)
         run.end(load, path, meta, aggregate)
         return run.exit_code(meta)
 
@@ -7691,7 +8038,7 @@ def run_tool(name: str, argv: Sequence[str]) -> int:
     tool = TOOLS[name]
     extension = import_extension(tool.module, tool.group)
     try:
-        return cast(int, extension.main(argv))
+        return cast(int, getattr(extension, tool.function)(argv))
     except ModuleNotFoundError as error:  # of a package that it imports where it is used
         if tool.group is None or (error.name or "").startswith(("extensions", "llm_stresstest")):
             raise
