@@ -570,7 +570,7 @@ class Watch:
     def __init__(self, config: st.Config) -> None:
         self._config = config
         self._target: st.Target | None = None
-        self._redact: Callable[[str], str] = str
+        self._names: dict[str, str] = {}  # of columns, as they may be shown
         self._record: Callable[[Row], None] | None = None
         self._start_ns = 0  # what the rows' times count from
         self._before: list[Row] = []  # rows that came before the load, until that is known
@@ -595,7 +595,7 @@ class Watch:
         """
         if self._target is not None:  # a tool loads the same server again
             return
-        self._target, self._redact = target, target.redact
+        self._target = target
         if self._config.server != "embedded":
             self._lock = ServerLock(await resolve(target.base))
             try:
@@ -701,15 +701,19 @@ class Watch:
         output = cast(asyncio.StreamReader, cast(Any, self._process).stdout)
         with contextlib.suppress(ValueError):  # a line without an end
             while line := await output.readline():
-                self._take(json.loads(self._redact(line.decode())))
+                self._take(json.loads(line))
         if self._known.is_set() and not self._stopping and self._config.hardware.sample_s:
             self._fail("sampler", "it ended during the run; what it watched is null from then on")
 
     def _take(self, line: Mapping[str, Any]) -> None:
         if "t" in line:
-            row = {"t": line["t"] + self._offset_ns, "values": line["v"]}
+            values = {self._name(name): value for name, value in line["v"].items()}
+            row = {"t": line["t"] + self._offset_ns, "values": values}
             self._pass_on({**row, "idle": True} if self._idle else row)
-        elif "fault" in line:
+            return
+        if self._target is not None:
+            line = self._target.redact.tree(line)
+        if "fault" in line:
             for name, why in line["fault"].items():
                 self._fail(name, why)
         elif "hello" in line:
@@ -724,6 +728,13 @@ class Watch:
                 self._fail(name, line["missing"][name])
         else:
             self.others = line["others"]
+
+    def _name(self, name: str) -> str:
+        """Return a column's name without secrets, which a server's page may echo."""
+        if name not in self._names:
+            shown = name if self._target is None else self._target.redact(name)
+            self._names[name] = shown  # looking takes long, and the same ones come each time
+        return self._names[name]
 
     def _pass_on(self, row: Row) -> None:
         """Hand a row over with its time in the run, or keep it until that is known."""
@@ -907,10 +918,12 @@ class Segment(NamedTuple):
     end_w: float
 
     def clipped(self, start_ms: float, end_ms: float) -> Segment | None:
-        """Return the part that lies in a window."""
+        """Return the part that lies in a window; itself where that is all of it."""
         low, high = max(self.start_ms, start_ms), min(self.end_ms, end_ms)
         if low >= high:
             return None
+        if (low, high) == (self.start_ms, self.end_ms):
+            return self
         slope = (self.end_w - self.start_w) / (self.end_ms - self.start_ms)
         ends = (self.start_w + slope * (at - self.start_ms) for at in (low, high))
         return Segment(low, high, *ends)
@@ -944,8 +957,21 @@ def segments(samples: Mapping[str, Any], source: str) -> list[Segment]:
 
 
 def power(line: Sequence[Segment], start_ms: float, end_ms: float) -> dict[str, Any]:
-    """Return `mean_w`, `peak_w` and the `coverage` of a window; null watts when under COVERED."""
-    parts = [part for each in line if (part := each.clipped(start_ms, end_ms)) is not None]
+    """Return `mean_w`, `peak_w` and the `coverage` of a window; null watts when under COVERED.
+
+    At a window's ends the power changes: before a stage the machine rests, or does another one. So
+    the time up to the first sample inside counts with that sample's power, not with what lies
+    between it and the one before; the same at the end.
+    """
+    both = [(each, part) for each in line if (part := each.clipped(start_ms, end_ms)) is not None]
+    parts = [part for _, part in both]
+    cut = [part is not each for each, part in both]
+    if len(parts) > 2:
+        first, second, before_last, last = parts[0], parts[1], parts[-2], parts[-1]
+        if cut[0] and first.end_ms == second.start_ms:
+            parts[0] = first._replace(start_w=second.start_w, end_w=second.start_w)
+        if cut[-1] and last.start_ms == before_last.end_ms:
+            parts[-1] = last._replace(start_w=before_last.end_w, end_w=before_last.end_w)
     covered_ms = sum(part.end_ms - part.start_ms for part in parts)
     coverage = covered_ms / (end_ms - start_ms) if end_ms > start_ms else 0.0
     if coverage < COVERED:
