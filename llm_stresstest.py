@@ -21,6 +21,23 @@ shows them.
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+
+if __name__ == "__main__":  # a signal during the other imports ends in a line, not in a traceback
+
+    def stop_at_once(signum: int, _frame: object) -> None:
+        """End before there is anything to save."""
+        name = signal.Signals(signum).name
+        os.write(2, f"llm_stresstest: stopped by {name}\n".encode())
+        os._exit(128 + signum)
+
+    for signal_name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        signal_number = getattr(signal, signal_name, None)  # Windows has no SIGHUP
+        if signal_number is not None and signal.getsignal(signal_number) != signal.SIG_IGN:
+            signal.signal(signal_number, stop_at_once)
+
 import argparse
 import array
 import asyncio
@@ -47,19 +64,16 @@ import logging
 import logging.handlers
 import math
 import operator
-import os
 import platform
 import random
 import re
 import selectors
 import shlex
-import signal
 import socket
 import ssl
 import statistics
 import struct
 import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -135,7 +149,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    from types import FrameType, ModuleType
     from typing import Self
 
     import openai
@@ -151,6 +165,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "CORRECT",
     "FAILURES",
     "GRADERS",
+    "NARROW_SPACE",
     "PERCENTILES",
     "REDACTED",
     "SCHEMA_VERSION",
@@ -158,6 +173,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "Column",
     "Config",
     "ConfigError",
+    "Digest",
     "Evidence",
     "ExtensionError",
     "Failure",
@@ -167,6 +183,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "Judge",
     "LoadReport",
     "LoadStart",
+    "MissingPackageError",
     "Options",
     "Parser",
     "PlannedRequest",
@@ -202,6 +219,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "load_questions",
     "load_results",
     "logger",
+    "mean_score",
     "min_samples",
     "notice",
     "one_user_speed",
@@ -211,6 +229,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "process_questions",
     "questions_hash",
     "read_json",
+    "requests_missing",
     "resolve_target",
     "save_results",
     "send_question",
@@ -220,6 +239,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "table",
     "terminal_width",
     "test_connection",
+    "total_speed",
     "validity_rule",
     "wilson_interval",
     "wrapped",
@@ -257,6 +277,7 @@ exit codes:
   2    bad input: arguments, config, questions, file names
   3    the server cannot be used
   4    the results could not be written
+  5    a comparison that was required could not be decided
   70   a fault of this program, please report it
   129, 130, 143  stopped by SIGHUP, SIGINT, SIGTERM; what was measured is saved
 """
@@ -674,6 +695,17 @@ class Slo(Strict):
     e2e_ms: Positive | None = key(None, "a number of ms above 0")
     quality: Share | None = key(None, "a number from 0 to 1")
 
+    def is_in_time(self, result: Result) -> bool:
+        """Whether an ok request meets the limits of time; one that was not measured meets none."""
+        ttft_ms, e2e_ms = result.ttft_ms, result.time_ms
+        if result.scheduled_ns is not None:  # a user waits from when the request was due
+            ttft_ms, e2e_ms = result.scheduled_ttft_ms, result.scheduled_e2e_ms
+        limits = [(self.ttft_ms, ttft_ms), (self.e2e_ms, e2e_ms)]
+        if result.token is None or result.token > 1:  # one token has no TPOT, and needs none
+            limits.append((self.tpot_ms, result.tpot_ms))
+        judged = [(limit, value) for limit, value in limits if limit is not None]
+        return all(value is not None and value <= limit for limit, value in judged)
+
 
 class Hardware(Strict):
     """How the machine is watched, and what it costs."""
@@ -854,7 +886,7 @@ def load_config(
         example = '{"server": …, "model": …}'
         raise ConfigError(f"{path}: must hold a JSON object such as {example}, not {kind_of(data)}")
     kept = {name: item for name, item in (before or {}).items() if REDACTED not in json.dumps(item)}
-    if differs := [name for name in kept if name in data and data[name] != kept[name]]:
+    if differs := [name for name in kept if name in data and not agrees(data[name], kept[name])]:
         notice(
             f"{path.name} differs ({', '.join(differs)}); the run keeps the config it began with"
         )
@@ -876,6 +908,13 @@ def load_config(
             default = json.dumps(getattr(config, name))
             logger.warning("%s: %s is not set; using %s", path.name, name, default)
     return config
+
+
+def agrees(part: Any, whole: Any) -> bool:
+    """Whether all that a JSON value says stands in another one, which may say more."""
+    if isinstance(part, dict) and isinstance(whole, dict):
+        return all(name in whole and agrees(part[name], whole[name]) for name in part)
+    return bool(part == whole)
 
 
 def find_file(given: Path | None, name: str) -> Path:
@@ -1190,7 +1229,8 @@ class Result:
     reconnects: int = 0  # kept connections that turned out dead
     client_error_ns: int | None = None  # the first token came at most so much earlier than it says
     merged_chunks: int | None = None  # chunks whose time is not known: more had come by the read
-    server_prefill_ms: float | None = None  # the server's own timings, where it sends them
+    server_queue_ms: float | None = None  # the server's own timings, where it sends them
+    server_prefill_ms: float | None = None
     server_decode_ms: float | None = None
     grader: str | None = None  # how the answer is to be graded
     quality: float = 0.0
@@ -1271,7 +1311,7 @@ class Result:
 
     @property
     def server_wait_ms(self) -> float | None:
-        """TTFT without the server's prefill: its queue, and the network."""
+        """TTFT without the server's prefill: the wait in its queue, and the network."""
         if self.ttft_ms is None or self.server_prefill_ms is None:
             return None
         return self.ttft_ms - self.server_prefill_ms
@@ -1319,6 +1359,7 @@ class Result:
             "end_ms": ms_between(0, self.end_ns),
             "client_error_ms": self.client_error_ms,
             "merged_chunks": self.merged_chunks,
+            "server_queue_ms": self.server_queue_ms,
             "server_prefill_ms": self.server_prefill_ms,
             "server_decode_ms": self.server_decode_ms,
         }
@@ -1778,6 +1819,52 @@ def _decode_untyped(data: bytes) -> Any:
 NOTHING, ANSWER, OTHER, FOREIGN = range(4)
 
 
+class ServerTimings:
+    """What a server says of its own times, in whichever of the known ways it does.
+
+    llama.cpp: `timings`. vLLM (--enable-per-request-metrics): `metrics`. Groq: in `usage`, or in
+    `x_groq.usage`. Cerebras: `time_info`. Ollama: durations. TGI: headers.
+    """
+
+    __slots__ = ("said",)
+
+    def __init__(self) -> None:
+        self.said: dict[str, Any] = {}
+
+    def take(self, event: Any) -> None:
+        """Keep what one of an answer's last events says, or the body; later ones know more."""
+        nested = (event.timings, event.metrics, event.time_info, event.usage)
+        groq = event.x_groq.get("usage") if isinstance(event.x_groq, dict) else None
+        for part in (*nested, groq):
+            if isinstance(part, dict):
+                self.said.update(part)
+        for name in ("prompt_eval_duration", "eval_duration"):
+            if (value := getattr(event, name)) is not None:
+                self.said[name] = value
+
+    def first(self, **factors: float) -> float | None:
+        """Return the first of these that was said, in ms; each has the factor that makes it ms."""
+        for name, factor in factors.items():
+            value: Any = self.said.get(name)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if is_number and 0 <= value < 1e15:
+                return round(float(value) * factor, 3)
+        return None
+
+    def fill(self, result: Result) -> None:
+        """Write down queue, prefill and decode, and the cached tokens that `usage` left out."""
+        result.server_queue_ms = self.first(queue_time_ms=1, queue_time=1e3, header_ms=1)
+        result.server_prefill_ms = self.first(
+            prompt_ms=1, time_to_first_token_ms=1, prompt_time=1e3, prompt_eval_duration=1e-6
+        )
+        result.server_decode_ms = self.first(
+            predicted_ms=1, generation_time_ms=1, completion_time=1e3, eval_duration=1e-6
+        )
+        cached = self.said.get("cache_n")
+        if result.cached_tokens is None and isinstance(cached, int) and 0 <= cached < 2**53:
+            result.cached_tokens = cached
+
+
 class ParsedAnswer:
     """What has been read of an answer, and how a result is filled with it."""
 
@@ -1795,6 +1882,7 @@ class ParsedAnswer:
         "merged",
         "reasoning",
         "text",
+        "timings",
         "usage",
     )
 
@@ -1806,6 +1894,7 @@ class ParsedAnswer:
         self.merged: list[int] = []  # places of the chunks that were not the last of their read
         self.finish: Any = None
         self.usage: Any = None
+        self.timings = ServerTimings()
         self.error: Any = None  # an error object that the server sent
         self.foreign: str | None = None  # the kind of an event that this API does not know
         self.complete = False
@@ -1915,6 +2004,7 @@ class ParsedAnswer:
         result.cached_tokens = self.usage_count("prompt_tokens_details", "cached_tokens")
         if result.cached_tokens is None:
             result.cached_tokens = self.usage_count("prompt_cache_hit_tokens")
+        self.timings.fill(result)
 
     def usage_count(self, *keys: str) -> int | None:
         """Return a count of the usage; None when it is not given, or cannot be one."""
@@ -1982,6 +2072,13 @@ class _Choices(msgspec.Struct, gc=False):
     usage: Any = None
     error: Any = None
     type: Any = None  # only another API has one
+    # What servers say of their own times: llama.cpp, vLLM, Groq, Cerebras, Ollama.
+    timings: Any = None
+    metrics: Any = None
+    x_groq: Any = None
+    time_info: Any = None
+    prompt_eval_duration: Any = None
+    eval_duration: Any = None
 
 
 class _Response(msgspec.Struct):
@@ -2064,6 +2161,7 @@ class Completions(Api):
         """Read what stands around the text, then the text of the first choice."""
         if event.usage:
             parsed.usage = event.usage
+            parsed.timings.take(event)
         if event.error:
             parsed.error = event.error
             return NOTHING
@@ -2075,6 +2173,7 @@ class Completions(Api):
             return NOTHING  # a second alternative, which nobody asked for
         if choice.finish_reason:
             parsed.finish = choice.finish_reason
+            parsed.timings.take(event)
         return self.read_choice(choice, parsed)
 
     def read_choice(self, choice: _Choice, parsed: ParsedAnswer) -> int:
@@ -2425,6 +2524,7 @@ class Exchange:
         self.status: int | None = None
         self.content_type = ""
         self.retry_after: str | None = None
+        self.queue_ms: int | None = None
         self.content: aiohttp.StreamReader | None = None
         self.protocol: TimingProtocol | None = None
         self.news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -2454,6 +2554,9 @@ class Exchange:
         self.status = response.status
         self.content_type = response.headers.get("Content-Type", "")
         self.retry_after = response.headers.get("Retry-After")
+        queue_ms = response.headers.get("x-queue-time", "")  # Text Generation Inference
+        if queue_ms.isascii() and queue_ms.isdigit():
+            self.queue_ms = int(queue_ms[:15])
         self.content = response.content
         if not self.reads_ns:  # it had come before it was asked for
             self.reads_ns = [clock()]
@@ -2623,7 +2726,7 @@ class MeasuredRequest(aiohttp.ClientRequest):
     async def write_bytes(self, *args: Any, **kwargs: Any) -> None:
         """Take the time, then write; the socket knows it better."""
         exchange = _exchange_now.get()
-        timing = cast(TimingProtocol, exchange.protocol).timing
+        timing = exchange.protocol.timing if exchange.protocol else LoopTime()
         exchange.sent_ns, timing.sent_ns = clock(), None
         try:
             await super().write_bytes(*args, **kwargs)
@@ -2830,6 +2933,7 @@ class Client:
     def parse(self, exchange: Exchange) -> ParsedAnswer:
         """Return what can be read of the answer so far; nothing of what is no answer."""
         parsed = ParsedAnswer()
+        parsed.timings.said["header_ms"] = exchange.queue_ms
         if not exchange.is_answer(self.config.stream):
             return parsed
         if self.config.stream:
@@ -2991,35 +3095,42 @@ class StopSignal:
     def __init__(self) -> None:
         self.event = asyncio.Event()
         self.signum: int | None = None
+        self._loop = asyncio.get_running_loop()
 
     @classmethod
     @contextlib.contextmanager
     def caught(cls) -> Iterator[StopSignal]:
-        """Catch the signals while the block runs; under nohup SIGHUP stays ignored."""
-        stop_signal, loop, caught = cls(), asyncio.get_running_loop(), []
+        """Catch the signals while the block runs; under nohup SIGHUP stays ignored.
+
+        Python's own handlers see a signal also while the event loop is busy, with saving say.
+        """
+        stop_signal, before = cls(), {}
         for name in cls.SIGNALS:
             signum = getattr(signal, name, None)  # Windows has no SIGHUP
             if signum is None:
                 continue
             if name == "SIGHUP" and signal.getsignal(signum) == signal.SIG_IGN:
                 continue
-            with contextlib.suppress(NotImplementedError, RuntimeError):
-                loop.add_signal_handler(signum, stop_signal.on_signal, signum)
-                caught.append(signum)
+            with contextlib.suppress(ValueError):  # only the main thread can catch signals
+                before[signum] = signal.signal(signum, stop_signal.on_signal)
         try:
             yield stop_signal
         finally:
-            for signum in caught:
-                loop.remove_signal_handler(signum)
+            for signum, handler in before.items():
+                signal.signal(signum, handler or signal.SIG_DFL)
 
-    def on_signal(self, signum: int) -> None:
+    def on_signal(self, signum: int, _frame: FrameType | None = None) -> None:
         """Stop in order; at the second signal end at once, with the journal as it is."""
         if self.signum is not None:
             if sys.stderr.isatty():
                 os.write(2, b"\x1b[?25h\n")  # the progress bar had hidden the cursor
             os._exit(128 + signum)
-        logger.warning("stopped by %s", signal.Signals(signum).name)
         self.signum = signum
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._stop)
+
+    def _stop(self) -> None:
+        logger.warning("stopped by %s", signal.Signals(cast(int, self.signum)).name)
         self.event.set()
 
     async def unless_stopped(self, work: Awaitable[T]) -> T:
@@ -3104,14 +3215,27 @@ class LoadReport:
             "itl_us": {str(stage): sorted(counts.items()) for stage, counts in self.itl_us.items()},
         }
 
+    @classmethod
+    def from_meta(cls, meta: Mapping[str, Any]) -> Self:
+        """Return what a saved run's verdict was judged by, beside its config and aggregate."""
+        client = meta["client"]
+        return cls(
+            LoadStart(resumed=meta["resumed"], clients=tuple(client["earlier_parts"])),
+            client=client,
+            clock_jump_s=meta["clock_jump_s"],
+            hardware=meta["hardware"] or {},
+            interrupted=meta["status"] != "complete",
+        )
+
     def end(self, client: dict[str, Any], *, stopped: bool) -> None:
         """Take the time at which the load ended, and what the self-check found."""
         self.ended_ns = clock()
-        self.client = client
+        self.client = rounded(client)  # as it stands in files: a verdict can be judged anew
         self.interrupted = self.interrupted or stopped
         elapsed_s = (self.ended_ns - self.begun_ns) / NS_PER_S
         wall_s = (dt.datetime.now().astimezone() - self.begun).total_seconds()
-        self.clock_jump_s = wall_s - elapsed_s  # the machine slept, or somebody set the clock
+        # The machine slept, or somebody set the clock.
+        self.clock_jump_s = round(wall_s - elapsed_s, 6)
 
 
 async def process_questions(
@@ -3322,18 +3446,22 @@ class LoadGenerator:
             for due_ns, planned in stage.planned_requests(begun_ns):
                 if (wait_ns := due_ns - clock()) > 0:
                     await asyncio.sleep(wait_ns / NS_PER_S)
-                release = await limit.take()
+                slot = await limit.take()
                 if stage.is_over(begun_ns) or self.report.fault is not None:
                     break
-                task = asyncio.create_task(self._converse(planned, record, release))
+                task = asyncio.create_task(self._converse(planned, record, slot))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
-                # A herd of requests that start together must not hold up the reading of tokens.
+                # A herd of requests that start together must not hold up the reading of tokens: one
+                # a turn of the loop. Where reading is all that this client can do, slots stay empty
+                # for a while, and the self-check says so.
                 await asyncio.sleep(0)
             if self.report.fault is None and tasks:
                 await asyncio.wait(tasks)
         finally:
             limit.close()
+            if stage.offsets_ns is None:
+                self.lag.note_empty_slots(limit.empty_share)
             for task in tasks:
                 task.cancel()
             if tasks:
@@ -3343,18 +3471,19 @@ class LoadGenerator:
         self,
         planned: PlannedRequest,
         record: Callable[[Result], None],
-        release: Callable[[], None],
+        slot: Slot,
     ) -> None:
         """Ask a question, or the turns of a conversation in their order; record each result."""
         messages: list[dict[str, str]] = []
         last, skipped = len(planned.question.texts) - 1, ""
+        slot.begin()
         try:
             for turn, text in enumerate(planned.question.texts):
                 messages.append({"role": "user", "content": text})
                 if skipped:
                     result = self._unsent(planned, messages, skipped)
                 else:
-                    done = release if turn == last else lambda: None
+                    done = slot.release if turn == last else lambda: None
                     result = await self._ask(planned, list(messages), done)
                 record(result)
                 if not result.ok and not skipped:
@@ -3365,7 +3494,7 @@ class LoadGenerator:
         except Exception as error:  # noqa: BLE001  what `record` raises ends the run, not just this task
             self.report.fault = self.report.fault or error
         finally:
-            release()
+            slot.release()
 
     async def _ask(
         self, planned: PlannedRequest, messages: list[dict[str, str]], release: Callable[[], None]
@@ -3390,17 +3519,22 @@ class LoadGenerator:
 
 
 class ConcurrencyLimit:
-    """The slots of a stage: a semaphore that can say how many are free.
+    """The slots of a stage: a semaphore that knows how long they stood empty.
 
     With a ramp they open one after the other, evenly over its time; the first one at once.
     """
 
     def __init__(self, level: int, ramp_s: float = 0) -> None:
-        self.free = 0
         self._level, self._ramp_s, self._opened = level, ramp_s, 0
         self._semaphore = asyncio.Semaphore(0)
         self._begun_ns = clock()
         self._timer: asyncio.TimerHandle | None = None
+        self._empty = 0  # open slots without a request
+        self._full_ns: int | None = None  # when all were first busy
+        # Since then: when that number changed, how long slots were empty in all, and both at the
+        # last start, behind which there was nothing more to ask.
+        self._changed_ns = self._empty_ns = 0
+        self._last_start_ns = self._empty_by_then_ns = 0
         self._open()
 
     def _open(self) -> None:
@@ -3410,34 +3544,66 @@ class ConcurrencyLimit:
             elapsed_s = (clock() - self._begun_ns) / NS_PER_S
             due = min(due, 1 + int(elapsed_s * self._level / self._ramp_s))
         for _ in range(due - self._opened):
-            self._add()
+            self._empty += 1
+            self._semaphore.release()
         self._opened = due
         if due < self._level:
             wait_s = self._ramp_s / self._level
             self._timer = asyncio.get_running_loop().call_later(wait_s, self._open)
 
-    def _add(self) -> None:
-        self.free += 1
+    async def take(self) -> Slot:
+        """Wait for a slot."""
+        await self._semaphore.acquire()
+        return Slot(self)
+
+    def begin(self) -> None:
+        """Note that a slot has a request."""
+        self._change(-1)
+        self._last_start_ns, self._empty_by_then_ns = self._changed_ns, self._empty_ns
+        if self._full_ns is None and not self._empty and self._opened == self._level:
+            self._full_ns = self._changed_ns
+
+    def give_back(self) -> None:
+        """Note that a slot is empty again."""
+        self._change(1)
         self._semaphore.release()
 
-    async def take(self) -> Callable[[], None]:
-        """Wait for a slot; return what gives it back, once however often it is called."""
-        await self._semaphore.acquire()
-        self.free -= 1
-        taken = True
+    def _change(self, change: int) -> None:
+        now_ns = clock()
+        if self._full_ns is not None:
+            self._empty_ns += self._empty * (now_ns - self._changed_ns)
+        self._empty += change
+        self._changed_ns = now_ns
 
-        def give_back() -> None:
-            nonlocal taken
-            if taken:
-                taken = False
-                self._add()
-
-        return give_back
+    @property
+    def empty_share(self) -> float | None:
+        """For how much of the time slots stood empty though there was more to ask."""
+        if self._full_ns is None or self._last_start_ns <= self._full_ns:
+            return None
+        return self._empty_by_then_ns / (self._level * (self._last_start_ns - self._full_ns))
 
     def close(self) -> None:
         """Open no more slots."""
         if self._timer is not None:
             self._timer.cancel()
+
+
+class Slot:
+    """A place of a ConcurrencyLimit that was taken."""
+
+    def __init__(self, limit: ConcurrencyLimit) -> None:
+        self._limit, self._busy = limit, False
+
+    def begin(self) -> None:
+        """Say that its request begins."""
+        self._busy = True
+        self._limit.begin()
+
+    def release(self) -> None:
+        """Give it back; only the first call counts."""
+        if self._busy:
+            self._busy = False
+            self._limit.give_back()
 
 
 # --- Self-check ---
@@ -3455,6 +3621,7 @@ class StageWatch:
         self.cpu_s: float | None = None
         self.cpu_wait_s: float | None = None
         self.elapsed_s = 0.0
+        self.slots_empty_share: float | None = None  # in a closed loop
         self.rivals: list[dict[str, Any]] = []
         self._others = self._cpu_of_others()
         self._waited_s = self._run_delay_s()
@@ -3554,6 +3721,11 @@ class LagMonitor:
             self.watches.append(self._now)
             self._now = None
 
+    def note_empty_slots(self, share: float | None) -> None:
+        """Take how long the stage's slots stood empty."""
+        if self._now is not None:
+            self._now.slots_empty_share = share
+
     def _beat(self) -> None:
         due_ns = self._start_ns
         while True:
@@ -3586,7 +3758,12 @@ class LagMonitor:
     def to_record(self) -> dict[str, Any]:
         """Return what `meta.client` says: of all stages together, and of each."""
         stages = [
-            {"stage": watch.number, **StageWatch.summary([watch]), "rivals": watch.rivals}
+            {
+                "stage": watch.number,
+                **StageWatch.summary([watch]),
+                "slots_empty_share": watch.slots_empty_share,
+                "rivals": watch.rivals,
+            }
             for watch in self.watches
         ]
         return {**StageWatch.summary(self.watches), "stages": stages}
@@ -3959,6 +4136,7 @@ class Aggregator:
         "scheduled_ttft_ms",
         "scheduled_e2e_ms",
         "client_error_ms",
+        "server_queue_ms",
         "server_prefill_ms",
         "server_decode_ms",
         "server_wait_ms",
@@ -4077,14 +4255,7 @@ class Aggregator:
         A conversation's answers are graded at its end: its turns are good when the last one is.
         """
         slo = self.config.slo
-        ttft_ms, e2e_ms = result.ttft_ms, result.time_ms
-        if result.scheduled_ns is not None:  # a user waits from when the request was due
-            ttft_ms, e2e_ms = result.scheduled_ttft_ms, result.scheduled_e2e_ms
-        limits = [(slo.ttft_ms, ttft_ms), (slo.e2e_ms, e2e_ms)]
-        if result.token is None or result.token > 1:  # one token has no TPOT, and needs none
-            limits.append((slo.tpot_ms, result.tpot_ms))
-        judged = [(limit, value) for limit, value in limits if limit is not None]
-        good = all(value is not None and value <= limit for limit, value in judged)
+        good = slo.is_in_time(result)
         if slo.quality is None:
             self.sums["good"] += good
         elif not result.graded:
@@ -4129,7 +4300,8 @@ class Aggregator:
             if first_ns == last_ns:  # all at once
                 tokens += count if start_ns < last_ns <= end_ns else 0
             elif inside_ns > 0:
-                tokens += count * inside_ns / (last_ns - first_ns)
+                tokens += (count - 1) * inside_ns / (last_ns - first_ns)
+                tokens += start_ns < first_ns
         return Steady(end_ns - start_ns, answers, tokens)
 
     def _busy_from(self) -> int | None:
@@ -4320,7 +4492,7 @@ class Steady(NamedTuple):
 
     duration_ns: int
     answers: int  # that ended in it
-    tokens: float  # an answer's are spread evenly from its first to its last
+    tokens: float  # after an answer's first they are spread evenly up to its last
 
     @classmethod
     def of_all(cls, stages: Iterable[Self | None]) -> Self | None:
@@ -4810,19 +4982,18 @@ class ClientCheck:
         self._judge(error["p95"], 5, 0.05 * floor_ms, "first tokens may be timed {} late (p95)")
         if error["n"] >= self.P99_FROM:
             late = "first tokens may be timed {} late (p99)"
-            self._judge(error["p99"], 10, 0.1 * floor_ms, late)
+            self._judge(error["p99"], 5, 0.1 * floor_ms, late)
         if not part["queue_ms"]["n"]:  # a closed loop: a slot idles so long before the next request
             e2e_ms = part["e2e_ms"]["p50"] or math.inf
             self._judge(lag, 5, 0.05 * e2e_ms, "requests start {} late (p95)")
+            empty = client.get("slots_empty_share")
+            self._judge_share(empty, 0.1, 0.25, "slots stood empty {} of the time")
         if part["merged_chunks"] is not None:
             merged = part["merged_chunks"] / part["timed_chunks"]
-            if merged >= 0.05:
-                self.severity = max(self.severity, 1 + (merged >= 0.25))
-                self.found.append(f"{merged:.0%} of the chunks were read together with later ones")
+            read = "{} of the chunks were read together with later ones"
+            self._judge_share(merged, 0.05, 0.25, read)
         self.cpu, self.waits = client["cpu_share"] or 0.0, client.get("cpu_wait_share") or 0.0
-        if self.cpu >= 0.98:
-            self.severity = max(self.severity, 1)
-        if self.starved:
+        if self.cpu >= 0.98 or self.starved:
             self.severity = max(self.severity, 1)
 
     def _judge(self, value: float | None, least_ms: float, limit_ms: float, what: str) -> None:
@@ -4831,6 +5002,12 @@ class ClientCheck:
         if value is not None and value > harmless_ms:
             self.severity = max(self.severity, 1 + (value > 4 * harmless_ms))
             self.found.append(what.format(format_ms(value)))
+
+    def _judge_share(self, value: float | None, suspect: float, invalid: float, what: str) -> None:
+        """Hold a share against what is harmless, and against what is not."""
+        if value is not None and value > suspect:
+            self.severity = max(self.severity, 1 + (value > invalid))
+            self.found.append(what.format(f"{value:.0%}"))
 
     @property
     def starved(self) -> bool:
@@ -5246,7 +5423,9 @@ class Journal:
         self.header: dict[str, Any] = {}
         self._lock = lock
         self._source = io.FileIO(lock.fd, closefd=False)  # reads also what is removed meanwhile
-        self._seq = self._lines = self._answers = self._digest = 0  # of what was written
+        self._seq = self._lines = self._digest = 0  # of what was written
+        self._results = self._answers = 0  # all, and those that were not cancelled
+        self._is_damaged = False
         self._prefix = b""  # ends a line that was half written and could not be cut off
         self._dirty = False
         self._end = threading.Event()
@@ -5295,7 +5474,8 @@ class Journal:
         """Continue what the reader has read."""
         self.header = dict(reader.header or {})
         self._seq, self._lines = reader.next_seq, reader.lines
-        self._answers, self._digest = reader.ended, reader.digest
+        self._results, self._digest = reader.ended, reader.digest
+        self._answers = sum(record["status"] != "cancelled" for record in reader.records())
         if reader.unfinished_bytes:
             self._cut(reader.unfinished_bytes)
 
@@ -5355,7 +5535,8 @@ class Journal:
         where = self.path
         if reader.headless:
             where = self._rescue(reader)
-        left = f"{reader.ended} of {self._answers} answers can still be read"
+        self._is_damaged = True
+        left = f"{reader.ended} of {self._results} answers can still be read"
         then = f"they are kept in {where}: go on with {where.stem} --resume"
         raise ResultsError(f"{self.path}: was changed while the run wrote it; {left}; {then}")
 
@@ -5376,6 +5557,8 @@ class Journal:
         try:
             yield
         except ResultsError as error:
+            if self._is_damaged:  # then the error says what is left
+                raise
             where = "it" if str(error).startswith(str(self.path)) else self.path
             kept = f"{self._answers} finished answers are kept in {where}"
             raise ResultsError(f"{error}; {kept}; make room and go on with --resume") from None
@@ -5396,6 +5579,7 @@ class Journal:
             raise self._failed(error) from None
         self._digest = JournalLine.digest(self._digest, line[len(self._prefix) :])
         self._seq, self._lines, self._prefix = self._seq + 1, self._lines + 1, b""
+        self._results += kind == "result"
         self._answers += kind == "result" and content["status"] != "cancelled"
         self._dirty = True
 
@@ -5652,8 +5836,31 @@ def give_name(path: Path, name: Path) -> bool:
             name.unlink()
             raise
     else:
-        path.unlink()
+        with contextlib.suppress(OSError):  # it has its name; the old one is cleared up later
+            path.unlink()
     return True
+
+
+class Digest:
+    """The SHA-256 of a file's meta, records and samples, by their values and not by their layout.
+
+    It stands in the meta itself, which counts without it. A record that was changed, added or taken
+    out then shows, though everything computed from the records may agree.
+    """
+
+    def __init__(self, meta: Mapping[str, Any]) -> None:
+        self._sha256 = hashlib.sha256()
+        self.add({name: value for name, value in meta.items() if name != "digest"})
+
+    def add(self, record: Mapping[str, Any]) -> bytes:
+        """Take a record, and return its JSON."""
+        data = pydantic_core.to_json(record, inf_nan_mode="null")
+        self._sha256.update(data + b"\n")
+        return data
+
+    def hexdigest(self) -> str:
+        """Return the digest of what was added so far."""
+        return self._sha256.hexdigest()
 
 
 class ResultsFile:
@@ -5701,17 +5908,22 @@ class ResultsFile:
         samples: Mapping[str, Any] | None,
     ) -> None:
         """Write the parts and bring them to the disk. Raises OSError, also for a file too short."""
-        self._add(b'{\n"meta": ' + self._indented(meta) + self.RESULTS)
+        digest = Digest(meta)
+        blank = "0" * len(digest.hexdigest())
+        head = b'{\n"meta": ' + self._indented({**meta, "digest": blank}) + self.RESULTS
+        self._add(head)
         separator = b"\n"
         for result in results:
-            record = pydantic_core.to_json(result.to_record(), inf_nan_mode="null")
-            self._add(separator + record)
+            self._add(separator + digest.add(result.to_record()))
             separator = b",\n"
         self._add(self.AGGREGATE + self._indented(aggregate))
         if samples is not None:
-            self._add(b',\n"samples": ' + pydantic_core.to_json(samples, inf_nan_mode="null"))
+            self._add(b',\n"samples": ' + digest.add(samples))
         self._add(b"\n}\n")
         self._file.flush()
+        with self._temporary.open("r+b") as file:  # the other one only appends
+            file.seek(head.rindex(blank.encode()))
+            file.write(digest.hexdigest().encode())
         sync_file(self._lock.fd)
         written = os.fstat(self._lock.fd).st_size
         if written != self._size:
@@ -5908,14 +6120,15 @@ def run_meta(
         "questions_sha256": header["questions_sha256"],
         "client": {
             **header["client"],
-            **rounded(load.client),
-            "earlier_parts": rounded(list(load.start.clients)),
+            **load.client,
+            "earlier_parts": list(load.start.clients),
         },
-        "hardware": rounded(load.hardware),
+        "hardware": load.hardware,
         "questions_asked": header["questions"],
         "utc_offset": started.strftime("%z"),
         "warmup": dict(load.warmup),
         "resumed": load.start.resumed,
+        "clock_jump_s": load.clock_jump_s,
         "tls_verified": target.tls is not False if config.server.startswith("https") else None,
         "embedded": header.get("embedded"),
         "server_info": load.server_info,
@@ -6245,7 +6458,7 @@ class Headline:
     @property
     def knee(self) -> int | None:
         """The highest level at which the total still grew by a tenth; None unless it is a sweep."""
-        totals = [(stage["concurrent"], stage["tokens_per_s"]) for stage in self.stages]
+        totals = [(stage["concurrent"], total_speed(stage)) for stage in self.stages]
         known = [(level, total) for level, total in totals if total]
         if len(known) < 2:
             return None
@@ -6260,15 +6473,16 @@ class Headline:
         if self.knee is None or self.knee == self.stages[-1]["concurrent"]:
             return None
         knee = next(stage for stage in self.stages if stage["concurrent"] == self.knee)
-        top = [stage for stage in self.stages if stage["tokens_per_s"]][-1]
-        total = f"the total {self._change(knee['tokens_per_s'], top['tokens_per_s'])}"
+        top = [stage for stage in self.stages if total_speed(stage)][-1]
+        total_before, total_after = (cast(float, total_speed(part)) for part in (knee, top))
+        total = f"the total {self._change(total_before, total_after)}"
         before, after = one_user_speed(knee), one_user_speed(top)
         if before is None or after is None or after >= 0.995 * before:
             return f"Beyond {self.knee} at once, {total}."
         speed = f"each user's speed {self._change(before, after)}"
         if 0.45 <= after / before <= 0.55:
             speed = "each user's speed halves"
-        only = "only " if top["tokens_per_s"] > knee["tokens_per_s"] else ""
+        only = "only " if total_after > total_before else ""
         return f"Beyond {self.knee} at once, users {only}slow each other down: {total}, {speed}."
 
     def _change(self, before: float, after: float) -> str:
@@ -6282,7 +6496,7 @@ class Headline:
         """Say how far a sweep got whose highest level still pays."""
         if self.knee is None:
             return None
-        total = format_number(self.stages[-1]["tokens_per_s"])
+        total = format_number(total_speed(self.stages[-1]))
         return (
             f"Up to {self.knee} at once the total keeps growing, to {self.about}{total} tokens/s."
         )
@@ -6852,10 +7066,15 @@ class Summary:
         return format_share(under_load["correct_share"]), interval.removesuffix(f"{NARROW_SPACE}%")
 
     @staticmethod
-    def _unlike(stage: Mapping[str, Any]) -> str:
-        """Return how many answers differ from those to the same questions at the lowest level."""
+    def _unlike(stage: Mapping[str, Any]) -> Cell:
+        """Return how many answers differ from those at the lowest level, beyond what do anyway."""
         stability = stage["quality"]["stability"]
-        return NOT_MEASURED if stability is None else format_share(stability["avg"])
+        if stability is None or not stability["n"]:
+            return NOT_MEASURED
+        if stability["beyond"] is None:
+            return format_share(stability["avg"])
+        interval = format_share(*stability["beyond_ci95"])
+        return format_share(stability["beyond"]), interval.removesuffix(f"{NARROW_SPACE}%")
 
     @staticmethod
     def _time(metric: str, name: str) -> Callable[[Mapping[str, Any]], str]:
@@ -7109,6 +7328,7 @@ class Tool(NamedTuple):
     help: str
     group: str | None = None  # the dependency group that it needs
     module: str = ""  # its file in extensions/
+    function: str = "main"  # what runs it: takes the arguments, returns the exit code
 
 
 TOOLS = {
@@ -7116,6 +7336,14 @@ TOOLS = {
     "grade": Tool(
         "grade a results file anew, without asking the model again", "quality", "quality"
     ),
+    "compare": Tool(
+        "say which run is better, and whether the difference is real", "analysis", "compare"
+    ),
+    "ab": Tool("run two configurations in turn, and compare", "analysis", "compare", "main_ab"),
+    "history": Tool(
+        "the dated runs of one name, and since when they differ", "analysis", "history"
+    ),
+    "list": Tool("the runs of a folder in one table", "analysis", "history", "main_list"),
 }
 _EMBEDDED = Tool("a real small LLM on llama.cpp, for a machine that has no server", "embedded")
 
@@ -7467,7 +7695,7 @@ class Grading:
         graders = self.quality.Graders(
             self.config,
             allow_code=self.allow_code,
-            hurry=stop_signal.event.is_set,
+            hurry=lambda: stop_signal.signum is not None,
             redact=redact,
         )
         ungraded = (result for result in journal.read() if result.grade_reason is None)
@@ -7657,7 +7885,7 @@ class Run:
 
     def assess(self, load: LoadReport, aggregate: Mapping[str, Any]) -> None:
         """Put down what is known of the machine and the server, and what the load did to them."""
-        load.hardware = self.machine.facts(aggregate)
+        load.hardware = rounded(self.machine.facts(aggregate))
         load.server_info = self.machine.server_info
 
     def end(
@@ -7706,7 +7934,7 @@ class Run:
 
     def exit_code(self, meta: Mapping[str, Any]) -> int:
         """Return the exit code of a run whose results are saved."""
-        if self.stop_signal.signum is not None:
+        if self.stop_signal.signum is not None and meta["status"] == "interrupted":
             return 128 + self.stop_signal.signum
         missed = any(not check["met"] for check in meta["thresholds"])
         return 1 if missed or meta["validity"]["verdict"] == "INVALID" else 0
@@ -7798,10 +8026,12 @@ def describe_fault(error: Exception) -> str:
 
 def run_tool(name: str, argv: Sequence[str]) -> int:
     """Run a tool and return its exit code."""
+    if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # it may have to clean up
     tool = TOOLS[name]
     extension = import_extension(tool.module, tool.group)
     try:
-        return cast(int, extension.main(argv))
+        return cast(int, getattr(extension, tool.function)(argv))
     except ModuleNotFoundError as error:  # of a package that it imports where it is used
         if tool.group is None or (error.name or "").startswith(("extensions", "llm_stresstest")):
             raise

@@ -210,3 +210,58 @@ def test_a_difference_shows_no_control_characters_and_only_the_first_20_are_show
 def test_the_core_needs_no_part_of_verify(tmp_path: Path) -> None:
     assert not hasattr(st, "verify_run")
     assert st.TOOLS["verify"].module == "verify"
+
+
+def test_every_changed_value_of_the_meta_is_noticed(project: Project, good: dict[str, Any]) -> None:
+    for path in places(good["meta"], ("meta",)):
+        if not isinstance(at(good, path), dict | list):
+            other = "2026" if isinstance(at(good, path), str) else 12345
+            code, said = verified(project, changed(good, path, other))
+            assert code in (1, 2), (path, said)
+            assert code == 1 or path == ("meta", "schema_version")
+
+
+def test_a_record_that_was_dropped_is_noticed_though_the_aggregate_is_made_anew(
+    project: Project, good: dict[str, Any]
+) -> None:
+    for place in range(len(good["results"])):
+        forged = copy.deepcopy(good)
+        del forged["results"][place]
+        config = st.Config.model_validate(forged["meta"]["config"])
+        results = [st.Result.from_record(record) for record in forged["results"]]
+        forged["aggregate"] = st.calculate_aggregates(results, config)
+        code, said = verified(project, forged)
+        assert code == 1 and "meta.digest" in said, (place, said)
+
+
+def test_a_verdict_and_a_count_are_recomputed_though_the_digest_is_made_anew(
+    project: Project, good: dict[str, Any]
+) -> None:
+    def sealed(content: dict[str, Any]) -> dict[str, Any]:
+        digest = st.Digest(content["meta"])
+        for record in content["results"]:
+            digest.add(record)
+        if content.get("samples") is not None:
+            digest.add(content["samples"])
+        return changed(content, ("meta", "digest"), digest.hexdigest())  # type: ignore[no-any-return]
+
+    assert verified(project, sealed(good))[0] == 0, "the seal is right"
+    better = changed(good, ("meta", "validity"), {"verdict": "VALID", "reasons": []})
+    assert "meta.validity.verdict: the records give" in verified(project, sealed(better))[1]
+    slower = changed(good, ("meta", "timeout"), 1)
+    assert "meta.timeout" in verified(project, sealed(slower))[1]
+    fewer = changed(good, ("meta", "questions_asked"), 2)
+    assert "was never asked" in verified(project, sealed(fewer))[1]
+    twice = changed(good, ("results", 1), good["results"][0])
+    contents = verify.Contents(
+        Path("forged"), twice["meta"], twice["results"], twice["aggregate"], twice.get("samples")
+    )
+    assert "results: request 0, turn 0, stands there 2 times" in contents.differences()
+    assert "results: request 1 is missing" in contents.differences()
+
+
+def test_the_digest_goes_by_the_values_and_not_by_the_layout(
+    project: Project, good: dict[str, Any]
+) -> None:
+    assert verified(project, json.dumps(good, indent=4))[0] == 0
+    assert len(good["meta"]["digest"]) == 64 and set(good["meta"]["digest"]) != {"0"}

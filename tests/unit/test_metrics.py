@@ -16,6 +16,7 @@ from hypothesis import strategies as hs
 from scipy import stats
 
 import llm_stresstest as st
+from tests.conftest import impossible
 
 NS_PER_MS = st.NS_PER_MS
 CONFIG = st.Config.model_validate({"server": "embedded", "model": "m"})
@@ -792,6 +793,41 @@ def test_drift_and_a_clock_jump_are_suspect() -> None:
 
 def test_an_interrupted_run_is_suspect() -> None:
     assert verdict(*ENOUGH, interrupted=True) == ("SUSPECT", {"interrupted"})
+
+
+# --- What no results file can say
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "says"),
+    [
+        ("aggregate", "tokens_per_s", 1e9, "tokens/s, but at most"),
+        ("aggregate", "steady.tokens_per_s", 1e9, "tokens/s, but at most"),
+        ("aggregate", "ok", 99, "the counts do not add up"),
+        ("aggregate", "e2e_ms.p50", 1e9, "e2e_ms: ["),
+        ("aggregate", "ttft_ms.ci95.p50", [1e9, None], "ttft_ms: p50"),
+        ("aggregate", "ttft_ms.n_eff.p50", 1e9, "above n"),
+        ("aggregate", "error_rate", 1.5, ".error_rate: 1.5"),
+        ("record", "ttft_ms", 1e9, "request 0: TTFT"),
+    ],
+)
+def test_what_cannot_be_is_seen_in_any_results_file(
+    part: str, key: str, value: Any, says: str
+) -> None:
+    """The suite holds every file that it makes against these bounds; here each one can fail."""
+    results = ENOUGH[:100]
+    run: dict[str, Any] = {
+        "meta": {"concurrent": 3},
+        "results": [result.to_record() for result in results],
+        "aggregate": aggregate(*results, concurrent=3),
+    }
+    assert list(impossible(run)) == []
+    at = run["aggregate"] if part == "aggregate" else run["results"][0]
+    *path, last = key.split(".")
+    for name in path:
+        at = at[name]
+    at[last] = value
+    assert any(says in fault for fault in impossible(run))
 
 
 # --- Schedules

@@ -60,7 +60,7 @@ def test_every_grader_validity_code_and_tool_is_in_the_readme() -> None:
     assert (codes | set(st.GRADERS) | set(st.TOOLS)) - set(rows()) == set()
 
 
-@pytest.mark.parametrize("code", ["0", "1", "2", "3", "4", "129, 130, 143"])
+@pytest.mark.parametrize("code", ["0", "1", "2", "3", "4", "5", "129, 130, 143"])
 def test_every_exit_code_is_in_the_readme_and_in_help(code: str) -> None:
     assert code in rows()
     assert re.search(rf"^  {code}  ", st.build_parser().format_help(), re.MULTILINE)
