@@ -721,6 +721,8 @@ class Hardware(Strict):
 
     def fault(self) -> str | None:
         """Say what is wrong with it that no single key's type can show."""
+        if self.sample_s and self.sample_s < 0.1:
+            return f"sample_s: {self.sample_s:g} is too often; it must be 0.1 or more, 0 or null"
         if self.power_url and self.power_command:
             return "power_command: power_url is set as well; keep one of them"
         if self.power_path and not self.power_url:

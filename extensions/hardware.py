@@ -455,15 +455,17 @@ class ServerLock:
         self._folder = folder if folder is not None else runtime_folder()
         self._held: list[int] = []
         self._sizes: dict[int, int] = {}
-        self.shared = False
+        self.shared: bool | None = None  # None: not known
 
     async def take(self, *, wait: bool, waiting: Callable[[str], None]) -> None:
         """Take the lock. With `wait`, wait for other runs, and say so once.
 
-        Raises OSError when the folder cannot be used.
+        Raises OSError when the folder cannot be used, or the system has no such locks.
         """
-        if fcntl is None or not self._names:
+        if not self._names:
             return
+        if fcntl is None:
+            raise OSError(0, "this system has no file locks of the kind that is needed")
         check_folder(self._folder)
         told = False
         try:
@@ -496,6 +498,7 @@ class ServerLock:
                 return False
             fcntl.flock(guests, fcntl.LOCK_UN)
             self._sizes[guests] = os.fstat(guests).st_size
+        self.shared = False
         return True
 
     def _be_guest(self) -> None:
@@ -614,12 +617,14 @@ class Watch:
             return
         told = await Fingerprint(target, self._config.model).take()
         self.server_info = {**told, **self._embedded(target)}
+        known = [str(self.server_info[name]) for name in COMMON_FACTS if self.server_info[name]]
+        st.logger.info("the server says: %s", st.printable(", ".join(known), 300) or "nothing")
         if self._reading is None:
             return
-        known = asyncio.create_task(self._known.wait())
-        both = (known, self._reading)
+        described = asyncio.create_task(self._known.wait())
+        both = (described, self._reading)
         await asyncio.wait(both, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
-        known.cancel()
+        described.cancel()
         if not self.inventory:
             why = self.missing.get("sampler") or "it did not say what the machine is"
             self.inventory = {"unavailable": f"the sampler's process: {why}"}
@@ -686,7 +691,7 @@ class Watch:
             "client_pid": os.getpid(),
             "server": {
                 "pid": target.server_pid,
-                "port": urllib.parse.urlsplit(target.base).port or 80,
+                "port": next((port for _, port in addresses), 0),
                 "local": bool(addresses) and all(is_local(address) for address, _ in addresses),
             },
             "metrics": page if hardware.metrics_url else None,
@@ -1301,7 +1306,7 @@ def busy_machine(run: st.Evidence) -> st.Reason | None:
             continue
         used = Counter[str]()
         for other in load["others"]:
-            used[other["name"]] += other["cpu_s"]
+            used[st.printable(other["name"], 40)] += other["cpu_s"]
         named = [f"{name} ({seconds:.0f} s)" for name, seconds in used.most_common()]
         who = ", ".join(named) if named and what == "cores" else "they do not show from here"
         said = f"other processes used {share:.0%} of the {what.replace('gpu', 'GPU')}: {who}"

@@ -139,6 +139,7 @@ def test_a_waiting_run_ends_at_once_when_it_is_stopped(watched: Project) -> None
     ("settings", "said"),
     [
         ({"sample_s": -1}, "hardware.sample_s"),
+        ({"sample_s": 0.01}, "hardware.sample_s: 0.01 is too often"),
         ({"power_path": "a"}, "hardware.power_path: says where in the answer of power_url"),
         ({"power_url": "plug"}, "hardware.power_url"),
         (
