@@ -4764,9 +4764,11 @@ def calculate_aggregates(
             aggregate["stages"].append({"stage": number, "concurrent": level, **record})
     cost = energy(aggregate["stages"] or [aggregate]) if energy is not None else None
     if cost is not None:
-        aggregate["energy"] = cost["whole"]
-        for record, part in zip(aggregate["stages"], cost["stages"], strict=False):
+        records = [aggregate, *aggregate["stages"]]
+        for record, part in zip(records, [cost["whole"], *cost["stages"]], strict=False):
             record["energy"] = part
+            wh = part["wall"]["wh_per_1000_correct"]
+            record["quality"]["wh_per_correct"] = None if wh is None else wh / 1000
     if itl_us:
         aggregate["itl_histogram_us"] = {
             str(stage): sorted(counts.items()) for stage, counts in itl_us.items()
