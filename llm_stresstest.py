@@ -723,6 +723,8 @@ class Hardware(Strict):
 
     def fault(self) -> str | None:
         """Say what is wrong with it that no single key's type can show."""
+        if self.sample_s and self.sample_s < 0.1:
+            return f"sample_s: {self.sample_s:g} is too often; it must be 0.1 or more, 0 or null"
         if self.power_url and self.power_command:
             return "power_command: power_url is set as well; keep one of them"
         if self.power_path and not self.power_url:
@@ -4824,9 +4826,11 @@ def calculate_aggregates(
             aggregate["stages"].append({"stage": number, "concurrent": level, **record})
     cost = energy(aggregate["stages"] or [aggregate]) if energy is not None else None
     if cost is not None:
-        aggregate["energy"] = cost["whole"]
-        for record, part in zip(aggregate["stages"], cost["stages"], strict=False):
+        records = [aggregate, *aggregate["stages"]]
+        for record, part in zip(records, [cost["whole"], *cost["stages"]], strict=False):
             record["energy"] = part
+            wh = part["wall"]["wh_per_1000_correct"]
+            record["quality"]["wh_per_correct"] = None if wh is None else wh / 1000
     if itl_us:
         aggregate["itl_histogram_us"] = {
             str(stage): sorted(counts.items()) for stage, counts in itl_us.items()
