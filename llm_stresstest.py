@@ -1802,10 +1802,11 @@ class _ConnectionTest:
             said = error.shown
         elif error.kind == "reset" and self.target.base.startswith("http://"):
             said += "; if it speaks TLS, write https:// in server"
-        raise self.refusal(said, 700)
+        raise self.refusal(said, 700) from self.seen[-1].error
 
     async def explain_missing(self, status: int, said: str) -> str:
         """Say what is not there: the model, or the path."""
+        said = said.partition("; POST /")[0]
         names = await self.model_names()
         if names and not any(same_model(self.config.model, name) for name in names):
             wrong = f"no such model {json.dumps(self.config.model)}"
@@ -2263,8 +2264,12 @@ class ParsedAnswer:
         if self.foreign:
             self.strange = Failure("wrong_api", f"{what} of another API: {self.foreign}")
         elif self.noise:
-            quote = self.noise.decode("utf-8", "replace")
-            self.strange = Failure("bad_json", f"{what} that is not JSON: {quote}")
+            try:
+                _decode_untyped(self.noise)
+                error: Exception = TypeError()
+            except json.JSONDecodeError as found:
+                error = found
+            self.strange = self.unreadable(error, what, self.noise)
 
     def fill(self, result: Result, start_ns: int, redact: Redactor) -> None:
         """Write down what was read: texts without secrets, times, token counts."""
@@ -3271,7 +3276,10 @@ class MeasuredRequest(aiohttp.ClientRequest):
     async def write_bytes(self, *args: Any, **kwargs: Any) -> None:
         """Take the time, then write; the socket knows it better."""
         exchange = _exchange_now.get()
-        timing = cast(TimingProtocol, exchange.protocol).timing
+        if exchange.protocol is None:  # which `attach` will refuse
+            await super().write_bytes(*args, **kwargs)
+            return
+        timing = exchange.protocol.timing
         exchange.sent_ns, timing.sent_ns = clock(), None
         try:
             await super().write_bytes(*args, **kwargs)
@@ -3483,6 +3491,7 @@ class Client:
                 exchange.done_seen, looks = False, looks + 1
                 await exchange.wait_for_news(self.GRACE_S)
                 if not exchange.has_ended and self.parse(exchange).complete:
+                    exchange.raise_if_broken()
                     return
                 continue
             if clock() >= deadline_ns:
