@@ -166,6 +166,16 @@ def test_where_dependence_leaves_too_little_both_bounds_are_null() -> None:
     assert st.requests_missing(numbers, "p95") > 1000, "more of these, not 72 less what there is"
 
 
+def test_what_a_percentile_needs_grows_with_the_percentile_and_the_dependence() -> None:
+    def needs(n: int, **n_eff: float) -> list[int]:
+        metric = {"n": n, "n_eff": dict(zip(st.PERCENTILES, n_eff.values(), strict=True))}
+        return [st.requests_missing(metric, name) for name in st.PERCENTILES]
+
+    assert needs(40, p50=40, p90=40, p95=40, p99=40) == [0, 0, 32, 328]
+    assert needs(40, p50=20, p90=1, p95=34, p99=1) == [0, 248, 536, 2904]
+    assert needs(1000, p50=100, p90=50, p95=40, p99=40) == [0, 0, 800, 8200]
+
+
 def test_n_eff_stands_beside_n_and_is_never_more() -> None:
     alternating = st.describe([1.0, 2.0] * 200)
     assert list(alternating)[-3:] == ["n", "n_eff", "ci95"]
