@@ -2993,10 +2993,17 @@ class TimedConnector(aiohttp.TCPConnector):
         return made
 
     async def _get(self, key: Any, traces: Any) -> aiohttp.connector.Connection | None:
-        """Return a kept connection, unless a fresh one is wanted."""
+        """Return a kept connection, unless a fresh one is wanted.
+
+        One that holds more than the answer that it was used for would give that to the next.
+        """
         if _exchange_now.get().fresh:
             return None
-        return await super()._get(key, traces)
+        while (kept := await super()._get(key, traces)) is not None:
+            if kept.protocol is not None and not kept.protocol.should_close:
+                return kept
+            kept.close()
+        return None
 
     async def _create_connection(
         self,
@@ -3065,6 +3072,7 @@ class Exchange:
         self.done_seen = False  # [DONE] may have come; the bytes must say
         self.too_large = False
         self.lost: BaseException | None = None  # what ended the connection
+        self.lost_ns: int | None = None  # when it may have ended at the earliest
         self.error: BaseException | None = None
 
     def received(self, arrived_ns: int, early_ns: int | None, data: bytes) -> None:
@@ -3141,7 +3149,10 @@ class Exchange:
         """
         if not self.reused or self.ended_ns is None:
             return False
-        if self.sent_ns is not None and self.ended_ns - self.sent_ns > self.DEAD_WITHIN_NS:
+        died_ns = self.lost_ns or self.ended_ns
+        if self.reads_ns:
+            died_ns = self.reads_ns[0] - (self.early_ns.get(self.reads_ns[0]) or 0)
+        if self.sent_ns is not None and died_ns - self.sent_ns > self.DEAD_WITHIN_NS:
             return False
         if self.status == 408:
             return True
@@ -3249,6 +3260,10 @@ class TimingProtocol(asyncio.Protocol):
         if self.exchange is not None:
             error = self.handler.exception() or exc
             self.exchange.lost = error or aiohttp.ServerDisconnectedError()
+            loop = asyncio.get_running_loop()
+            # A loop that is behind learns of it late.
+            now_ns = loop.watch.since_ns if isinstance(loop, WatchedLoop) else clock()
+            self.exchange.lost_ns = now_ns
             self.exchange.wake()
 
 
@@ -3295,7 +3310,12 @@ def check_aiohttp() -> None:
     used = {
         aiohttp.ClientRequest: ("send", "write_bytes"),
         aiohttp.connector.Connection: ("protocol", "transport"),
-        aiohttp.client_proto.ResponseHandler: ("transport", "exception", "data_received"),
+        aiohttp.client_proto.ResponseHandler: (
+            "transport",
+            "exception",
+            "data_received",
+            "should_close",
+        ),
         aiohttp.StreamReader: ("_buffer", "total_bytes", "is_eof", "exception"),
         aiohttp.TCPConnector: ("_get", "_create_connection"),
     }
