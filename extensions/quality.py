@@ -24,7 +24,6 @@ choice, json, code, judge and semantic), the process that grades, a run's grades
 
 from __future__ import annotations
 
-import argparse
 import ast
 import asyncio
 import contextlib
@@ -172,7 +171,7 @@ def _import_packages(grader: Grader) -> None:
             importlib.import_module(name)
         except ModuleNotFoundError:
             package = name.partition(".")[0]
-            raise st.ExtensionError(f"quality needs {package}: uv sync --group quality") from None
+            raise st.MissingPackageError("quality", package, "quality") from None
 
 
 def _library(name: str) -> Any:
@@ -757,7 +756,7 @@ class Json(Grader, name="json"):
                 value, size = self._decode(text, start)
             except json.JSONDecodeError as error:
                 endless = error.msg.startswith("Unterminated")
-                wasted += len(text) - start if endless else error.pos
+                wasted += len(text) - start if endless else max(error.pos, 8)
                 place = start + 1
             except (ValueError, RecursionError):  # a number of many digits, or nested too deeply
                 wasted, place = wasted + 1000, start + 1
@@ -1161,7 +1160,7 @@ def read_verdict(reply: str) -> str | None:
 
 # === The process that grades ===
 
-WALL_S = 5.0  # for an answer, on a machine that gives the process less than a whole processor
+WALL_S = 30.0  # for an answer; a busy machine gives the process less than a whole processor
 START_S = 60.0
 WORKER_MEMORY_MB = 2048
 
@@ -1215,6 +1214,7 @@ class Worker:
         self._process: asyncio.subprocess.Process | None = None
         self._waiting: deque[tuple[bytes, asyncio.Future[Any]]] = deque()
         self._serving: asyncio.Task[None] | None = None
+        self._broken = ""  # why it cannot be started
 
     async def ask(self, rule: Rule, answer: str) -> Any:
         """Return what `work` makes of an answer: [score, reason], or the code that was found.
@@ -1242,16 +1242,16 @@ class Worker:
 
     async def _serve(self) -> None:
         """Take the replies, in the order of the questions, until none is missing."""
+        limit_s = WALL_S if hasattr(signal, "setitimer") else LIMIT_S
         while self._waiting:
+            reply, problem = None, self._broken
             try:
-                if self._process is None:
+                if not problem and self._process is None:
                     await self._start()
-                reply, problem = (
-                    await self._reply(WALL_S if hasattr(signal, "setitimer") else LIMIT_S),
-                    "",
-                )
+                if not problem:
+                    reply = await self._reply(limit_s)
             except CannotGradeError as error:
-                reply, problem = None, str(error)
+                problem = str(error)
                 await self._end()
             _, done = self._waiting.popleft()
             if done.done():  # nobody waits for it any more
@@ -1266,17 +1266,20 @@ class Worker:
         environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         if os.name == "nt":
             environment["SYSTEMROOT"] = os.environ["SYSTEMROOT"]
-        self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", __file__),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            env=environment,
-            limit=1 << 24,
-            start_new_session=True,  # Ctrl-C is for the run, which then ends this process
-        )
-        if await self._reply(START_S) != "ready":
-            raise CannotGradeError("the process that grades did not start")
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", __file__),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                env=environment,
+                limit=1 << 24,
+                start_new_session=True,  # Ctrl-C is for the run, which then ends this process
+            )
+            await self._reply(START_S)  # "ready"
+        except (OSError, CannotGradeError) as error:
+            self._broken = f"the process that grades did not start: {error}"
+            raise CannotGradeError(self._broken) from None
         for line, _ in self._waiting:
             self._send(line)
 
@@ -1535,6 +1538,8 @@ class Graders:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Grade a results file anew and write a new one beside it; return the exit code."""
+    from extensions import hardware  # noqa: PLC0415 - a run that grades has it, or does without
+
     options = _parser().parse_args(argv)
     run = st.load_results(st.find_results(options.name, options.results_dir))
     path = st.find_file(options.questions, "questions.json")
@@ -1550,15 +1555,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in check_run(run.config, questions.values(), options.allow_code):
         st.notice(line)
     graded = asyncio.run(_graded_anew(run, questions, options.allow_code))
-    aggregate = st.calculate_aggregates(graded, run.config, run.itl_us)
+    host = (run.meta.get("hardware") or {}).get("host")
+    energy = functools.partial(hardware.energy, run.samples, prices=run.config.hardware, host=host)
+    aggregate = st.calculate_aggregates(graded, run.config, run.itl_us, energy)
     meta = {
         **run.meta,
         "graded_from": run.path.name,
         "graded_with": st.questions_hash(questions.values()),
     }
+    report = st.LoadReport.from_meta(run.meta)
+    meta["validity"] = st.judge_validity(run.config, aggregate, report)
     meta["thresholds"] = [check._asdict() for check in st.check_thresholds(run.config, aggregate)]
     beside = run.path.with_name(f"{run.path.stem}_graded.json")
-    written = st.save_results(beside, meta, graded, aggregate)
+    written = st.save_results(beside, meta, graded, aggregate, samples=run.samples)
     if unknown:
         st.notice(
             f"{unknown} results are of questions that {path} does not have; they stay ungraded"
@@ -1568,10 +1577,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="llm_stresstest.py grade", description="Grade a results file anew."
-    )
+def _parser() -> st.Parser:
+    parser = st.Parser(prog="llm_stresstest.py grade", description="Grade a results file anew.")
     parser.add_argument("name", help="a results file, or the name of a run")
     parser.add_argument(
         "-q", "--questions", type=Path, metavar="FILE", help="the catalogue with the graders"

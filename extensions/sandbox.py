@@ -13,9 +13,9 @@ used where the system has it, because each alone has a weakness:
                 not): no network at all, no other process in sight, every mount read-only but 64 MB
                 for the code, no /proc; when the code's first process ends, the kernel kills all
                 others, also a daemon. Alone it lets files be read and Unix sockets be used.
-    landlock    Linux 6.2: files outside Python's own and the code's folder can be neither read nor
-                written; from 6.7 no TCP, from 6.12 no signals to others. Alone it leaves UDP, the
-                modes and owners of files, and lets processes live on.
+    landlock    Linux 6.2, with namespaces 5.13: files outside Python's own and the code's folder
+                can be neither read nor written; from 6.7 no TCP, from 6.12 no signals to others.
+                Alone it leaves UDP, the modes and owners of files, and lets processes live on.
     seccomp     Linux on x86-64 and ARM64: only the system calls of the list below. No new process,
                 no other program, no socket, no signal to others, no memory beside the limit. Where
                 there are no namespaces, changing a file's mode, owner or times does nothing. It
@@ -23,9 +23,9 @@ used where the system has it, because each alone has a weakness:
     hook        everywhere: Python's audit hook refuses files outside, sockets, processes, ctypes.
                 It stops what honest code does by mistake; code that means harm can get round it.
 
-seccomp together with namespaces or with Landlock confines code that means harm. Where the system
-has too little (macOS, Windows, old kernels) `--allow-code` says what is missing, and the person who
-wants it all the same says `--allow-code=weak`.
+seccomp together with Landlock confines code that means harm, with or without namespaces. Where the
+system has too little (macOS, Windows, old kernels) `--allow-code` says what is missing, and the
+person who wants it all the same says `--allow-code=weak`.
 
 No layer keeps code from lying about its own asserts: it runs in the interpreter that checks them.
 """
@@ -78,7 +78,9 @@ def shortcomings(layers: Iterable[str]) -> list[str]:
     if "seccomp" not in held:
         missing.append("processes, sockets and signals (no seccomp)")
     if not held & {"namespaces", "landlock"}:
-        missing.append("your files (neither namespaces nor Landlock 3)")
+        missing.append("your files (neither namespaces nor Landlock)")
+    elif "landlock" not in held:
+        missing.append("reading your files (no Landlock)")
     return missing
 
 
@@ -327,7 +329,7 @@ class Confinement:
         return True
 
     def _landlock(self) -> bool:
-        """Allow the files that the code needs and nothing else; False before Landlock 3.
+        """Allow the files that the code needs and nothing else; False where that is not possible.
 
         https://docs.kernel.org/userspace-api/landlock.html
         """
@@ -352,7 +354,8 @@ class Confinement:
                 os.close(parent)
         confined: int = self.libc.syscall(restrict, ruleset, 0)
         os.close(ruleset)
-        return confined == 0 and version >= 3  # earlier ones let files be emptied
+        # Before the third version files could be emptied, unless their mounts are read-only.
+        return confined == 0 and (version >= 3 or "namespaces" in self.held)
 
     def _seccomp(self) -> bool:
         """Let only the listed system calls through; False on a processor that is not known here.
@@ -525,6 +528,7 @@ class Hook:
         f"os.{name}"
         for name in ["remove", "rename", "rmdir", "mkdir", "truncate", "chmod", "utime", "chdir"]
     )
+    SIGNALS_BY_FILE = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX
     WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
     # They reach other processes or memory beside the limit, and Python tells no hook of them.
     UNSEEN = (
@@ -567,6 +571,9 @@ class Hook:
                 raise PermissionError(f"{event} of an open file is not allowed")
             for path in args:
                 self._check_path(path, [self.folder])
+        elif event == "fcntl.fcntl":
+            if args[1] in self.SIGNALS_BY_FILE:
+                raise PermissionError(f"{event} is not allowed")
         elif event.startswith(self.REFUSED):
             raise PermissionError(f"{event} is not allowed")
 
@@ -574,7 +581,11 @@ class Hook:
         """Refuse modules of machine code that reach past the hook, by whatever name."""
         last = name.rpartition(".")[2]
         inside = isinstance(file, str) and os.path.realpath(file).startswith(self.folder + os.sep)
-        if last in {"ctypes", "_ctypes"} or inside or (file and last == "_posixsubprocess"):
+        if (
+            last in {"ctypes", "_ctypes", "_posixshmem"}
+            or inside
+            or (file and last == "_posixsubprocess")
+        ):
             raise ImportError(f"{name} is not allowed")
 
     @staticmethod

@@ -26,6 +26,13 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 LIMIT_S = 1800.0  # no single load takes longer
 Setting = float | str
+WITHOUT_STAMPS = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+import llm_stresstest as st
+st.TimedConnector.used = False
+sys.exit(st.cli())
+"""
 
 
 def options_of(
@@ -226,17 +233,23 @@ def run_program(
     catalogue: Sequence[str] = ("What is it?",),
     started: Callable[[int], None] = lambda _pid: None,
     watch: Callable[[int], None] = lambda _pid: None,
+    *,
+    stamps: bool = True,
     **config: Any,
 ) -> Outcome:
-    """Run llm_stresstest.py by its command line. `started` gets its process id, `watch` too, every 50 ms."""
+    """Run llm_stresstest.py by its command line. `started` gets its process id, `watch` too, every 50 ms.
+
+    Without `stamps` it does not get the kernel's arrival times, as on other systems.
+    """
     (folder / "questions.json").write_text(json.dumps(list(catalogue)), encoding="utf-8")
     settings = {"server": base, "model": "truth", "timeout": 120, **config}
     (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
     files = ["-c", str(folder / "config.json"), "-q", str(folder / "questions.json")]
     folders = ["--results-dir", str(folder / "results"), "--log-dir", str(folder / "logs")]
+    program = [str(ROOT / "llm_stresstest.py")] if stamps else ["-c", WITHOUT_STAMPS, str(ROOT)]
     command = [
         sys.executable,
-        str(ROOT / "llm_stresstest.py"),
+        *program,
         "bench",
         *files,
         *folders,

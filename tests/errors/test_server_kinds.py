@@ -35,7 +35,21 @@ from tests.conftest import (
 )
 
 DONE = "[DONE]"
-WORDS = "The quick answer to this is a short list of plain words .".split()  # noqa: SIM905
+WORDS = [
+    "The",
+    "quick",
+    "answer",
+    "to",
+    "this",
+    "is",
+    "a",
+    "short",
+    "list",
+    "of",
+    "plain",
+    "words",
+    ".",
+]
 TEXT = " ".join(WORDS)
 CHUNKED = head("200 OK", "text/event-stream", "Transfer-Encoding: chunked")
 

@@ -66,7 +66,7 @@ def test_the_environment_of_the_code_is_empty(
 READ_ENVIRONMENTS = """
 import os
 found = []
-for pid in [*map(str, range(1, 100000)), "self", "thread-self"] if SEARCH else [PID]:
+for pid in [*map(str, range(1, 30000)), "self", "thread-self"] if SEARCH else [PID]:
     try:
         descriptor = os.open(f"/proc/{pid}/environ", os.O_RDONLY)
         found.append(os.read(descriptor, 1000000))
@@ -279,7 +279,7 @@ def survivors() -> list[int]:
             command = (folder / "cmdline").read_bytes()
         except OSError:
             continue
-        if b"sandbox.py" in command and int(folder.name) != os.getpid():
+        if sandbox.__file__.encode() in command and int(folder.name) != os.getpid():
             found.append(int(folder.name))
     return found
 
@@ -332,7 +332,7 @@ def test_a_memory_hog_fails_and_takes_no_more_than_its_limit(attack: Callable[..
 
 
 def test_huge_output_goes_nowhere(attack: Callable[..., Any]) -> None:
-    code = "import sys\nfor _ in range(200):\n    print('x' * 1000000)\n    sys.stderr.write('y' * 1000000)"
+    code = "import sys\nfor _ in range(40):\n    print('x' * 1000000)\n    sys.stderr.write('y' * 1000000)"
     assert attack(code).error is None
 
 

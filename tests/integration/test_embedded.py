@@ -18,12 +18,15 @@ from extensions import embedded
 from tests.conftest import ROOT
 
 
-def embedded_processes() -> set[int]:
-    """Return the process ids of embedded servers that run now."""
+def embedded_processes(parent: int | None = None) -> set[int]:
+    """Return the process ids of embedded servers that run now, of one parent or of all."""
     found = set()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if b"extensions/embedded.py" in path.read_bytes():
+            # The name, in brackets, may hold anything; the parent is the second word behind it.
+            stat = (path.parent / "stat").read_bytes().rpartition(b")")[2].split()
+            wanted = parent is None or int(stat[1]) == parent
+            if wanted and b"extensions/embedded.py" in path.read_bytes():
                 found.add(int(path.parent.name))
         except OSError:
             continue
@@ -78,14 +81,17 @@ def short_questions(tmp_path: Path) -> Path:
 def test_the_server_ends_with_the_run_also_when_it_is_killed(
     tmp_path: Path, how: signal.Signals
 ) -> None:
-    before = embedded_processes()
     run = subprocess.Popen(command(tmp_path, "--set", "questions=500", "--quiet"), cwd=ROOT)
-    wait_until(lambda: len(list((tmp_path / "results").glob("run.journal"))) == 1)
-    started = embedded_processes() - before
-    assert len(started) == 1
-    run.send_signal(how)
-    run.wait(timeout=30)
-    wait_until(lambda: not embedded_processes() & started)
+    try:
+        wait_until(lambda: len(list((tmp_path / "results").glob("run.journal"))) == 1)
+        started = embedded_processes(run.pid)
+        assert len(started) == 1
+        run.send_signal(how)
+        run.wait(timeout=30)
+        wait_until(lambda: not started & embedded_processes())
+    finally:
+        run.kill()
+        run.wait()
 
 
 def wait_until(is_so, limit_s: float = 30) -> None:  # type: ignore[no-untyped-def]

@@ -7,7 +7,7 @@ import itertools
 import math
 import random
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from hypothesis import strategies as hs
 from scipy import stats
 
 import llm_stresstest as st
+from tests.conftest import impossible
 
 NS_PER_MS = st.NS_PER_MS
 CONFIG = st.Config.model_validate({"server": "embedded", "model": "m"})
@@ -114,13 +115,93 @@ def test_interval_ranks_hold_at_least_95_percent_and_no_rank_less_would(
     assert (lower is not None and upper is not None) == (n >= st.min_samples(share))
 
 
-def test_intervals_cover_the_truth_in_about_95_of_100_samples() -> None:
-    rng, hits = random.Random(5), 0
+def as_if_independent(values: Sequence[float], quantile: float) -> tuple[float, float]:
+    """Return the interval of a percentile by the order statistics of independent values."""
+    lower, upper = st.interval_ranks(len(values), quantile)
+    assert lower is not None and upper is not None
+    return sorted(values)[lower], sorted(values)[upper]
+
+
+def test_intervals_of_independent_values_cover_the_truth_in_about_95_of_100_samples() -> None:
+    rng, hits, widths = random.Random(5), 0, list[float]()
     truth = -math.log(1 - 0.9)
-    for _ in range(1000):
-        low, high = st.describe(rng.expovariate(1) for _ in range(150))["ci95"]["p90"]
+    for _ in range(400):
+        values = [rng.expovariate(1) for _ in range(400)]
+        low, high = st.describe(values)["ci95"]["p90"]
         hits += low <= truth <= high
-    assert 940 <= hits <= 995
+        alone_low, alone_high = as_if_independent(values, 0.9)
+        widths.append((high - low) / (alone_high - alone_low))
+    assert 376 <= hits <= 400
+    assert statistics.median(widths) < 1.2, "hardly wider than if independence were known"
+
+
+def waiting_times(rng: random.Random, requests: int, load: float) -> list[float]:
+    """Return the waits in a queue with one server (Lindley): each depends on the one before."""
+    waits = [0.0]
+    for _ in range(requests + 500):
+        waits.append(max(waits[-1] + rng.expovariate(1) - rng.expovariate(load), 0.0))
+    return [wait + rng.uniform(0.01, 0.02) for wait in waits[-requests:]]
+
+
+def test_intervals_hold_in_a_queue_where_those_for_independent_values_do_not() -> None:
+    rng = random.Random(7)
+    runs = [waiting_times(rng, 1000, 0.5) for _ in range(150)]
+    truth = st.percentile(sorted(itertools.chain.from_iterable(runs)), 0.9)
+    assert truth is not None
+    hits = naive = 0
+    for run in runs:
+        low, high = st.describe(run)["ci95"]["p90"]
+        hits += (low is None or low <= truth) and (high is None or high >= truth)
+        alone_low, alone_high = as_if_independent(run, 0.9)
+        naive += alone_low <= truth <= alone_high
+    assert hits >= 0.92 * 150
+    assert naive < 0.8 * 150, "the oracle: this queue does fool them"
+
+
+def test_where_dependence_leaves_too_little_both_bounds_are_null() -> None:
+    crawling = [math.sin(place / 160) for place in range(1000)]  # one long wave
+    numbers = st.describe(crawling)
+    assert numbers["ci95"]["p95"] == numbers["ci95"]["p99"] == [None, None]
+    assert numbers["n_eff"]["p95"] < 36 and numbers["n"] == 1000
+    assert st.requests_missing(numbers, "p95") > 1000, "more of these, not 72 less what there is"
+
+
+def test_what_a_percentile_needs_grows_with_the_percentile_and_the_dependence() -> None:
+    def needs(n: int, **n_eff: float) -> list[int]:
+        metric = {"n": n, "n_eff": dict(zip(st.PERCENTILES, n_eff.values(), strict=True))}
+        return [st.requests_missing(metric, name) for name in st.PERCENTILES]
+
+    assert needs(40, p50=40, p90=40, p95=40, p99=40) == [0, 0, 32, 328]
+    assert needs(40, p50=20, p90=1, p95=34, p99=1) == [0, 248, 536, 2904]
+    assert needs(1000, p50=100, p90=50, p95=40, p99=40) == [0, 0, 800, 8200]
+
+
+def test_n_eff_stands_beside_n_and_is_never_more() -> None:
+    alternating = st.describe([1.0, 2.0] * 200)
+    assert list(alternating)[-3:] == ["n", "n_eff", "ci95"]
+    assert set(alternating["n_eff"]) == set(st.PERCENTILES)
+    assert all(0 < n_eff <= 400 for n_eff in alternating["n_eff"].values())
+    assert st.describe([])["n_eff"]["p50"] is None
+
+
+@pytest.mark.parametrize("df", [3, 5, 8, 20, 100])
+@pytest.mark.parametrize("tail", [0.025, 0.01])
+def test_students_t_is_the_one_of_the_tables(df: float, tail: float) -> None:
+    assert st.student_t(tail, df) == pytest.approx(
+        stats.t.ppf(1 - tail, df), rel=0.2 / df**2 + 1e-4
+    )
+
+
+def test_the_variance_of_a_sum_is_that_of_theory_for_an_autoregressive_series() -> None:
+    rng, found = random.Random(2), list[float]()
+    for _ in range(200):
+        value, series = 0.0, list[float]()
+        for _ in range(500):
+            value = 0.5 * value + rng.gauss(0, 1)
+            series.append(value)
+        mean = statistics.fmean(series)
+        found.append(st.sum_variance([value - mean for value in series])[0] / 500)
+    assert statistics.fmean(found) == pytest.approx(1 / (1 - 0.5) ** 2, rel=0.1)
 
 
 def test_nothing_measured_is_none_and_never_zero() -> None:
@@ -172,26 +253,55 @@ def test_itl_intervals_take_requests_as_units_not_gaps() -> None:
 @given(values=hs.lists(hs.integers(0, 50), min_size=2, max_size=60))
 def test_a_histogram_gives_the_same_numbers_as_its_values(values: list[int]) -> None:
     counts = {float(value): values.count(value) for value in values}
-    from_counts, from_values = (
-        st.describe(st.Histogram(counts)),
-        st.describe([float(value) for value in values]),
-    )
+    from_values = st.describe([float(value) for value in values])
+    from_counts = st.describe(st.Histogram(counts), from_values["n_eff"])
     for key in ("avg", "std", "min", "max", "p50", "p99", "n"):
         assert from_counts[key] == pytest.approx(from_values[key])
     assert from_counts["ci95"] == from_values["ci95"]
+    assert st.describe(st.Histogram(counts))["ci95"]["p50"] == [None, None], "it has no order"
 
 
-def test_timeouts_enter_the_percentiles_as_lower_bounds_beside_the_successes_own() -> None:
+def test_long_answers_count_for_less_than_their_gaps_by_kishs_rule() -> None:
+    rng = random.Random(3)
+    results = [
+        ok(place, place * 100.0, gaps_ms=[rng.uniform(1, 9) for _ in range(10 + 90 * (place % 2))])
+        for place in range(100)
+    ]
+    n_eff = aggregate(*results)["itl_ms"]["n_eff"]["p50"]
+    assert n_eff <= (50 * 10 + 50 * 100) ** 2 / (50 * 10**2 + 50 * 100**2) + 0.1
+
+
+def test_failures_enter_the_percentiles_as_lower_bounds_beside_the_successes_own() -> None:
     results = [ok(place, place * 10.0, 10, [40]) for place in range(90)]
     results += [failed(100 + place, "timeout", 0, 30_000) for place in range(10)]
     numbers = aggregate(*results)
     assert numbers["e2e_ms"]["p99"] == 50
-    assert numbers["e2e_with_timeouts_ms"]["p50"] == 50
-    assert numbers["e2e_with_timeouts_ms"]["p99"] == 30_000
-    assert numbers["e2e_with_timeouts_ms"]["lower_bounds"] == ["p90", "p95", "p99"], (
+    assert numbers["e2e_with_failures_ms"]["p50"] == 50
+    assert numbers["e2e_with_failures_ms"]["p99"] == 30_000
+    assert numbers["e2e_with_failures_ms"]["lower_bounds"] == ["p90", "p95", "p99"], (
         "p90 leans on a bound"
     )
-    assert numbers["e2e_with_timeouts_ms"]["timeouts"] == 10
+    assert numbers["e2e_with_failures_ms"]["failures"] == 10
+
+
+def test_resets_and_requests_that_never_left_enter_as_at_least_their_wait() -> None:
+    answered = [ok(place, place * 10.0, 10, [40]) for place in range(90)]
+    reset = failed(100, "reset", 0, 700)
+    unsent = failed(101, "connect", 0, 9_000)
+    unsent.sent_ns, unsent.connect_ns = None, 9_000 * NS_PER_MS
+    scheduled = failed(102, "connect", 0, 8_000)
+    scheduled.sent_ns, scheduled.scheduled_ns = None, 2_000 * NS_PER_MS
+    numbers = aggregate(*answered, reset, unsent, scheduled)
+    for name in ("e2e_with_failures_ms", "ttft_with_failures_ms"):
+        assert numbers[name]["failures"] == 3
+        assert numbers[name]["n"] == 93
+        assert numbers[name]["p99"] == pytest.approx(st.percentile([*range(91), 6000, 9000], 0.99))
+
+
+def test_neither_a_cancelled_nor_a_skipped_request_is_a_latency() -> None:
+    numbers = aggregate(ok(0), failed(1, "cancelled", 0, 5), failed(2, "turn_skipped", 0, 5))
+    assert numbers["e2e_with_failures_ms"]["failures"] == 0
+    assert (numbers["failed"], numbers["cancelled"]) == (1, 1), "a skipped turn has no answer"
 
 
 def test_goodput_counts_requests_that_meet_every_slo_and_no_failure() -> None:
@@ -226,17 +336,237 @@ def test_the_drain_is_what_ran_on_after_the_first_slot_was_idle() -> None:
     assert aggregate(ok(0, 0, 10, [990]), ok(1, 0, 10, [90]))["drain_ms"] == 900
 
 
-def test_drift_compares_the_halves() -> None:
-    calm = aggregate(*(ok(place, place * 10.0, 10, [20]) for place in range(40)))["drift"]
-    assert (calm["metric"], calm["ratio"], calm["apart"]) == ("tpot_ms", 1, False)
-    slower = aggregate(
-        *(ok(place, place * 10.0, 10, [20 if place < 20 else 60]) for place in range(40))
-    )["drift"]
-    assert slower["apart"] and slower["ratio"] == 3
-    longer = aggregate(
-        *(ok(place, place * 10.0, 10, [20] * (1 if place < 20 else 9)) for place in range(40))
-    )["drift"]
-    assert longer["ratio"] == 1, "longer answers are no drift"
+def test_throughput_while_all_slots_are_busy_leaves_out_ramp_and_drain() -> None:
+    # Two slots: 100 answers of 10 tokens, 100 ms each; then one request hangs until 60 s.
+    results = [
+        ok(place, place // 2 * 100.0, 10, [10] * 9) for place in range(100)
+    ]  # first tokens at 10 ms, last ones at 100 ms
+    hung = failed(100, "timeout", 4_900, 60_000)
+    numbers = aggregate(*results, hung, concurrent=2)
+    steady = numbers["steady"]
+    assert numbers["tokens_per_s"] == pytest.approx(1000 / 60, rel=1e-3)
+    assert steady["duration_ms"] == 4900
+    assert steady["tokens_per_s"] == pytest.approx(980 / 4.9)
+    assert steady["requests_per_s"] == pytest.approx(98 / 4.9)
+    assert steady["share"] == pytest.approx(4900 / 60_000, abs=1e-6)
+
+
+def test_slots_that_were_never_all_busy_have_no_steady_state() -> None:
+    assert set(aggregate(ok(0), ok(1, 200), concurrent=2)["steady"].values()) == {None}
+
+
+def test_an_open_loop_is_steady_from_its_first_answer_and_after_its_ramp() -> None:
+    results = [
+        ok(place, place * 100.0, scheduled_ns=place * 100 * NS_PER_MS) for place in range(50)
+    ]
+    assert aggregate(*results, rate=10)["steady"]["duration_ms"] == 4900 - 20
+    assert aggregate(*results, rate=10, ramp_up=2)["steady"]["duration_ms"] == 2900
+
+
+def test_drift_is_a_trend_or_a_step_of_the_time_per_token_and_not_longer_answers() -> None:
+    def drift(gap_ms: Callable[[int], float], gaps: Callable[[int], int] = lambda _: 1) -> Any:
+        rng = random.Random(4)
+        return aggregate(
+            *(
+                ok(place, place * 10.0, 10, [gap_ms(place) * rng.uniform(0.8, 1.2)] * gaps(place))
+                for place in range(300)
+            )
+        )["drift"]
+
+    assert not drift(lambda _: 20)["significant"]
+    rising = drift(lambda place: 20 * (1 + 0.3 * place / 300))
+    assert rising["significant"] and rising["metric"] == "tpot_ms"
+    assert rising["ratio"] == pytest.approx(1.3, abs=0.05)
+    assert drift(lambda place: 20 if place < 150 else 40)["significant"]
+    longer = drift(lambda _: 20, lambda place: 1 if place < 150 else 9)
+    assert not longer["significant"], "longer answers are no drift"
+    assert aggregate(*(ok(place, place * 10.0) for place in range(49)))["drift"] is None
+
+
+def open_loop(load: float, requests: int = 400, seed: int = 6) -> list[st.Result]:
+    """Return what a server with one slot makes of Poisson arrivals; 100 ms an answer."""
+    rng, due_ms, free_ms, results = random.Random(seed), 0.0, 0.0, []
+    for place in range(requests):
+        due_ms += rng.expovariate(load / 100)
+        free_ms = max(free_ms, due_ms) + rng.uniform(80, 120)
+        wait_ms = free_ms - due_ms - 50
+        due_ns = round(due_ms * 1000) * 1000
+        results.append(ok(place, due_ns / NS_PER_MS, wait_ms, [10] * 5, scheduled_ns=due_ns))
+    return results
+
+
+def test_an_open_loop_above_capacity_is_overloaded_and_a_busy_one_is_not() -> None:
+    config = {"rate": 10, "concurrent": 1000}
+    beyond = aggregate(*open_loop(2.0), **config)["overload"]
+    assert beyond["growing"]
+    assert beyond["in_system_last"] > 150 and beyond["ttft_last_ms"] > 10 * beyond["ttft_first_ms"]
+    calm = sum(
+        aggregate(*open_loop(0.85, seed=seed), **config)["overload"]["growing"]
+        for seed in range(30)
+    )
+    assert calm <= 1
+    assert aggregate(*ENOUGH)["overload"] is None, "a closed loop cannot be"
+
+
+def test_a_sweeps_whole_has_neither_drain_nor_drift_nor_overload() -> None:
+    results = [ok(place, place * 40.0, stage=place // 200) for place in range(400)]
+    numbers = aggregate(*results, concurrent=[1, 2])
+    assert numbers["drain_ms"] is numbers["drift"] is numbers["overload"] is None
+    assert all(stage["drift"] is not None for stage in numbers["stages"])
+
+
+def graded(index: int, question: int, score: float, **more: Any) -> st.Result:
+    more = {"grader": "fuzzy", "graded": True, "quality": score, **more}
+    result = ok(index, index * 10.0, **more)
+    result.id = f"q{question}"
+    return result
+
+
+def test_accuracy_counts_questions_and_not_how_often_they_were_asked() -> None:
+    # Three questions, wrapped around: the right one three times, the wrong ones twice and once.
+    scores = [1.0, 0.0, 0.0, 1.0, 0.0, 1.0]
+    questions = [0, 1, 2, 0, 1, 0]
+    results = [graded(i, q, s) for i, (q, s) in enumerate(zip(questions, scores, strict=True))]
+    answers = aggregate(*results)["quality"]["of_answers"]
+    assert answers["avg"] == pytest.approx(1 / 3), "not 3 of 6"
+    assert (answers["n"], answers["questions"]) == (6, 3)
+    ten = [graded(i, i % 10, float(i % 10 < 7)) for i in range(200)]
+    once = [graded(i, i, float(i < 7)) for i in range(10)]
+    often, single = (aggregate(*some)["quality"]["of_answers"]["ci95"] for some in (ten, once))
+    assert often == pytest.approx(single, abs=1e-9), "10 questions x 20 are 10"
+
+
+def test_a_mean_score_and_a_share_of_correct_answers_are_two_numbers() -> None:
+    answers = aggregate(graded(0, 0, 0.8), graded(1, 1, 0.4))["quality"]["of_answers"]
+    assert (answers["avg"], answers["correct_share"]) == (pytest.approx(0.6), 0.5)
+    assert answers["ci95"] != answers["correct_ci95"]
+
+
+def test_a_question_that_only_failed_counts_under_load_and_not_of_the_answers() -> None:
+    lost = failed(1, "reset", 0, 5)
+    lost.id, lost.grader = "q1", "fuzzy"
+    quality = aggregate(graded(0, 0, 1.0), lost)["quality"]
+    assert (quality["of_answers"]["questions"], quality["of_answers"]["avg"]) == (1, 1.0)
+    assert (quality["under_load"]["questions"], quality["under_load"]["avg"]) == (2, 0.5)
+
+
+def sweep(texts: Sequence[Sequence[str]], levels: Sequence[int], **config: Any) -> list[Any]:
+    """Return the stability at each stage; the first one is asked all but the last list."""
+    results, count = [], len(texts[0])
+    passes = [0, *range(len(texts) - 1)] if len(texts) > len(levels) else range(len(texts))
+    order = [texts[0], texts[-1], *texts[1:-1]] if len(texts) > len(levels) else texts
+    for number, (stage, answers) in enumerate(zip(passes, order, strict=True)):
+        for place, text in enumerate(answers):
+            index = number * count + place
+            results.append(ok(index, index * 100.0, stage=stage, answer=text))
+            results[-1].id = f"q{place}"
+    stages = aggregate(*results, concurrent=list(levels), **config)["stages"]
+    return [stage["quality"]["stability"] for stage in stages]
+
+
+def test_what_differs_between_two_passes_of_the_lowest_level_is_not_blamed_on_the_load() -> None:
+    cold = ["a", "b", "c", "d"] * 10
+    warm = ["a", "b", "c", "x"] * 10  # ten differ without any load
+    lowest, highest = sweep([cold, warm, warm], [1, 8])
+    assert lowest is None
+    assert (highest["differs"], highest["avg"], highest["floor"]) == (10, 0.25, 0.25)
+    assert highest["beyond"] == 0
+    low, high = highest["beyond_ci95"]
+    assert low < 0 < high
+    changed = ["y"] * 20 + warm[20:]
+    beyond = sweep([cold, changed, warm], [1, 8])[1]
+    assert beyond["beyond"] == pytest.approx(15 / 40) and beyond["beyond_ci95"][0] > 0
+
+
+def test_without_a_second_pass_there_is_no_floor_and_with_cache_bust_no_stability() -> None:
+    first, second = sweep([["a", "b"], ["a", "c"]], [1, 8])
+    assert first is None
+    assert (second["differs"], second["floor"], second["beyond_ci95"]) == (1, None, [None, None])
+    assert sweep([["a"], ["a"]], [1, 8], cache_bust=True) == [None, None]
+
+
+def test_a_level_that_the_sweep_names_twice_is_its_own_floor() -> None:
+    stages = sweep([["a", "b"], ["a", "c"], ["d", "c"]], [1, 1, 4])
+    assert [stage and stage["differs"] for stage in stages] == [None, 1, 2]
+    assert (stages[2]["floor"], stages[2]["beyond"]) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("keys", "asks"),
+    [
+        ({"concurrent": [1, 2]}, True),
+        ({"concurrent": [1, 2], "stability_floor": False}, False),
+        ({"concurrent": [1, 2], "temperature": 0.7}, False),
+        ({"concurrent": [1, 2], "temperature": 0.7, "stability_floor": True}, True),
+        ({"concurrent": [1, 2], "cache_bust": True}, False),
+        ({"concurrent": [1, 2], "duration": 5}, False),
+        ({"concurrent": [1, 1, 2]}, False),
+        ({"concurrent": 4}, False),
+    ],
+)
+def test_the_lowest_level_is_asked_twice_where_answers_can_be_compared(
+    keys: dict[str, Any], asks: bool
+) -> None:
+    config = st.Config(server="http://x:1", model="m", **keys)
+    assert config.asks_floor is asks
+    assert config.passes == len(config.levels) + asks
+
+
+def test_good_is_judged_from_the_schedule_and_a_conversation_at_its_end() -> None:
+    late = ok(0, 500, 10, scheduled_ns=0)
+    assert aggregate(late, slo={"ttft_ms": 100}, rate=1)["good"] == 0
+    turns = [ok(0, 0, turn=0), ok(0, 100, turn=1, grader="exact", graded=True, quality=1.0)]
+    assert aggregate(*turns, slo={"quality": 0.5})["good"] == 2
+    turns[1].quality = 0.0
+    assert aggregate(*turns, slo={"quality": 0.5})["good"] == 0
+
+
+def test_a_first_token_limit_without_streaming_makes_goodput_null() -> None:
+    whole = ok(0, first_ns=None, chunk_ns=[])
+    for slo in ({"ttft_ms": 100}, {"tpot_ms": 100, "e2e_ms": 900}):
+        numbers = aggregate(whole, slo=slo, stream=False)
+        assert numbers["good"] is numbers["goodput_per_s"] is None
+    assert aggregate(whole, slo={"e2e_ms": 900}, stream=False)["good"] == 1
+
+
+def test_thresholds_of_a_sweep_are_held_against_each_level_or_the_one_named() -> None:
+    results = [ok(0, 0, 10), ok(1, 100, 30, stage=1)]
+    config = st.Config(
+        server="http://x:1",
+        model="m",
+        concurrent=[1, 2],
+        thresholds={
+            "ttft_ms.p50": "<= 20",
+            "stages.2.ttft_ms.p50": "<= 40",
+            "pooled.ttft_ms.p50": "<= 20",
+        },
+    )
+    checks = st.check_thresholds(config, st.calculate_aggregates(results, config))
+    assert [(check.metric, check.value, check.met) for check in checks] == [
+        ("stages.1.ttft_ms.p50", 10, True),
+        ("stages.2.ttft_ms.p50", 30, False),
+        ("stages.2.ttft_ms.p50", 30, True),
+        ("pooled.ttft_ms.p50", 20, True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [
+        ("stages.3.ttft_ms.p95", "no level of `concurrent` is 3"),
+        ("stages.2.ttft.p95", "did you mean stages.2.ttft_ms.p95?"),
+        ("pooled.nonsense", "did you mean pooled."),
+        ("stages.x.ok", "is no metric"),
+    ],
+)
+def test_a_threshold_on_a_level_or_metric_that_is_not_there_is_refused(
+    metric: str, said: str
+) -> None:
+    config = st.Config(
+        server="http://x:1", model="m", concurrent=[1, 2], thresholds={"ok": "> 0", metric: "> 1"}
+    )
+    fault = config.fault()
+    assert fault is not None and fault.startswith("thresholds: ") and said in fault
 
 
 def test_thresholds_are_held_against_the_aggregate() -> None:
@@ -341,10 +671,10 @@ def test_stalls_in_three_percent_of_a_run_are_seen() -> None:
 
 def test_a_saturated_last_stage_of_a_sweep_is_seen() -> None:
     calm, full = late([0.2] * 400), late([40] * 400, stage=1)
-    config: dict[str, Any] = {"concurrent": [1, 64], "cache_bust": True}
+    config: dict[str, Any] = {"concurrent": [1, 3], "cache_bust": True}
     assert verdict(*calm, *late([0.2] * 400, stage=1), **config) == ("VALID", set())
     assert verdict(*calm, *full, **config) == ("INVALID", {"client_saturated"})
-    assert "at 64 at once" in message(*calm, *full, **config)
+    assert "at 3 at once" in message(*calm, *full, **config)
 
 
 def message(*results: st.Result, made: st.LoadReport | None = None, **config: Any) -> str:
@@ -389,10 +719,21 @@ def test_prompts_from_a_cache_are_suspect_unless_it_is_busted() -> None:
     )
 
 
-def test_a_sweep_whose_server_is_silent_about_its_cache_is_suspect_unless_it_is_busted() -> None:
+def test_a_silent_cache_is_suspect_where_a_cold_and_a_warm_prompt_showed_it() -> None:
     results = [ok(place, place * 40.0, 50, [10] * 5, stage=place // 200) for place in range(400)]
-    assert verdict(*results, concurrent=[1, 2]) == ("SUSPECT", {"prompt_cache"})
-    assert verdict(*results, concurrent=[1, 2], cache_bust=True) == ("VALID", set())
+
+    def pair(found: bool | None, cached: int | None = None) -> st.LoadReport:
+        seen = {"cold_ms": [80.0], "warm_ms": [20.0], "cached_tokens": cached, "found": found}
+        return load(prompt_cache=seen)
+
+    sweep: dict[str, Any] = {"concurrent": [1, 2]}
+    assert verdict(*results, **sweep) == ("VALID", set()), "no suspicion without grounds"
+    assert verdict(*results, made=pair(found=True), **sweep) == ("SUSPECT", {"prompt_cache"})
+    assert verdict(*results, made=pair(found=False), **sweep) == ("VALID", set())
+    assert verdict(*results, made=pair(found=None), **sweep) == ("VALID", set())
+    assert verdict(*results, made=pair(True, 50), **sweep) == ("VALID", set()), (
+        "the run's own count"
+    )
 
 
 def test_a_run_too_short_to_judge_the_client_is_suspect() -> None:
@@ -406,17 +747,43 @@ def test_answers_that_come_in_one_piece_have_no_tpot_and_are_suspect() -> None:
     assert verdict(*lumps) == ("SUSPECT", {"stream_buffered"})
 
 
-def test_a_rate_that_the_cap_held_back_is_suspect() -> None:
-    late = [
-        ok(place, place * 40.0, 50, [10] * 5, scheduled_ns=place * 20 * NS_PER_MS)
+def scheduled(late_ms: float, **more: Any) -> list[st.Result]:
+    """Return answers that were sent so much later than they were due."""
+    return [
+        ok(
+            place,
+            place * 40.0,
+            50,
+            [10] * 5,
+            scheduled_ns=round((place * 40 - late_ms) * NS_PER_MS),
+            **more,
+        )
         for place in range(400)
     ]
-    assert verdict(*late, rate=50) == ("SUSPECT", {"rate_missed"})
-    on_time = [
-        ok(place, place * 40.0, 50, [10] * 5, scheduled_ns=place * 40 * NS_PER_MS)
-        for place in range(400)
-    ]
-    assert verdict(*on_time, rate=25) == ("VALID", set())
+
+
+def test_a_rate_that_the_cap_held_back_is_suspect_relative_to_the_latencies() -> None:
+    assert verdict(*scheduled(30), rate=25) == ("SUSPECT", {"rate_missed"})
+    assert verdict(*scheduled(4), rate=25) == ("VALID", set()), "a tenth of TTFT is harmless"
+    assert verdict(*scheduled(0), rate=25) == ("VALID", set())
+
+
+def test_slow_connecting_is_not_blamed_on_the_cap() -> None:
+    slow = scheduled(30, connect_ns=29 * NS_PER_MS)
+    assert verdict(*slow, rate=25) == ("SUSPECT", {"slow_connect"})
+
+
+def test_requests_that_come_faster_than_they_are_served_are_suspect() -> None:
+    said = verdict(*open_loop(2.0), rate=20, concurrent=1000)
+    assert said == ("SUSPECT", {"overloaded", "unsteady"}), "half of its time is the drain"
+
+
+def test_a_run_with_slots_empty_for_a_fifth_of_its_time_is_suspect_and_says_both_speeds() -> None:
+    hung = failed(1000, "timeout", 100, 30_000)
+    full = st.calculate_aggregates([*ENOUGH, hung], CONFIG)
+    (reason,) = st.judge_validity(CONFIG, full, load())["reasons"]
+    assert reason["code"] == "unsteady"
+    assert "80 tokens/s over all of it, 149 while they were" in reason["message"]
 
 
 def test_a_resumed_run_says_so() -> None:
@@ -429,6 +796,9 @@ def test_estimated_tokens_cut_and_reasoning_only_answers_are_suspect() -> None:
 
     assert verdict(*alter(token_source="chunks")) == ("SUSPECT", {"tokens_estimated"})
     assert verdict(*alter(finish_reason="length")) == ("SUSPECT", {"answers_cut"})
+    tenth = [*alter()[:360], *alter(finish_reason="length")[360:]]
+    assert verdict(*tenth) == ("SUSPECT", {"answers_cut"})
+    assert verdict(*tenth[:-1], ok(399, 15_960, 50, [10] * 5)) == ("VALID", set())
     assert verdict(*alter(answer="", reasoning="hm")) == ("SUSPECT", {"reasoning_only"})
 
 
@@ -444,6 +814,41 @@ def test_drift_and_a_clock_jump_are_suspect() -> None:
 
 def test_an_interrupted_run_is_suspect() -> None:
     assert verdict(*ENOUGH, interrupted=True) == ("SUSPECT", {"interrupted"})
+
+
+# --- What no results file can say
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "says"),
+    [
+        ("aggregate", "tokens_per_s", 1e9, "tokens/s, but at most"),
+        ("aggregate", "steady.tokens_per_s", 1e9, "tokens/s, but at most"),
+        ("aggregate", "ok", 99, "the counts do not add up"),
+        ("aggregate", "e2e_ms.p50", 1e9, "e2e_ms: ["),
+        ("aggregate", "ttft_ms.ci95.p50", [1e9, None], "ttft_ms: p50"),
+        ("aggregate", "ttft_ms.n_eff.p50", 1e9, "above n"),
+        ("aggregate", "error_rate", 1.5, ".error_rate: 1.5"),
+        ("record", "ttft_ms", 1e9, "request 0: TTFT"),
+    ],
+)
+def test_what_cannot_be_is_seen_in_any_results_file(
+    part: str, key: str, value: Any, says: str
+) -> None:
+    """The suite holds every file that it makes against these bounds; here each one can fail."""
+    results = ENOUGH[:100]
+    run: dict[str, Any] = {
+        "meta": {"concurrent": 3},
+        "results": [result.to_record() for result in results],
+        "aggregate": aggregate(*results, concurrent=3),
+    }
+    assert list(impossible(run)) == []
+    at = run["aggregate"] if part == "aggregate" else run["results"][0]
+    *path, last = key.split(".")
+    for name in path:
+        at = at[name]
+    at[last] = value
+    assert any(says in fault for fault in impossible(run))
 
 
 # --- Schedules
