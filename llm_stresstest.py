@@ -1794,13 +1794,13 @@ async def test_connection(
 async def find_prompt_cache(client: Client, questions: Sequence[Question]) -> dict[str, Any] | None:
     """Ask the longest question twice, to see whether a cache makes the second answer come sooner.
 
-    Only where the run repeats prompts; else, and with `cache_bust`, it returns None. A mark makes
-    the first time cold for certain. One pair may differ by chance, so it takes three that agree;
-    the first that does not ends it. `found` is None when an answer failed.
+    Only where most prompts of the run are asked again; else, and with `cache_bust`, it returns
+    None. A mark makes the first time cold for certain. One pair may differ by chance, so it takes
+    three that agree; the first that does not ends it. `found` is None when an answer failed.
     """
     config = client.config
     repeats = config.passes > 1 or config.duration is not None
-    repeats = repeats or len({question.id for question in questions}) < len(questions)
+    repeats = repeats or len(questions) >= 3 * len({question.id for question in questions})
     if config.cache_bust or not repeats:
         return None
     longest = max(questions, key=lambda question: len(question.texts[0]))
@@ -1811,7 +1811,11 @@ async def find_prompt_cache(client: Client, questions: Sequence[Question]) -> di
     for _ in range(3):
         question, messages = client.marked(asked, [{"role": "user", "content": asked.texts[0]}])
         for name in ("cold_ms", "warm_ms"):
-            result = await send_question(client, PlannedRequest(0, question), messages)
+            try:
+                result = await send_question(client, PlannedRequest(0, question), messages)
+            except Exception:
+                logger.exception("looking for a prompt cache met a fault of this program")
+                return seen
             wait_ms = result.time_ms if result.ttft_ms is None else result.ttft_ms
             if not result.ok or wait_ms is None:
                 return {**seen, "found": None}
