@@ -58,6 +58,7 @@ import html
 import importlib
 import importlib.util
 import io
+import ipaddress
 import itertools
 import json
 import logging
@@ -677,6 +678,7 @@ Levels = Level | Annotated[list[Level], pydantic.Field(min_length=1, max_length=
 Seconds = Annotated[float, pydantic.Field(gt=0, le=31_536_000, allow_inf_nan=False)]
 NotNegative = Annotated[float, pydantic.Field(ge=0, le=31_536_000, allow_inf_nan=False)]
 Positive = Annotated[float, pydantic.Field(gt=0, le=1e9, allow_inf_nan=False)]
+Rate = Annotated[float, pydantic.Field(ge=1e-6, le=1e9, allow_inf_nan=False)]
 Share = Annotated[float, pydantic.Field(ge=0, le=1, allow_inf_nan=False)]
 Name = Annotated[str, pydantic.Field(min_length=1, max_length=1000)]
 Header = Annotated[str, pydantic.Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
@@ -721,6 +723,8 @@ class Hardware(Strict):
 
     def fault(self) -> str | None:
         """Say what is wrong with it that no single key's type can show."""
+        if self.sample_s and self.sample_s < 0.1:
+            return f"sample_s: {self.sample_s:g} is too often; it must be 0.1 or more, 0 or null"
         if self.power_url and self.power_command:
             return "power_command: power_url is set as well; keep one of them"
         if self.power_path and not self.power_url:
@@ -765,12 +769,12 @@ class Config(Strict):
         None, "an integer from 0, or null"
     )
     stop: str | list[str] | None = key(None, "a text, a list of texts, or null")
-    rate: Positive | None = key(None, "a number of requests/s above 0, or null (closed loop)")
+    rate: Rate | None = key(None, "requests/s, a number from 0.000001, or null (closed loop)")
     arrival: Literal["poisson", "constant", "gamma"] = key(
         "poisson", '"poisson", "constant" or "gamma"'
     )
-    burstiness: Annotated[float, pydantic.Field(gt=0, le=1000, allow_inf_nan=False)] = key(
-        1, "a number above 0 (gamma's shape: below 1 is burstier than poisson)"
+    burstiness: Annotated[float, pydantic.Field(ge=0.001, le=1000, allow_inf_nan=False)] = key(
+        1, "a number from 0.001 (gamma's shape: below 1 is burstier than poisson)"
     )
     duration: Seconds | None = key(None, "a number of seconds above 0, or null")
     warmup: Annotated[int, pydantic.Field(ge=0, le=1_000_000)] = key(0, "an integer from 0")
@@ -854,6 +858,9 @@ class Config(Strict):
         with contextlib.suppress(ValueError):
             url = yarl.URL(text)
             is_http = url.scheme in ("http", "https") and url.host and url.port
+            host = (url.host or "").partition("%")[0]
+            if re.match(r"\w+://[^/?#]*\[", text) or re.fullmatch(r"[0-9]+(\.[0-9]+){3}", host):
+                ipaddress.ip_address(host)
             if is_http and not _UNPRINTABLE.search(text) and " " not in text:
                 extra = url.fragment or (url.query_string and not query)
                 return "a URL takes no query or fragment" if extra else None
@@ -1528,6 +1535,8 @@ def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
         credentials.secret(config.judge.api_key_env)
     base, shown = config.server.rstrip("/"), config.server
     url = yarl.URL(base)
+    if config.server != "embedded":
+        base = str(url)  # with a host as DNS writes it: the official client is stricter
     if config.server != "embedded" and (url.user or url.password):
         if config.api_key_env is not None:
             wrong = "has a user part, and api_key_env is set as well; keep one of them"
@@ -1563,6 +1572,39 @@ async def test_connection(client: Client) -> None:
     """
     logger.info("connecting to %s", client.target.shown)
     await _ConnectionTest(client.config, client.target).run()
+
+
+async def find_prompt_cache(client: Client, questions: Sequence[Question]) -> dict[str, Any] | None:
+    """Ask the longest question twice, to see whether a cache makes the second answer come sooner.
+
+    Only where the run repeats prompts; else, and with `cache_bust`, it returns None. A mark makes
+    the first time cold for certain. One pair may differ by chance, so it takes three that agree;
+    the first that does not ends it. `found` is None when an answer failed.
+    """
+    config, api = client.config, client.api
+    repeats = config.passes > 1 or config.duration is not None
+    repeats = repeats or len({question.id for question in questions}) < len(questions)
+    if config.cache_bust or not repeats:
+        return None
+    longest = max(questions, key=lambda question: len(question.texts[0]))
+    asked = longest.model_copy(update={"max_tokens": api.fewest_tokens})
+    seen: dict[str, Any] = {"cold_ms": [], "warm_ms": [], "cached_tokens": None, "found": None}
+    for _ in range(3):
+        question, messages = client.marked(asked, [{"role": "user", "content": asked.texts[0]}])
+        for name in ("cold_ms", "warm_ms"):
+            result = await send_question(client, PlannedRequest(0, question), messages)
+            wait_ms = result.time_ms if result.ttft_ms is None else result.ttft_ms
+            if not result.ok or wait_ms is None:
+                return {**seen, "found": None}
+            seen[name].append(wait_ms)
+        cold_ms, warm_ms = seen["cold_ms"][-1], seen["warm_ms"][-1]
+        seen["cached_tokens"] = result.cached_tokens
+        if result.cached_tokens is not None and result.prompt_tokens:  # it says so itself
+            return {**seen, "found": result.cached_tokens / result.prompt_tokens >= 0.5}
+        seen["found"] = cold_ms - warm_ms > max(5, 0.25 * cold_ms)
+        if not seen["found"]:
+            break
+    return seen
 
 
 class _ConnectionTest:
@@ -2428,14 +2470,16 @@ class StampedSocket(socket.socket):
         """Read, with the stamp."""
         size = min(size, self.READ_BYTES)
         data, ancillary, _, _ = self.recvmsg(size, self.ANCILLARY_BYTES, flags)
-        self.last_read = self.clock.arrival(ancillary, self.last_read[0])
+        if data:  # else the end, which has no stamp
+            self.last_read = self.clock.arrival(ancillary, self.last_read[0])
         return data
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         """Read into a buffer, with the stamp; so asyncio reads what TLS then decrypts."""
         view = memoryview(buffer)[: nbytes or None]
         count, ancillary, _, _ = self.recvmsg_into([view], self.ANCILLARY_BYTES, flags)
-        self.last_read = self.clock.arrival(ancillary, self.last_read[0])
+        if count:
+            self.last_read = self.clock.arrival(ancillary, self.last_read[0])
         return count
 
     def send(self, data: Any, flags: int = 0) -> int:
@@ -2473,9 +2517,18 @@ class TimedConnector(aiohttp.TCPConnector):
     def __init__(self, **options: Any) -> None:
         self.arrivals = ArrivalClock()
         self._by_fileno = weakref.WeakValueDictionary[int, StampedSocket]()
+        self._first: StampedSocket | None = None
         if self.used and isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
             options["socket_factory"] = self._make_socket
+            # The kernel begins to stamp a moment after the first socket that asks for it is there.
+            self._first = StampedSocket(socket.AF_INET, socket.SOCK_STREAM, 0, self.arrivals)
         super().__init__(**options)
+
+    def close(self, *, abort_ssl: bool = False) -> Coroutine[Any, Any, None]:
+        """Close all connections."""
+        if self._first is not None:
+            self._first.close()
+        return super().close(abort_ssl=abort_ssl)
 
     def _make_socket(self, address: tuple[Any, ...]) -> StampedSocket:
         family, kind, protocol = address[:3]
@@ -2878,13 +2931,18 @@ class Client:
     def request_body(self, question: Question, messages: list[dict[str, str]]) -> bytes:
         """Return a request's body; `cache_bust` puts a mark first that no prefix cache has seen."""
         if self.config.cache_bust:
-            mark, system = f"[{uuid.uuid4().hex}] ", question.system(self.config)
-            if system is not None:
-                question = question.model_copy(update={"system_prompt": mark + system})
-            else:
-                first, *others = messages
-                messages = [{**first, "content": mark + first["content"]}, *others]
+            question, messages = self.marked(question, messages)
         return pydantic_core.to_json(self.api.body(self.config, question, messages))
+
+    def marked(
+        self, question: Question, messages: list[dict[str, str]]
+    ) -> tuple[Question, list[dict[str, str]]]:
+        """Put a unique mark where the prompt begins."""
+        mark, system = f"[{uuid.uuid4().hex}] ", question.system(self.config)
+        if system is not None:
+            return question.model_copy(update={"system_prompt": mark + system}), messages
+        first, *others = messages
+        return question, [{**first, "content": mark + first["content"]}, *others]
 
     async def exchange(self, body: bytes) -> Exchange:
         """Send one request and keep what comes back; what goes wrong is kept as `error`."""
@@ -3635,9 +3693,9 @@ class StageWatch:
         if waited_s is not None and self._waited_s is not None:
             self.cpu_wait_s = waited_s - self._waited_s
         shares = []
-        for (pid, name), cpu_s in self._cpu_of_others().items():
-            used_s = cpu_s - self._others.get((pid, name), 0.0)
-            shares.append((used_s / max(self.elapsed_s, 0.001), pid, name))
+        for pid, (name, cpu_s) in self._cpu_of_others().items():
+            _, before_s = self._others.get(pid, ("", 0.0))
+            shares.append(((cpu_s - before_s) / max(self.elapsed_s, 0.001), pid, name))
         for share, pid, name in sorted(shares, reverse=True)[: self.MOST_RIVALS]:
             if share >= self.RIVAL_SHARE:
                 self.rivals.append({"name": name, "pid": pid, "cpu_share": share})
@@ -3651,8 +3709,8 @@ class StageWatch:
             return None
 
     @staticmethod
-    def _cpu_of_others() -> dict[tuple[int, str], float]:
-        """Return the CPU seconds of every other process that can be seen; none but on Linux."""
+    def _cpu_of_others() -> dict[int, tuple[str, float]]:
+        """Return name and CPU seconds of each other process in sight, by id; none but on Linux."""
         used = {}
         for path in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError, ValueError, IndexError):
@@ -3661,7 +3719,7 @@ class StageWatch:
                 user, system = fields.split()[11:13]
                 name = head.partition(b"(")[2].decode("utf-8", "replace")
                 if pid != os.getpid():
-                    used[pid, name] = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+                    used[pid] = name, (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
         return used
 
     @classmethod
@@ -4768,9 +4826,11 @@ def calculate_aggregates(
             aggregate["stages"].append({"stage": number, "concurrent": level, **record})
     cost = energy(aggregate["stages"] or [aggregate]) if energy is not None else None
     if cost is not None:
-        aggregate["energy"] = cost["whole"]
-        for record, part in zip(aggregate["stages"], cost["stages"], strict=False):
+        records = [aggregate, *aggregate["stages"]]
+        for record, part in zip(records, [cost["whole"], *cost["stages"]], strict=False):
             record["energy"] = part
+            wh = part["wall"]["wh_per_1000_correct"]
+            record["quality"]["wh_per_correct"] = None if wh is None else wh / 1000
     if itl_us:
         aggregate["itl_histogram_us"] = {
             str(stage): sorted(counts.items()) for stage, counts in itl_us.items()
@@ -5223,11 +5283,13 @@ def _cached(run: Evidence) -> Reason | None:
         advice = "look into it" if run.config.cache_bust else "set cache_bust"
         came = f"{worst:.0%} of the prompt tokens{where} came from a cache"
         return Reason("SUSPECT", "prompt_cache", f"{came}, so TTFT is flattered; {advice}")
-    known = all(part["cached_tokens_sum"] is not None for part in run.parts if part["ok"])
-    if is_sweep and not known and not run.config.cache_bust and run.aggregate["ok"]:
+    pairs = filter(None, (client.get("prompt_cache") for client in run.load.clients))
+    pair = next((pair for pair in pairs if pair["found"] and pair["cached_tokens"] is None), None)
+    if pair is not None and run.aggregate["ok"]:
+        cold, warm = format_ms(pair["cold_ms"][-1]), format_ms(pair["warm_ms"][-1])
         message = (
-            "each stage asks the same prompts, and the server does not say what came from its "
-            "cache; set cache_bust"
+            f"prompts repeat, and the server answers those that it knows from a cache: {warm} to "
+            f"the first token instead of {cold}; set cache_bust"
         )
         return Reason("SUSPECT", "prompt_cache", message)
     return None
@@ -6434,7 +6496,10 @@ class Headline:
 
     def client_saturated(self) -> str | None:
         """Say when this program was the bottleneck."""
-        if "client_saturated" not in self.codes:
+        starved = "client_starved" in self.codes
+        if starved and self.meta["validity"]["verdict"] != "INVALID":
+            starved = False  # its times still hold
+        if "client_saturated" not in self.codes and not starved:
             return None
         return "These times are this program's own, not the server's."
 
@@ -7141,6 +7206,11 @@ class Summary:
         measured = self._measured()
         shown = [metric for metric in measured if not self.stages or metric in self.IN_LEVELS]
         sentences = [self.METRICS[metric][1] for metric in shown]
+        errors = [part["client_error_ms"]["p95"] for part in self.parts]
+        if "ttft_ms" in shown and None not in errors:
+            off = format_ms(max(0.1, *errors))
+            ttft = f"TTFT: time to the first token, ±{NARROW_SPACE}{off} (client)."
+            sentences[shown.index("ttft_ms")] = ttft
         sentences.append("p50: half are faster.")
         if self.slo:
             limits = [
@@ -7781,6 +7851,7 @@ class Run:
             self.machine: Any = import_extension("hardware", "hardware").Watch(config)
         except ExtensionError as error:
             self.machine = Unwatched(str(error))
+        self.prompt_cache: dict[str, Any] | None = None  # see find_prompt_cache
         self._closing = contextlib.AsyncExitStack()  # server and session, before the results
         self._until_saved = contextlib.ExitStack()  # the journal's lock guards unsaved answers
 
@@ -7828,6 +7899,9 @@ class Run:
             try:
                 await self.stop_signal.unless_stopped(test)
                 await self.stop_signal.unless_stopped(self.grading.test_judge())
+                if not self.options.resume:  # else an earlier part has looked
+                    cache = find_prompt_cache(self.client, self.questions)
+                    self.prompt_cache = await self.stop_signal.unless_stopped(cache)
             finally:
                 timer.cancel()
             await self.stop_signal.unless_stopped(self.machine.start())
@@ -7888,6 +7962,7 @@ class Run:
         with self.journal.kept_when_writing_fails():
             if not self.is_over:
                 load.client["timestamps"] = self.client.timestamps
+                load.client["prompt_cache"] = self.prompt_cache
                 self.journal.append("footer", load.to_footer())
             await self.grading.grade(self.journal, self.stop_signal, self.target.redact)
         load.interrupted = load.interrupted or self.stop_signal.signum is not None

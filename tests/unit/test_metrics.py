@@ -719,10 +719,21 @@ def test_prompts_from_a_cache_are_suspect_unless_it_is_busted() -> None:
     )
 
 
-def test_a_sweep_whose_server_is_silent_about_its_cache_is_suspect_unless_it_is_busted() -> None:
+def test_a_silent_cache_is_suspect_where_a_cold_and_a_warm_prompt_showed_it() -> None:
     results = [ok(place, place * 40.0, 50, [10] * 5, stage=place // 200) for place in range(400)]
-    assert verdict(*results, concurrent=[1, 2]) == ("SUSPECT", {"prompt_cache"})
-    assert verdict(*results, concurrent=[1, 2], cache_bust=True) == ("VALID", set())
+
+    def pair(found: bool | None, cached: int | None = None) -> st.LoadReport:
+        seen = {"cold_ms": [80.0], "warm_ms": [20.0], "cached_tokens": cached, "found": found}
+        return load(prompt_cache=seen)
+
+    sweep: dict[str, Any] = {"concurrent": [1, 2]}
+    assert verdict(*results, **sweep) == ("VALID", set()), "no suspicion without grounds"
+    assert verdict(*results, made=pair(found=True), **sweep) == ("SUSPECT", {"prompt_cache"})
+    assert verdict(*results, made=pair(found=False), **sweep) == ("VALID", set())
+    assert verdict(*results, made=pair(found=None), **sweep) == ("VALID", set())
+    assert verdict(*results, made=pair(True, 50), **sweep) == ("VALID", set()), (
+        "the run's own count"
+    )
 
 
 def test_a_run_too_short_to_judge_the_client_is_suspect() -> None:
