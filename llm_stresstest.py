@@ -8448,7 +8448,10 @@ class Summary:
         if not needs:
             return ""
         where = " more a level." if self.stages else " more."
-        return "In brackets: too few answers for an interval; " + ", ".join(needs) + where
+        why = "too few answers for an interval; "
+        if (fewest["e2e_ms"]["n_eff"]["p50"] or 0) < fewest["ok"] / 2:
+            why = "answers depend on each other; for an interval run longer or at a lower load: "
+        return f"In brackets: {why}" + ", ".join(needs) + where
 
     # What the numbers rest on
 
