@@ -1545,7 +1545,8 @@ def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
         credentials.hide_user(link)
     credentials.secrets += credentials_in(config.extra_body, _SECRET_KEY)
     redact = Redactor(credentials.secrets)
-    return Target(base, shown, credentials.headers, redact, _tls_context(config), config.proxy)
+    proxy = None if config.proxy is None else str(yarl.URL(config.proxy))
+    return Target(base, shown, credentials.headers, redact, _tls_context(config), proxy)
 
 
 def _tls_context(config: Config) -> ssl.SSLContext | bool:
@@ -1554,9 +1555,9 @@ def _tls_context(config: Config) -> ssl.SSLContext | bool:
         return config.verify_tls
     try:
         return ssl.create_default_context(cafile=config.ca_file)
-    except OSError as error:
-        shown = printable(config.ca_file, 80)
-        raise ConfigError(f"ca_file: {shown}: cannot be used: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # a NUL in the name
+        shown, why = printable(config.ca_file, 80), getattr(error, "strerror", None) or error
+        raise ConfigError(f"ca_file: {shown}: cannot be used: {why}") from None
 
 
 # --- Connection test ---
