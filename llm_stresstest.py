@@ -1744,7 +1744,7 @@ def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
         headers=credentials.headers,
         redact=Redactor(credentials.secrets),
         tls=_tls_context(config),
-        proxy=config.proxy,
+        proxy=None if config.proxy is None else str(yarl.URL(config.proxy)),
         query=query,
         unix_socket=unix_socket,
     )
@@ -1763,8 +1763,8 @@ def _tls_context(config: Config) -> ssl.SSLContext | bool:
             key, path = "client_cert", config.client_cert
             # Without a password of its own OpenSSL would ask for one on the terminal.
             context.load_cert_chain(path, config.client_key, password=lambda: "")
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, ValueError) as error:  # a NUL in the name is a ValueError
+        reason = getattr(error, "strerror", None) or str(error)
         if isinstance(error, ssl.SSLError) and key == "client_cert":
             reason = "no certificate with a key that fits, or the key has a password"
         shown = printable(path, 80)
