@@ -1565,6 +1565,39 @@ async def test_connection(client: Client) -> None:
     await _ConnectionTest(client.config, client.target).run()
 
 
+async def find_prompt_cache(client: Client, questions: Sequence[Question]) -> dict[str, Any] | None:
+    """Ask the longest question twice, to see whether a cache makes the second answer come sooner.
+
+    Only where the run repeats prompts; else, and with `cache_bust`, it returns None. A mark makes
+    the first time cold for certain. One pair may differ by chance, so it takes three that agree;
+    the first that does not ends it. `found` is None when an answer failed.
+    """
+    config, api = client.config, client.api
+    repeats = config.passes > 1 or config.duration is not None
+    repeats = repeats or len({question.id for question in questions}) < len(questions)
+    if config.cache_bust or not repeats:
+        return None
+    longest = max(questions, key=lambda question: len(question.texts[0]))
+    asked = longest.model_copy(update={"max_tokens": api.fewest_tokens})
+    seen: dict[str, Any] = {"cold_ms": [], "warm_ms": [], "cached_tokens": None, "found": None}
+    for _ in range(3):
+        question, messages = client.marked(asked, [{"role": "user", "content": asked.texts[0]}])
+        for name in ("cold_ms", "warm_ms"):
+            result = await send_question(client, PlannedRequest(0, question), messages)
+            wait_ms = result.time_ms if result.ttft_ms is None else result.ttft_ms
+            if not result.ok or wait_ms is None:
+                return {**seen, "found": None}
+            seen[name].append(wait_ms)
+        cold_ms, warm_ms = seen["cold_ms"][-1], seen["warm_ms"][-1]
+        seen["cached_tokens"] = result.cached_tokens
+        if result.cached_tokens is not None and result.prompt_tokens:  # it says so itself
+            return {**seen, "found": result.cached_tokens / result.prompt_tokens >= 0.5}
+        seen["found"] = cold_ms - warm_ms > max(5, 0.25 * cold_ms)
+        if not seen["found"]:
+            break
+    return seen
+
+
 class _ConnectionTest:
     """Asks the server with the official client, and says in one line why it cannot be used."""
 
@@ -2428,14 +2461,16 @@ class StampedSocket(socket.socket):
         """Read, with the stamp."""
         size = min(size, self.READ_BYTES)
         data, ancillary, _, _ = self.recvmsg(size, self.ANCILLARY_BYTES, flags)
-        self.last_read = self.clock.arrival(ancillary, self.last_read[0])
+        if data:  # else the end, which has no stamp
+            self.last_read = self.clock.arrival(ancillary, self.last_read[0])
         return data
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         """Read into a buffer, with the stamp; so asyncio reads what TLS then decrypts."""
         view = memoryview(buffer)[: nbytes or None]
         count, ancillary, _, _ = self.recvmsg_into([view], self.ANCILLARY_BYTES, flags)
-        self.last_read = self.clock.arrival(ancillary, self.last_read[0])
+        if count:
+            self.last_read = self.clock.arrival(ancillary, self.last_read[0])
         return count
 
     def send(self, data: Any, flags: int = 0) -> int:
@@ -2473,9 +2508,18 @@ class TimedConnector(aiohttp.TCPConnector):
     def __init__(self, **options: Any) -> None:
         self.arrivals = ArrivalClock()
         self._by_fileno = weakref.WeakValueDictionary[int, StampedSocket]()
+        self._first: StampedSocket | None = None
         if self.used and isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
             options["socket_factory"] = self._make_socket
+            # The kernel begins to stamp a moment after the first socket that asks for it is there.
+            self._first = StampedSocket(socket.AF_INET, socket.SOCK_STREAM, 0, self.arrivals)
         super().__init__(**options)
+
+    def close(self, *, abort_ssl: bool = False) -> Coroutine[Any, Any, None]:
+        """Close all connections."""
+        if self._first is not None:
+            self._first.close()
+        return super().close(abort_ssl=abort_ssl)
 
     def _make_socket(self, address: tuple[Any, ...]) -> StampedSocket:
         family, kind, protocol = address[:3]
@@ -2878,13 +2922,18 @@ class Client:
     def request_body(self, question: Question, messages: list[dict[str, str]]) -> bytes:
         """Return a request's body; `cache_bust` puts a mark first that no prefix cache has seen."""
         if self.config.cache_bust:
-            mark, system = f"[{uuid.uuid4().hex}] ", question.system(self.config)
-            if system is not None:
-                question = question.model_copy(update={"system_prompt": mark + system})
-            else:
-                first, *others = messages
-                messages = [{**first, "content": mark + first["content"]}, *others]
+            question, messages = self.marked(question, messages)
         return pydantic_core.to_json(self.api.body(self.config, question, messages))
+
+    def marked(
+        self, question: Question, messages: list[dict[str, str]]
+    ) -> tuple[Question, list[dict[str, str]]]:
+        """Put a unique mark where the prompt begins."""
+        mark, system = f"[{uuid.uuid4().hex}] ", question.system(self.config)
+        if system is not None:
+            return question.model_copy(update={"system_prompt": mark + system}), messages
+        first, *others = messages
+        return question, [{**first, "content": mark + first["content"]}, *others]
 
     async def exchange(self, body: bytes) -> Exchange:
         """Send one request and keep what comes back; what goes wrong is kept as `error`."""
@@ -3635,9 +3684,9 @@ class StageWatch:
         if waited_s is not None and self._waited_s is not None:
             self.cpu_wait_s = waited_s - self._waited_s
         shares = []
-        for (pid, name), cpu_s in self._cpu_of_others().items():
-            used_s = cpu_s - self._others.get((pid, name), 0.0)
-            shares.append((used_s / max(self.elapsed_s, 0.001), pid, name))
+        for pid, (name, cpu_s) in self._cpu_of_others().items():
+            _, before_s = self._others.get(pid, ("", 0.0))
+            shares.append(((cpu_s - before_s) / max(self.elapsed_s, 0.001), pid, name))
         for share, pid, name in sorted(shares, reverse=True)[: self.MOST_RIVALS]:
             if share >= self.RIVAL_SHARE:
                 self.rivals.append({"name": name, "pid": pid, "cpu_share": share})
@@ -3651,8 +3700,8 @@ class StageWatch:
             return None
 
     @staticmethod
-    def _cpu_of_others() -> dict[tuple[int, str], float]:
-        """Return the CPU seconds of every other process that can be seen; none but on Linux."""
+    def _cpu_of_others() -> dict[int, tuple[str, float]]:
+        """Return name and CPU seconds of each other process in sight, by id; none but on Linux."""
         used = {}
         for path in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError, ValueError, IndexError):
@@ -3661,7 +3710,7 @@ class StageWatch:
                 user, system = fields.split()[11:13]
                 name = head.partition(b"(")[2].decode("utf-8", "replace")
                 if pid != os.getpid():
-                    used[pid, name] = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+                    used[pid] = name, (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
         return used
 
     @classmethod
@@ -3869,11 +3918,17 @@ def min_samples(quantile: float) -> int:
 def requests_missing(metric: Mapping[str, Any], name: str) -> int:
     """Return about how many more values a percentile of an aggregate needs for both its bounds.
 
-    Each new one counts as much as those before did: `n_eff` / `n`.
+    Each new one counts as much as those before did. A percentile that had too few values to know
+    that goes by the lower ones.
     """
-    n_eff: float = metric["n_eff"][name] or 1.0
-    each: float = metric["n"] / n_eff
-    return max(math.ceil((min_samples(PERCENTILES[name]) - n_eff) * each), 0)
+    n: int = metric["n"]
+    share = 1.0
+    for lower, quantile in PERCENTILES.items():
+        if n >= min_samples(quantile):
+            share = min(share, max(metric["n_eff"][lower] or 0.0, 5.0) / n)
+        if lower == name:
+            break
+    return max(math.ceil(min_samples(PERCENTILES[name]) / share) - n, 0)
 
 
 def student_t(tail: float, df: float) -> float:
@@ -5217,11 +5272,13 @@ def _cached(run: Evidence) -> Reason | None:
         advice = "look into it" if run.config.cache_bust else "set cache_bust"
         came = f"{worst:.0%} of the prompt tokens{where} came from a cache"
         return Reason("SUSPECT", "prompt_cache", f"{came}, so TTFT is flattered; {advice}")
-    known = all(part["cached_tokens_sum"] is not None for part in run.parts if part["ok"])
-    if is_sweep and not known and not run.config.cache_bust and run.aggregate["ok"]:
+    pairs = filter(None, (client.get("prompt_cache") for client in run.load.clients))
+    pair = next((pair for pair in pairs if pair["found"] and pair["cached_tokens"] is None), None)
+    if pair is not None and run.aggregate["ok"]:
+        cold, warm = format_ms(pair["cold_ms"][-1]), format_ms(pair["warm_ms"][-1])
         message = (
-            "each stage asks the same prompts, and the server does not say what came from its "
-            "cache; set cache_bust"
+            f"prompts repeat, and the server answers those that it knows from a cache: {warm} to "
+            f"the first token instead of {cold}; set cache_bust"
         )
         return Reason("SUSPECT", "prompt_cache", message)
     return None
@@ -6428,7 +6485,10 @@ class Headline:
 
     def client_saturated(self) -> str | None:
         """Say when this program was the bottleneck."""
-        if "client_saturated" not in self.codes:
+        starved = "client_starved" in self.codes
+        if starved and self.meta["validity"]["verdict"] != "INVALID":
+            starved = False  # its times still hold
+        if "client_saturated" not in self.codes and not starved:
             return None
         return "These times are this program's own, not the server's."
 
@@ -6978,9 +7038,10 @@ class Summary:
         if aggregate["token_sum"] is not None:
             each = format_number(aggregate["token_avg"])
             pieces.append(f"{aggregate['token_sum']:,} tokens, {each} an answer")
-        if aggregate["steady"]["share"] and aggregate["tokens_per_s"]:
-            gross = format_number(aggregate["tokens_per_s"])
-            pieces.append(f"{gross} tokens/s with beginning and end, when slots were empty")
+        gross, steady = aggregate["tokens_per_s"], aggregate["steady"]["tokens_per_s"]
+        if gross and steady and abs(gross - steady) > 0.05 * steady:
+            said = f"{format_number(gross)} tokens/s with beginning and end"
+            pieces.append(f"{said}, when slots were empty")
         return SEPARATOR.join(pieces)
 
     def _quality(self) -> str:
@@ -7004,6 +7065,8 @@ class Summary:
         if part["good"] is None:
             return NOT_MEASURED
         asked = part["ok"] + part["failed"]
+        if not asked:
+            return NOT_MEASURED
         if asked <= 100:
             return f"{part['good']}/{asked}"
         return format_share(part["good"] / asked)
@@ -7059,8 +7122,8 @@ class Summary:
     @staticmethod
     def _right(stage: Mapping[str, Any]) -> Cell:
         """Return the share of right answers, a failed request counting as a wrong one."""
-        under_load = stage["quality"]["under_load"]
-        if not under_load["n"]:
+        quality, under_load = stage["quality"], stage["quality"]["under_load"]
+        if not under_load["n"] or (quality["ungraded"] and not quality["graded"]):
             return NOT_MEASURED
         interval = format_share(*under_load["correct_ci95"])
         return format_share(under_load["correct_share"]), interval.removesuffix(f"{NARROW_SPACE}%")
@@ -7132,6 +7195,11 @@ class Summary:
         measured = self._measured()
         shown = [metric for metric in measured if not self.stages or metric in self.IN_LEVELS]
         sentences = [self.METRICS[metric][1] for metric in shown]
+        errors = [part["client_error_ms"]["p95"] for part in self.parts]
+        if "ttft_ms" in shown and None not in errors:
+            off = format_ms(max(0.1, *errors))
+            ttft = f"TTFT: time to the first token, ±{NARROW_SPACE}{off} (client)."
+            sentences[shown.index("ttft_ms")] = ttft
         sentences.append("p50: half are faster.")
         if self.slo:
             limits = [
@@ -7287,24 +7355,25 @@ class Progress:
 
     async def _show_bar(self) -> None:
         import rich.progress  # noqa: PLC0415
+        import rich.theme  # noqa: PLC0415
 
         wide = terminal_width(sys.stderr) >= 100
-        counts = rich.progress.TextColumn("{task.description}")
-        done, bar_width = rich.progress.MofNCompleteColumn(), 30 if wide else 10
-        times: list[rich.progress.ProgressColumn] = [rich.progress.TimeRemainingColumn()]
+        columns: list[rich.progress.ProgressColumn] = [
+            rich.progress.BarColumn(30 if wide else 10, complete_style="", finished_style=""),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.TimeRemainingColumn(),
+        ]
         if wide:
-            times = [
-                rich.progress.TimeElapsedColumn(),
-                rich.progress.TextColumn("[dim]left[/]"),
-                *times,
-            ]
+            elapsed = [rich.progress.TimeElapsedColumn(), rich.progress.TextColumn("[dim]left[/]")]
+            columns[3:3] = elapsed
+        console = _console(sys.stderr)
+        names = ("download", "remaining", "elapsed")
+        console.push_theme(rich.theme.Theme({f"progress.{name}": "none" for name in names}))
         # Drawn from here: the library's own thread would compete with the loop for the interpreter.
         with rich.progress.Progress(
-            rich.progress.BarColumn(bar_width=bar_width, complete_style="", finished_style=""),
-            done,
-            counts,
-            *times,
-            console=_console(sys.stderr),
+            *columns,
+            console=console,
             auto_refresh=False,
             transient=True,
         ) as bar:
@@ -7768,6 +7837,7 @@ class Run:
             self.machine: Any = import_extension("hardware", "hardware").Watch(config)
         except ExtensionError as error:
             self.machine = Unwatched(str(error))
+        self.prompt_cache: dict[str, Any] | None = None  # see find_prompt_cache
         self._closing = contextlib.AsyncExitStack()  # server and session, before the results
         self._until_saved = contextlib.ExitStack()  # the journal's lock guards unsaved answers
 
@@ -7815,6 +7885,9 @@ class Run:
             try:
                 await self.stop_signal.unless_stopped(test)
                 await self.stop_signal.unless_stopped(self.grading.test_judge())
+                if not self.options.resume:  # else an earlier part has looked
+                    cache = find_prompt_cache(self.client, self.questions)
+                    self.prompt_cache = await self.stop_signal.unless_stopped(cache)
             finally:
                 timer.cancel()
             await self.stop_signal.unless_stopped(self.machine.start())
@@ -7875,6 +7948,7 @@ class Run:
         with self.journal.kept_when_writing_fails():
             if not self.is_over:
                 load.client["timestamps"] = self.client.timestamps
+                load.client["prompt_cache"] = self.prompt_cache
                 self.journal.append("footer", load.to_footer())
             await self.grading.grade(self.journal, self.stop_signal, self.target.redact)
         load.interrupted = load.interrupted or self.stop_signal.signum is not None

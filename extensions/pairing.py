@@ -503,7 +503,7 @@ class Rate(NamedTuple):
         return np.diff(done) / (self.window_ms / count) * 1000
 
 
-MOST_BLOCKS = 30
+MOST_BLOCKS = 20
 
 
 def pair_up(a: Side, b: Side, *, anyway: bool = False, level: int | None = None) -> Grid:
@@ -624,6 +624,8 @@ class Table:
         estimates = self.resampling.estimate([cast("Sums", draft.sums) for draft in asked])
         for draft, estimate in zip(asked, estimates, strict=True):
             slack = tuple(math.log(LATE_FACTOR) * late / draft.pairs for late in draft.late)
+            if draft.spec.metric.kind == "share":
+                estimate = self.resampling.few_flips(cast("Sums", draft.sums), estimate)
             draft.estimate = dataclasses.replace(estimate, slack=cast(Any, slack))
         known = [draft for draft in drafts if draft.estimate is not None]
         if self.covers_runs and known:

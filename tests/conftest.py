@@ -262,7 +262,7 @@ class Project:
             cwd=options.pop("cwd", self.folder),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=options.pop("stderr", subprocess.PIPE),
             text=True,
             env={**os.environ, **options.pop("env", {})},
             **options,
