@@ -49,6 +49,7 @@ def test_the_results_hold_machine_server_samples_and_energy(watched: Project) ->
     tokens = aggregate["token_sum"]
     assert wall["j_per_token"] == pytest.approx(wall["wh"] * 3600 / tokens, rel=1e-3)
     assert aggregate["energy"]["gpu"]["reason"]
+    assert aggregate["quality"]["wh_per_correct"] is None, "nothing was graded"
 
 
 def test_the_summary_says_what_ran_where_and_what_it_cost(watched: Project) -> None:
@@ -71,6 +72,17 @@ def test_a_sweep_has_energy_and_heat_for_each_stage_and_cools_down_between(
     each = [stage["energy"]["wall"]["wh"] for stage in (first, second)]
     assert aggregate["energy"]["wall"]["wh"] == pytest.approx(sum(each), rel=1e-3)
     assert len(watched.results()["meta"]["hardware"]["load"]["stages"]) == 2
+
+
+def test_a_correct_answer_has_its_watt_hours(watched: Project) -> None:
+    question = {"question": "abcd?", "grader": "contains", "expected": "abcd"}
+    watched.write("questions.json", json.dumps([question]))
+    watched.run("run", "--set", "questions=10")
+    aggregate = watched.results()["aggregate"]
+    wall, quality = aggregate["energy"]["wall"], aggregate["quality"]
+    assert quality["correct"] == 10
+    assert wall["wh_per_1000_correct"] == pytest.approx(100 * wall["wh"], rel=1e-3)
+    assert quality["wh_per_correct"] == pytest.approx(wall["wh"] / 10, rel=1e-2)
 
 
 def test_samples_stand_in_the_journal_as_they_come_and_survive_a_kill(watched: Project) -> None:
@@ -139,6 +151,7 @@ def test_a_waiting_run_ends_at_once_when_it_is_stopped(watched: Project) -> None
     ("settings", "said"),
     [
         ({"sample_s": -1}, "hardware.sample_s"),
+        ({"sample_s": 0.01}, "hardware.sample_s: 0.01 is too often"),
         ({"power_path": "a"}, "hardware.power_path: says where in the answer of power_url"),
         ({"power_url": "plug"}, "hardware.power_url"),
         (
