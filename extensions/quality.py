@@ -894,9 +894,11 @@ class Code(Grader, name="code"):
 
     @staticmethod
     def grade_of(verdict: sandbox.Verdict) -> Grade:
-        """Return the grade that a verdict is."""
+        """Return the grade that a verdict is. Raises CannotGradeError."""
         if verdict.error is None:
             return Grade(1.0, "every assert holds")
+        if not verdict.ran:
+            raise CannotGradeError(verdict.error)
         return Grade(0.0, verdict.error)
 
     def find(self, answer: str) -> str:
