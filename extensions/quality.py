@@ -138,7 +138,10 @@ def check_question(question: st.Question) -> str | None:
             those = " and ".join(other for other in GRADERS if name in GRADERS[other].takes)
             return f"{question.grader} takes no {name}; only {those} can"
     _import_packages(grader)
-    problem = grader.check(question.expected)
+    try:
+        problem = grader.check(question.expected)
+    except Exception as error:  # noqa: BLE001 - a catalogue may hold anything
+        problem = f"something that can be read ({type(error).__name__}: {error})"
     if problem is None:
         return None
     return f"{question.grader} needs expected: {st.printable(problem, 200)}"
