@@ -1794,13 +1794,13 @@ async def test_connection(
 async def find_prompt_cache(client: Client, questions: Sequence[Question]) -> dict[str, Any] | None:
     """Ask the longest question twice, to see whether a cache makes the second answer come sooner.
 
-    Only where the run repeats prompts; else, and with `cache_bust`, it returns None. A mark makes
-    the first time cold for certain. One pair may differ by chance, so it takes three that agree;
-    the first that does not ends it. `found` is None when an answer failed.
+    Only where most prompts of the run are asked again; else, and with `cache_bust`, it returns
+    None. A mark makes the first time cold for certain. One pair may differ by chance, so it takes
+    three that agree; the first that does not ends it. `found` is None when an answer failed.
     """
     config = client.config
     repeats = config.passes > 1 or config.duration is not None
-    repeats = repeats or len({question.id for question in questions}) < len(questions)
+    repeats = repeats or len(questions) >= 3 * len({question.id for question in questions})
     if config.cache_bust or not repeats:
         return None
     longest = max(questions, key=lambda question: len(question.texts[0]))
@@ -1811,7 +1811,11 @@ async def find_prompt_cache(client: Client, questions: Sequence[Question]) -> di
     for _ in range(3):
         question, messages = client.marked(asked, [{"role": "user", "content": asked.texts[0]}])
         for name in ("cold_ms", "warm_ms"):
-            result = await send_question(client, PlannedRequest(0, question), messages)
+            try:
+                result = await send_question(client, PlannedRequest(0, question), messages)
+            except Exception:
+                logger.exception("looking for a prompt cache met a fault of this program")
+                return seen
             wait_ms = result.time_ms if result.ttft_ms is None else result.ttft_ms
             if not result.ok or wait_ms is None:
                 return {**seen, "found": None}
@@ -3205,10 +3209,17 @@ class TimedConnector(aiohttp.TCPConnector):
         return made
 
     async def _get(self, key: Any, traces: Any) -> aiohttp.connector.Connection | None:
-        """Return a kept connection, unless a fresh one is wanted."""
+        """Return a kept connection, unless a fresh one is wanted.
+
+        One that holds more than the answer that it was used for would give that to the next.
+        """
         if _exchange_now.get().fresh:
             return None
-        return await super()._get(key, traces)
+        while (kept := await super()._get(key, traces)) is not None:
+            if kept.protocol is not None and not kept.protocol.should_close:
+                return kept
+            kept.close()
+        return None
 
     async def _create_connection(
         self,
@@ -3278,6 +3289,7 @@ class Exchange:
         self.done_seen = False  # [DONE] may have come; the bytes must say
         self.too_large = False
         self.lost: BaseException | None = None  # what ended the connection
+        self.lost_ns: int | None = None  # when it may have ended at the earliest
         self.error: BaseException | None = None
 
     def received(self, arrived_ns: int, early_ns: int | None, data: bytes) -> None:
@@ -3357,7 +3369,10 @@ class Exchange:
         """
         if not self.reused or self.ended_ns is None:
             return False
-        if self.sent_ns is not None and self.ended_ns - self.sent_ns > self.DEAD_WITHIN_NS:
+        died_ns = self.lost_ns or self.ended_ns
+        if self.reads_ns:
+            died_ns = self.reads_ns[0] - (self.early_ns.get(self.reads_ns[0]) or 0)
+        if self.sent_ns is not None and died_ns - self.sent_ns > self.DEAD_WITHIN_NS:
             return False
         if self.status == 408:
             return True
@@ -3465,6 +3480,10 @@ class TimingProtocol(asyncio.Protocol):
         if self.exchange is not None:
             error = self.handler.exception() or exc
             self.exchange.lost = error or aiohttp.ServerDisconnectedError()
+            loop = asyncio.get_running_loop()
+            # A loop that is behind learns of it late.
+            now_ns = loop.watch.since_ns if isinstance(loop, WatchedLoop) else clock()
+            self.exchange.lost_ns = now_ns
             self.exchange.wake()
 
 
@@ -3511,7 +3530,12 @@ def check_aiohttp() -> None:
     used = {
         aiohttp.ClientRequest: ("send", "write_bytes"),
         aiohttp.connector.Connection: ("protocol", "transport"),
-        aiohttp.client_proto.ResponseHandler: ("transport", "exception", "data_received"),
+        aiohttp.client_proto.ResponseHandler: (
+            "transport",
+            "exception",
+            "data_received",
+            "should_close",
+        ),
         aiohttp.StreamReader: ("_buffer", "total_bytes", "is_eof", "exception"),
         aiohttp.TCPConnector: ("_get", "_create_connection"),
     }
@@ -8424,7 +8448,10 @@ class Summary:
         if not needs:
             return ""
         where = " more a level." if self.stages else " more."
-        return "In brackets: too few answers for an interval; " + ", ".join(needs) + where
+        why = "too few answers for an interval; "
+        if (fewest["e2e_ms"]["n_eff"]["p50"] or 0) < fewest["ok"] / 2:
+            why = "answers depend on each other; for an interval run longer or at a lower load: "
+        return f"In brackets: {why}" + ", ".join(needs) + where
 
     # What the numbers rest on
 
