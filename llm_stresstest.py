@@ -58,6 +58,7 @@ import html
 import importlib
 import importlib.util
 import io
+import ipaddress
 import itertools
 import json
 import logging
@@ -677,6 +678,7 @@ Levels = Level | Annotated[list[Level], pydantic.Field(min_length=1, max_length=
 Seconds = Annotated[float, pydantic.Field(gt=0, le=31_536_000, allow_inf_nan=False)]
 NotNegative = Annotated[float, pydantic.Field(ge=0, le=31_536_000, allow_inf_nan=False)]
 Positive = Annotated[float, pydantic.Field(gt=0, le=1e9, allow_inf_nan=False)]
+Rate = Annotated[float, pydantic.Field(ge=1e-6, le=1e9, allow_inf_nan=False)]
 Share = Annotated[float, pydantic.Field(ge=0, le=1, allow_inf_nan=False)]
 Name = Annotated[str, pydantic.Field(min_length=1, max_length=1000)]
 Header = Annotated[str, pydantic.Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
@@ -767,12 +769,12 @@ class Config(Strict):
         None, "an integer from 0, or null"
     )
     stop: str | list[str] | None = key(None, "a text, a list of texts, or null")
-    rate: Positive | None = key(None, "a number of requests/s above 0, or null (closed loop)")
+    rate: Rate | None = key(None, "requests/s, a number from 0.000001, or null (closed loop)")
     arrival: Literal["poisson", "constant", "gamma"] = key(
         "poisson", '"poisson", "constant" or "gamma"'
     )
-    burstiness: Annotated[float, pydantic.Field(gt=0, le=1000, allow_inf_nan=False)] = key(
-        1, "a number above 0 (gamma's shape: below 1 is burstier than poisson)"
+    burstiness: Annotated[float, pydantic.Field(ge=0.001, le=1000, allow_inf_nan=False)] = key(
+        1, "a number from 0.001 (gamma's shape: below 1 is burstier than poisson)"
     )
     duration: Seconds | None = key(None, "a number of seconds above 0, or null")
     warmup: Annotated[int, pydantic.Field(ge=0, le=1_000_000)] = key(0, "an integer from 0")
@@ -856,6 +858,9 @@ class Config(Strict):
         with contextlib.suppress(ValueError):
             url = yarl.URL(text)
             is_http = url.scheme in ("http", "https") and url.host and url.port
+            host = (url.host or "").partition("%")[0]
+            if re.match(r"\w+://[^/?#]*\[", text) or re.fullmatch(r"[0-9]+(\.[0-9]+){3}", host):
+                ipaddress.ip_address(host)
             if is_http and not _UNPRINTABLE.search(text) and " " not in text:
                 extra = url.fragment or (url.query_string and not query)
                 return "a URL takes no query or fragment" if extra else None
@@ -1530,6 +1535,8 @@ def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
         credentials.secret(config.judge.api_key_env)
     base, shown = config.server.rstrip("/"), config.server
     url = yarl.URL(base)
+    if config.server != "embedded":
+        base = str(url)  # with a host as DNS writes it: the official client is stricter
     if config.server != "embedded" and (url.user or url.password):
         if config.api_key_env is not None:
             wrong = "has a user part, and api_key_env is set as well; keep one of them"
