@@ -21,6 +21,23 @@ shows them.
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+
+if __name__ == "__main__":  # a signal during the other imports ends in a line, not in a traceback
+
+    def stop_at_once(signum: int, _frame: object) -> None:
+        """End before there is anything to save."""
+        name = signal.Signals(signum).name
+        os.write(2, f"llm_stresstest: stopped by {name}\n".encode())
+        os._exit(128 + signum)
+
+    for signal_name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        signal_number = getattr(signal, signal_name, None)  # Windows has no SIGHUP
+        if signal_number is not None and signal.getsignal(signal_number) != signal.SIG_IGN:
+            signal.signal(signal_number, stop_at_once)
+
 import argparse
 import array
 import asyncio
@@ -41,25 +58,23 @@ import html
 import importlib
 import importlib.util
 import io
+import ipaddress
 import itertools
 import json
 import logging
 import logging.handlers
 import math
 import operator
-import os
 import platform
 import random
 import re
 import selectors
 import shlex
-import signal
 import socket
 import ssl
 import statistics
 import struct
 import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -135,7 +150,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    from types import FrameType, ModuleType
     from typing import Self
 
     import openai
@@ -159,6 +174,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "Column",
     "Config",
     "ConfigError",
+    "Digest",
     "Evidence",
     "ExtensionError",
     "Failure",
@@ -204,6 +220,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "load_questions",
     "load_results",
     "logger",
+    "mean_score",
     "min_samples",
     "notice",
     "one_user_speed",
@@ -213,6 +230,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "process_questions",
     "questions_hash",
     "read_json",
+    "requests_missing",
     "resolve_target",
     "save_results",
     "send_question",
@@ -222,6 +240,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "table",
     "terminal_width",
     "test_connection",
+    "total_speed",
     "validity_rule",
     "wilson_interval",
     "wrapped",
@@ -659,6 +678,7 @@ Levels = Level | Annotated[list[Level], pydantic.Field(min_length=1, max_length=
 Seconds = Annotated[float, pydantic.Field(gt=0, le=31_536_000, allow_inf_nan=False)]
 NotNegative = Annotated[float, pydantic.Field(ge=0, le=31_536_000, allow_inf_nan=False)]
 Positive = Annotated[float, pydantic.Field(gt=0, le=1e9, allow_inf_nan=False)]
+Rate = Annotated[float, pydantic.Field(ge=1e-6, le=1e9, allow_inf_nan=False)]
 Share = Annotated[float, pydantic.Field(ge=0, le=1, allow_inf_nan=False)]
 Name = Annotated[str, pydantic.Field(min_length=1, max_length=1000)]
 Header = Annotated[str, pydantic.Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
@@ -703,6 +723,8 @@ class Hardware(Strict):
 
     def fault(self) -> str | None:
         """Say what is wrong with it that no single key's type can show."""
+        if self.sample_s and self.sample_s < 0.1:
+            return f"sample_s: {self.sample_s:g} is too often; it must be 0.1 or more, 0 or null"
         if self.power_url and self.power_command:
             return "power_command: power_url is set as well; keep one of them"
         if self.power_path and not self.power_url:
@@ -747,12 +769,12 @@ class Config(Strict):
         None, "an integer from 0, or null"
     )
     stop: str | list[str] | None = key(None, "a text, a list of texts, or null")
-    rate: Positive | None = key(None, "a number of requests/s above 0, or null (closed loop)")
+    rate: Rate | None = key(None, "requests/s, a number from 0.000001, or null (closed loop)")
     arrival: Literal["poisson", "constant", "gamma"] = key(
         "poisson", '"poisson", "constant" or "gamma"'
     )
-    burstiness: Annotated[float, pydantic.Field(gt=0, le=1000, allow_inf_nan=False)] = key(
-        1, "a number above 0 (gamma's shape: below 1 is burstier than poisson)"
+    burstiness: Annotated[float, pydantic.Field(ge=0.001, le=1000, allow_inf_nan=False)] = key(
+        1, "a number from 0.001 (gamma's shape: below 1 is burstier than poisson)"
     )
     duration: Seconds | None = key(None, "a number of seconds above 0, or null")
     warmup: Annotated[int, pydantic.Field(ge=0, le=1_000_000)] = key(0, "an integer from 0")
@@ -836,6 +858,9 @@ class Config(Strict):
         with contextlib.suppress(ValueError):
             url = yarl.URL(text)
             is_http = url.scheme in ("http", "https") and url.host and url.port
+            host = (url.host or "").partition("%")[0]
+            if re.match(r"\w+://[^/?#]*\[", text) or re.fullmatch(r"[0-9]+(\.[0-9]+){3}", host):
+                ipaddress.ip_address(host)
             if is_http and not _UNPRINTABLE.search(text) and " " not in text:
                 extra = url.fragment or (url.query_string and not query)
                 return "a URL takes no query or fragment" if extra else None
@@ -1510,6 +1535,8 @@ def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
         credentials.secret(config.judge.api_key_env)
     base, shown = config.server.rstrip("/"), config.server
     url = yarl.URL(base)
+    if config.server != "embedded":
+        base = str(url)  # with a host as DNS writes it: the official client is stricter
     if config.server != "embedded" and (url.user or url.password):
         if config.api_key_env is not None:
             wrong = "has a user part, and api_key_env is set as well; keep one of them"
@@ -1545,6 +1572,39 @@ async def test_connection(client: Client) -> None:
     """
     logger.info("connecting to %s", client.target.shown)
     await _ConnectionTest(client.config, client.target).run()
+
+
+async def find_prompt_cache(client: Client, questions: Sequence[Question]) -> dict[str, Any] | None:
+    """Ask the longest question twice, to see whether a cache makes the second answer come sooner.
+
+    Only where the run repeats prompts; else, and with `cache_bust`, it returns None. A mark makes
+    the first time cold for certain. One pair may differ by chance, so it takes three that agree;
+    the first that does not ends it. `found` is None when an answer failed.
+    """
+    config, api = client.config, client.api
+    repeats = config.passes > 1 or config.duration is not None
+    repeats = repeats or len({question.id for question in questions}) < len(questions)
+    if config.cache_bust or not repeats:
+        return None
+    longest = max(questions, key=lambda question: len(question.texts[0]))
+    asked = longest.model_copy(update={"max_tokens": api.fewest_tokens})
+    seen: dict[str, Any] = {"cold_ms": [], "warm_ms": [], "cached_tokens": None, "found": None}
+    for _ in range(3):
+        question, messages = client.marked(asked, [{"role": "user", "content": asked.texts[0]}])
+        for name in ("cold_ms", "warm_ms"):
+            result = await send_question(client, PlannedRequest(0, question), messages)
+            wait_ms = result.time_ms if result.ttft_ms is None else result.ttft_ms
+            if not result.ok or wait_ms is None:
+                return {**seen, "found": None}
+            seen[name].append(wait_ms)
+        cold_ms, warm_ms = seen["cold_ms"][-1], seen["warm_ms"][-1]
+        seen["cached_tokens"] = result.cached_tokens
+        if result.cached_tokens is not None and result.prompt_tokens:  # it says so itself
+            return {**seen, "found": result.cached_tokens / result.prompt_tokens >= 0.5}
+        seen["found"] = cold_ms - warm_ms > max(5, 0.25 * cold_ms)
+        if not seen["found"]:
+            break
+    return seen
 
 
 class _ConnectionTest:
@@ -2410,14 +2470,16 @@ class StampedSocket(socket.socket):
         """Read, with the stamp."""
         size = min(size, self.READ_BYTES)
         data, ancillary, _, _ = self.recvmsg(size, self.ANCILLARY_BYTES, flags)
-        self.last_read = self.clock.arrival(ancillary, self.last_read[0])
+        if data:  # else the end, which has no stamp
+            self.last_read = self.clock.arrival(ancillary, self.last_read[0])
         return data
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         """Read into a buffer, with the stamp; so asyncio reads what TLS then decrypts."""
         view = memoryview(buffer)[: nbytes or None]
         count, ancillary, _, _ = self.recvmsg_into([view], self.ANCILLARY_BYTES, flags)
-        self.last_read = self.clock.arrival(ancillary, self.last_read[0])
+        if count:
+            self.last_read = self.clock.arrival(ancillary, self.last_read[0])
         return count
 
     def send(self, data: Any, flags: int = 0) -> int:
@@ -2455,9 +2517,18 @@ class TimedConnector(aiohttp.TCPConnector):
     def __init__(self, **options: Any) -> None:
         self.arrivals = ArrivalClock()
         self._by_fileno = weakref.WeakValueDictionary[int, StampedSocket]()
+        self._first: StampedSocket | None = None
         if self.used and isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
             options["socket_factory"] = self._make_socket
+            # The kernel begins to stamp a moment after the first socket that asks for it is there.
+            self._first = StampedSocket(socket.AF_INET, socket.SOCK_STREAM, 0, self.arrivals)
         super().__init__(**options)
+
+    def close(self, *, abort_ssl: bool = False) -> Coroutine[Any, Any, None]:
+        """Close all connections."""
+        if self._first is not None:
+            self._first.close()
+        return super().close(abort_ssl=abort_ssl)
 
     def _make_socket(self, address: tuple[Any, ...]) -> StampedSocket:
         family, kind, protocol = address[:3]
@@ -2860,13 +2931,18 @@ class Client:
     def request_body(self, question: Question, messages: list[dict[str, str]]) -> bytes:
         """Return a request's body; `cache_bust` puts a mark first that no prefix cache has seen."""
         if self.config.cache_bust:
-            mark, system = f"[{uuid.uuid4().hex}] ", question.system(self.config)
-            if system is not None:
-                question = question.model_copy(update={"system_prompt": mark + system})
-            else:
-                first, *others = messages
-                messages = [{**first, "content": mark + first["content"]}, *others]
+            question, messages = self.marked(question, messages)
         return pydantic_core.to_json(self.api.body(self.config, question, messages))
+
+    def marked(
+        self, question: Question, messages: list[dict[str, str]]
+    ) -> tuple[Question, list[dict[str, str]]]:
+        """Put a unique mark where the prompt begins."""
+        mark, system = f"[{uuid.uuid4().hex}] ", question.system(self.config)
+        if system is not None:
+            return question.model_copy(update={"system_prompt": mark + system}), messages
+        first, *others = messages
+        return question, [{**first, "content": mark + first["content"]}, *others]
 
     async def exchange(self, body: bytes) -> Exchange:
         """Send one request and keep what comes back; what goes wrong is kept as `error`."""
@@ -3077,35 +3153,42 @@ class StopSignal:
     def __init__(self) -> None:
         self.event = asyncio.Event()
         self.signum: int | None = None
+        self._loop = asyncio.get_running_loop()
 
     @classmethod
     @contextlib.contextmanager
     def caught(cls) -> Iterator[StopSignal]:
-        """Catch the signals while the block runs; under nohup SIGHUP stays ignored."""
-        stop_signal, loop, caught = cls(), asyncio.get_running_loop(), []
+        """Catch the signals while the block runs; under nohup SIGHUP stays ignored.
+
+        Python's own handlers see a signal also while the event loop is busy, with saving say.
+        """
+        stop_signal, before = cls(), {}
         for name in cls.SIGNALS:
             signum = getattr(signal, name, None)  # Windows has no SIGHUP
             if signum is None:
                 continue
             if name == "SIGHUP" and signal.getsignal(signum) == signal.SIG_IGN:
                 continue
-            with contextlib.suppress(NotImplementedError, RuntimeError):
-                loop.add_signal_handler(signum, stop_signal.on_signal, signum)
-                caught.append(signum)
+            with contextlib.suppress(ValueError):  # only the main thread can catch signals
+                before[signum] = signal.signal(signum, stop_signal.on_signal)
         try:
             yield stop_signal
         finally:
-            for signum in caught:
-                loop.remove_signal_handler(signum)
+            for signum, handler in before.items():
+                signal.signal(signum, handler or signal.SIG_DFL)
 
-    def on_signal(self, signum: int) -> None:
+    def on_signal(self, signum: int, _frame: FrameType | None = None) -> None:
         """Stop in order; at the second signal end at once, with the journal as it is."""
         if self.signum is not None:
             if sys.stderr.isatty():
                 os.write(2, b"\x1b[?25h\n")  # the progress bar had hidden the cursor
             os._exit(128 + signum)
-        logger.warning("stopped by %s", signal.Signals(signum).name)
         self.signum = signum
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._stop)
+
+    def _stop(self) -> None:
+        logger.warning("stopped by %s", signal.Signals(cast(int, self.signum)).name)
         self.event.set()
 
     async def unless_stopped(self, work: Awaitable[T]) -> T:
@@ -3190,14 +3273,27 @@ class LoadReport:
             "itl_us": {str(stage): sorted(counts.items()) for stage, counts in self.itl_us.items()},
         }
 
+    @classmethod
+    def from_meta(cls, meta: Mapping[str, Any]) -> Self:
+        """Return what a saved run's verdict was judged by, beside its config and aggregate."""
+        client = meta["client"]
+        return cls(
+            LoadStart(resumed=meta["resumed"], clients=tuple(client["earlier_parts"])),
+            client=client,
+            clock_jump_s=meta["clock_jump_s"],
+            hardware=meta["hardware"] or {},
+            interrupted=meta["status"] != "complete",
+        )
+
     def end(self, client: dict[str, Any], *, stopped: bool) -> None:
         """Take the time at which the load ended, and what the self-check found."""
         self.ended_ns = clock()
-        self.client = client
+        self.client = rounded(client)  # as it stands in files: a verdict can be judged anew
         self.interrupted = self.interrupted or stopped
         elapsed_s = (self.ended_ns - self.begun_ns) / NS_PER_S
         wall_s = (dt.datetime.now().astimezone() - self.begun).total_seconds()
-        self.clock_jump_s = wall_s - elapsed_s  # the machine slept, or somebody set the clock
+        # The machine slept, or somebody set the clock.
+        self.clock_jump_s = round(wall_s - elapsed_s, 6)
 
 
 async def process_questions(
@@ -3597,9 +3693,9 @@ class StageWatch:
         if waited_s is not None and self._waited_s is not None:
             self.cpu_wait_s = waited_s - self._waited_s
         shares = []
-        for (pid, name), cpu_s in self._cpu_of_others().items():
-            used_s = cpu_s - self._others.get((pid, name), 0.0)
-            shares.append((used_s / max(self.elapsed_s, 0.001), pid, name))
+        for pid, (name, cpu_s) in self._cpu_of_others().items():
+            _, before_s = self._others.get(pid, ("", 0.0))
+            shares.append(((cpu_s - before_s) / max(self.elapsed_s, 0.001), pid, name))
         for share, pid, name in sorted(shares, reverse=True)[: self.MOST_RIVALS]:
             if share >= self.RIVAL_SHARE:
                 self.rivals.append({"name": name, "pid": pid, "cpu_share": share})
@@ -3613,8 +3709,8 @@ class StageWatch:
             return None
 
     @staticmethod
-    def _cpu_of_others() -> dict[tuple[int, str], float]:
-        """Return the CPU seconds of every other process that can be seen; none but on Linux."""
+    def _cpu_of_others() -> dict[int, tuple[str, float]]:
+        """Return name and CPU seconds of each other process in sight, by id; none but on Linux."""
         used = {}
         for path in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError, ValueError, IndexError):
@@ -3623,7 +3719,7 @@ class StageWatch:
                 user, system = fields.split()[11:13]
                 name = head.partition(b"(")[2].decode("utf-8", "replace")
                 if pid != os.getpid():
-                    used[pid, name] = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+                    used[pid] = name, (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
         return used
 
     @classmethod
@@ -3831,11 +3927,17 @@ def min_samples(quantile: float) -> int:
 def requests_missing(metric: Mapping[str, Any], name: str) -> int:
     """Return about how many more values a percentile of an aggregate needs for both its bounds.
 
-    Each new one counts as much as those before did: `n_eff` / `n`.
+    Each new one counts as much as those before did. A percentile that had too few values to know
+    that goes by the lower ones.
     """
-    n_eff: float = metric["n_eff"][name] or 1.0
-    each: float = metric["n"] / n_eff
-    return max(math.ceil((min_samples(PERCENTILES[name]) - n_eff) * each), 0)
+    n: int = metric["n"]
+    share = 1.0
+    for lower, quantile in PERCENTILES.items():
+        if n >= min_samples(quantile):
+            share = min(share, max(metric["n_eff"][lower] or 0.0, 5.0) / n)
+        if lower == name:
+            break
+    return max(math.ceil(min_samples(PERCENTILES[name]) / share) - n, 0)
 
 
 def student_t(tail: float, df: float) -> float:
@@ -4262,7 +4364,8 @@ class Aggregator:
             if first_ns == last_ns:  # all at once
                 tokens += count if start_ns < last_ns <= end_ns else 0
             elif inside_ns > 0:
-                tokens += count * inside_ns / (last_ns - first_ns)
+                tokens += (count - 1) * inside_ns / (last_ns - first_ns)
+                tokens += start_ns < first_ns
         return Steady(end_ns - start_ns, answers, tokens)
 
     def _busy_from(self) -> int | None:
@@ -4453,7 +4556,7 @@ class Steady(NamedTuple):
 
     duration_ns: int
     answers: int  # that ended in it
-    tokens: float  # an answer's are spread evenly from its first to its last
+    tokens: float  # after an answer's first they are spread evenly up to its last
 
     @classmethod
     def of_all(cls, stages: Iterable[Self | None]) -> Self | None:
@@ -4723,9 +4826,11 @@ def calculate_aggregates(
             aggregate["stages"].append({"stage": number, "concurrent": level, **record})
     cost = energy(aggregate["stages"] or [aggregate]) if energy is not None else None
     if cost is not None:
-        aggregate["energy"] = cost["whole"]
-        for record, part in zip(aggregate["stages"], cost["stages"], strict=False):
+        records = [aggregate, *aggregate["stages"]]
+        for record, part in zip(records, [cost["whole"], *cost["stages"]], strict=False):
             record["energy"] = part
+            wh = part["wall"]["wh_per_1000_correct"]
+            record["quality"]["wh_per_correct"] = None if wh is None else wh / 1000
     if itl_us:
         aggregate["itl_histogram_us"] = {
             str(stage): sorted(counts.items()) for stage, counts in itl_us.items()
@@ -5178,11 +5283,13 @@ def _cached(run: Evidence) -> Reason | None:
         advice = "look into it" if run.config.cache_bust else "set cache_bust"
         came = f"{worst:.0%} of the prompt tokens{where} came from a cache"
         return Reason("SUSPECT", "prompt_cache", f"{came}, so TTFT is flattered; {advice}")
-    known = all(part["cached_tokens_sum"] is not None for part in run.parts if part["ok"])
-    if is_sweep and not known and not run.config.cache_bust and run.aggregate["ok"]:
+    pairs = filter(None, (client.get("prompt_cache") for client in run.load.clients))
+    pair = next((pair for pair in pairs if pair["found"] and pair["cached_tokens"] is None), None)
+    if pair is not None and run.aggregate["ok"]:
+        cold, warm = format_ms(pair["cold_ms"][-1]), format_ms(pair["warm_ms"][-1])
         message = (
-            "each stage asks the same prompts, and the server does not say what came from its "
-            "cache; set cache_bust"
+            f"prompts repeat, and the server answers those that it knows from a cache: {warm} to "
+            f"the first token instead of {cold}; set cache_bust"
         )
         return Reason("SUSPECT", "prompt_cache", message)
     return None
@@ -5384,7 +5491,9 @@ class Journal:
         self.header: dict[str, Any] = {}
         self._lock = lock
         self._source = io.FileIO(lock.fd, closefd=False)  # reads also what is removed meanwhile
-        self._seq = self._lines = self._answers = self._digest = 0  # of what was written
+        self._seq = self._lines = self._digest = 0  # of what was written
+        self._results = self._answers = 0  # all, and those that were not cancelled
+        self._is_damaged = False
         self._prefix = b""  # ends a line that was half written and could not be cut off
         self._dirty = False
         self._end = threading.Event()
@@ -5433,7 +5542,8 @@ class Journal:
         """Continue what the reader has read."""
         self.header = dict(reader.header or {})
         self._seq, self._lines = reader.next_seq, reader.lines
-        self._answers, self._digest = reader.ended, reader.digest
+        self._results, self._digest = reader.ended, reader.digest
+        self._answers = sum(record["status"] != "cancelled" for record in reader.records())
         if reader.unfinished_bytes:
             self._cut(reader.unfinished_bytes)
 
@@ -5493,7 +5603,8 @@ class Journal:
         where = self.path
         if reader.headless:
             where = self._rescue(reader)
-        left = f"{reader.ended} of {self._answers} answers can still be read"
+        self._is_damaged = True
+        left = f"{reader.ended} of {self._results} answers can still be read"
         then = f"they are kept in {where}: go on with {where.stem} --resume"
         raise ResultsError(f"{self.path}: was changed while the run wrote it; {left}; {then}")
 
@@ -5514,6 +5625,8 @@ class Journal:
         try:
             yield
         except ResultsError as error:
+            if self._is_damaged:  # then the error says what is left
+                raise
             where = "it" if str(error).startswith(str(self.path)) else self.path
             kept = f"{self._answers} finished answers are kept in {where}"
             raise ResultsError(f"{error}; {kept}; make room and go on with --resume") from None
@@ -5534,6 +5647,7 @@ class Journal:
             raise self._failed(error) from None
         self._digest = JournalLine.digest(self._digest, line[len(self._prefix) :])
         self._seq, self._lines, self._prefix = self._seq + 1, self._lines + 1, b""
+        self._results += kind == "result"
         self._answers += kind == "result" and content["status"] != "cancelled"
         self._dirty = True
 
@@ -5790,8 +5904,31 @@ def give_name(path: Path, name: Path) -> bool:
             name.unlink()
             raise
     else:
-        path.unlink()
+        with contextlib.suppress(OSError):  # it has its name; the old one is cleared up later
+            path.unlink()
     return True
+
+
+class Digest:
+    """The SHA-256 of a file's meta, records and samples, by their values and not by their layout.
+
+    It stands in the meta itself, which counts without it. A record that was changed, added or taken
+    out then shows, though everything computed from the records may agree.
+    """
+
+    def __init__(self, meta: Mapping[str, Any]) -> None:
+        self._sha256 = hashlib.sha256()
+        self.add({name: value for name, value in meta.items() if name != "digest"})
+
+    def add(self, record: Mapping[str, Any]) -> bytes:
+        """Take a record, and return its JSON."""
+        data = pydantic_core.to_json(record, inf_nan_mode="null")
+        self._sha256.update(data + b"\n")
+        return data
+
+    def hexdigest(self) -> str:
+        """Return the digest of what was added so far."""
+        return self._sha256.hexdigest()
 
 
 class ResultsFile:
@@ -5839,17 +5976,22 @@ class ResultsFile:
         samples: Mapping[str, Any] | None,
     ) -> None:
         """Write the parts and bring them to the disk. Raises OSError, also for a file too short."""
-        self._add(b'{\n"meta": ' + self._indented(meta) + self.RESULTS)
+        digest = Digest(meta)
+        blank = "0" * len(digest.hexdigest())
+        head = b'{\n"meta": ' + self._indented({**meta, "digest": blank}) + self.RESULTS
+        self._add(head)
         separator = b"\n"
         for result in results:
-            record = pydantic_core.to_json(result.to_record(), inf_nan_mode="null")
-            self._add(separator + record)
+            self._add(separator + digest.add(result.to_record()))
             separator = b",\n"
         self._add(self.AGGREGATE + self._indented(aggregate))
         if samples is not None:
-            self._add(b',\n"samples": ' + pydantic_core.to_json(samples, inf_nan_mode="null"))
+            self._add(b',\n"samples": ' + digest.add(samples))
         self._add(b"\n}\n")
         self._file.flush()
+        with self._temporary.open("r+b") as file:  # the other one only appends
+            file.seek(head.rindex(blank.encode()))
+            file.write(digest.hexdigest().encode())
         sync_file(self._lock.fd)
         written = os.fstat(self._lock.fd).st_size
         if written != self._size:
@@ -6046,14 +6188,15 @@ def run_meta(
         "questions_sha256": header["questions_sha256"],
         "client": {
             **header["client"],
-            **rounded(load.client),
-            "earlier_parts": rounded(list(load.start.clients)),
+            **load.client,
+            "earlier_parts": list(load.start.clients),
         },
-        "hardware": rounded(load.hardware),
+        "hardware": load.hardware,
         "questions_asked": header["questions"],
         "utc_offset": started.strftime("%z"),
         "warmup": dict(load.warmup),
         "resumed": load.start.resumed,
+        "clock_jump_s": load.clock_jump_s,
         "tls_verified": target.tls is not False if config.server.startswith("https") else None,
         "embedded": header.get("embedded"),
         "server_info": load.server_info,
@@ -6353,7 +6496,10 @@ class Headline:
 
     def client_saturated(self) -> str | None:
         """Say when this program was the bottleneck."""
-        if "client_saturated" not in self.codes:
+        starved = "client_starved" in self.codes
+        if starved and self.meta["validity"]["verdict"] != "INVALID":
+            starved = False  # its times still hold
+        if "client_saturated" not in self.codes and not starved:
             return None
         return "These times are this program's own, not the server's."
 
@@ -6383,7 +6529,7 @@ class Headline:
     @property
     def knee(self) -> int | None:
         """The highest level at which the total still grew by a tenth; None unless it is a sweep."""
-        totals = [(stage["concurrent"], stage["tokens_per_s"]) for stage in self.stages]
+        totals = [(stage["concurrent"], total_speed(stage)) for stage in self.stages]
         known = [(level, total) for level, total in totals if total]
         if len(known) < 2:
             return None
@@ -6398,15 +6544,16 @@ class Headline:
         if self.knee is None or self.knee == self.stages[-1]["concurrent"]:
             return None
         knee = next(stage for stage in self.stages if stage["concurrent"] == self.knee)
-        top = [stage for stage in self.stages if stage["tokens_per_s"]][-1]
-        total = f"the total {self._change(knee['tokens_per_s'], top['tokens_per_s'])}"
+        top = [stage for stage in self.stages if total_speed(stage)][-1]
+        total_before, total_after = (cast(float, total_speed(part)) for part in (knee, top))
+        total = f"the total {self._change(total_before, total_after)}"
         before, after = one_user_speed(knee), one_user_speed(top)
         if before is None or after is None or after >= 0.995 * before:
             return f"Beyond {self.knee} at once, {total}."
         speed = f"each user's speed {self._change(before, after)}"
         if 0.45 <= after / before <= 0.55:
             speed = "each user's speed halves"
-        only = "only " if top["tokens_per_s"] > knee["tokens_per_s"] else ""
+        only = "only " if total_after > total_before else ""
         return f"Beyond {self.knee} at once, users {only}slow each other down: {total}, {speed}."
 
     def _change(self, before: float, after: float) -> str:
@@ -6420,7 +6567,7 @@ class Headline:
         """Say how far a sweep got whose highest level still pays."""
         if self.knee is None:
             return None
-        total = format_number(self.stages[-1]["tokens_per_s"])
+        total = format_number(total_speed(self.stages[-1]))
         return (
             f"Up to {self.knee} at once the total keeps growing, to {self.about}{total} tokens/s."
         )
@@ -6902,9 +7049,10 @@ class Summary:
         if aggregate["token_sum"] is not None:
             each = format_number(aggregate["token_avg"])
             pieces.append(f"{aggregate['token_sum']:,} tokens, {each} an answer")
-        if aggregate["steady"]["share"] and aggregate["tokens_per_s"]:
-            gross = format_number(aggregate["tokens_per_s"])
-            pieces.append(f"{gross} tokens/s with beginning and end, when slots were empty")
+        gross, steady = aggregate["tokens_per_s"], aggregate["steady"]["tokens_per_s"]
+        if gross and steady and abs(gross - steady) > 0.05 * steady:
+            said = f"{format_number(gross)} tokens/s with beginning and end"
+            pieces.append(f"{said}, when slots were empty")
         return SEPARATOR.join(pieces)
 
     def _quality(self) -> str:
@@ -6928,6 +7076,8 @@ class Summary:
         if part["good"] is None:
             return NOT_MEASURED
         asked = part["ok"] + part["failed"]
+        if not asked:
+            return NOT_MEASURED
         if asked <= 100:
             return f"{part['good']}/{asked}"
         return format_share(part["good"] / asked)
@@ -6983,17 +7133,22 @@ class Summary:
     @staticmethod
     def _right(stage: Mapping[str, Any]) -> Cell:
         """Return the share of right answers, a failed request counting as a wrong one."""
-        under_load = stage["quality"]["under_load"]
-        if not under_load["n"]:
+        quality, under_load = stage["quality"], stage["quality"]["under_load"]
+        if not under_load["n"] or (quality["ungraded"] and not quality["graded"]):
             return NOT_MEASURED
         interval = format_share(*under_load["correct_ci95"])
         return format_share(under_load["correct_share"]), interval.removesuffix(f"{NARROW_SPACE}%")
 
     @staticmethod
-    def _unlike(stage: Mapping[str, Any]) -> str:
-        """Return how many answers differ from those to the same questions at the lowest level."""
+    def _unlike(stage: Mapping[str, Any]) -> Cell:
+        """Return how many answers differ from those at the lowest level, beyond what do anyway."""
         stability = stage["quality"]["stability"]
-        return NOT_MEASURED if stability is None else format_share(stability["avg"])
+        if stability is None or not stability["n"]:
+            return NOT_MEASURED
+        if stability["beyond"] is None:
+            return format_share(stability["avg"])
+        interval = format_share(*stability["beyond_ci95"])
+        return format_share(stability["beyond"]), interval.removesuffix(f"{NARROW_SPACE}%")
 
     @staticmethod
     def _time(metric: str, name: str) -> Callable[[Mapping[str, Any]], str]:
@@ -7051,6 +7206,11 @@ class Summary:
         measured = self._measured()
         shown = [metric for metric in measured if not self.stages or metric in self.IN_LEVELS]
         sentences = [self.METRICS[metric][1] for metric in shown]
+        errors = [part["client_error_ms"]["p95"] for part in self.parts]
+        if "ttft_ms" in shown and None not in errors:
+            off = format_ms(max(0.1, *errors))
+            ttft = f"TTFT: time to the first token, ±{NARROW_SPACE}{off} (client)."
+            sentences[shown.index("ttft_ms")] = ttft
         sentences.append("p50: half are faster.")
         if self.slo:
             limits = [
@@ -7206,24 +7366,25 @@ class Progress:
 
     async def _show_bar(self) -> None:
         import rich.progress  # noqa: PLC0415
+        import rich.theme  # noqa: PLC0415
 
         wide = terminal_width(sys.stderr) >= 100
-        counts = rich.progress.TextColumn("{task.description}")
-        done, bar_width = rich.progress.MofNCompleteColumn(), 30 if wide else 10
-        times: list[rich.progress.ProgressColumn] = [rich.progress.TimeRemainingColumn()]
+        columns: list[rich.progress.ProgressColumn] = [
+            rich.progress.BarColumn(30 if wide else 10, complete_style="", finished_style=""),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.TimeRemainingColumn(),
+        ]
         if wide:
-            times = [
-                rich.progress.TimeElapsedColumn(),
-                rich.progress.TextColumn("[dim]left[/]"),
-                *times,
-            ]
+            elapsed = [rich.progress.TimeElapsedColumn(), rich.progress.TextColumn("[dim]left[/]")]
+            columns[3:3] = elapsed
+        console = _console(sys.stderr)
+        names = ("download", "remaining", "elapsed")
+        console.push_theme(rich.theme.Theme({f"progress.{name}": "none" for name in names}))
         # Drawn from here: the library's own thread would compete with the loop for the interpreter.
         with rich.progress.Progress(
-            rich.progress.BarColumn(bar_width=bar_width, complete_style="", finished_style=""),
-            done,
-            counts,
-            *times,
-            console=_console(sys.stderr),
+            *columns,
+            console=console,
             auto_refresh=False,
             transient=True,
         ) as bar:
@@ -7614,7 +7775,7 @@ class Grading:
         graders = self.quality.Graders(
             self.config,
             allow_code=self.allow_code,
-            hurry=stop_signal.event.is_set,
+            hurry=lambda: stop_signal.signum is not None,
             redact=redact,
         )
         ungraded = (result for result in journal.read() if result.grade_reason is None)
@@ -7687,6 +7848,7 @@ class Run:
             self.machine: Any = import_extension("hardware", "hardware").Watch(config)
         except ExtensionError as error:
             self.machine = Unwatched(str(error))
+        self.prompt_cache: dict[str, Any] | None = None  # see find_prompt_cache
         self._closing = contextlib.AsyncExitStack()  # server and session, before the results
         self._until_saved = contextlib.ExitStack()  # the journal's lock guards unsaved answers
 
@@ -7734,6 +7896,9 @@ class Run:
             try:
                 await self.stop_signal.unless_stopped(test)
                 await self.stop_signal.unless_stopped(self.grading.test_judge())
+                if not self.options.resume:  # else an earlier part has looked
+                    cache = find_prompt_cache(self.client, self.questions)
+                    self.prompt_cache = await self.stop_signal.unless_stopped(cache)
             finally:
                 timer.cancel()
             await self.stop_signal.unless_stopped(self.machine.start())
@@ -7794,6 +7959,7 @@ class Run:
         with self.journal.kept_when_writing_fails():
             if not self.is_over:
                 load.client["timestamps"] = self.client.timestamps
+                load.client["prompt_cache"] = self.prompt_cache
                 self.journal.append("footer", load.to_footer())
             await self.grading.grade(self.journal, self.stop_signal, self.target.redact)
         load.interrupted = load.interrupted or self.stop_signal.signum is not None
@@ -7804,7 +7970,7 @@ class Run:
 
     def assess(self, load: LoadReport, aggregate: Mapping[str, Any]) -> None:
         """Put down what is known of the machine and the server, and what the load did to them."""
-        load.hardware = self.machine.facts(aggregate)
+        load.hardware = rounded(self.machine.facts(aggregate))
         load.server_info = self.machine.server_info
 
     def end(
@@ -7853,7 +8019,7 @@ class Run:
 
     def exit_code(self, meta: Mapping[str, Any]) -> int:
         """Return the exit code of a run whose results are saved."""
-        if self.stop_signal.signum is not None:
+        if self.stop_signal.signum is not None and meta["status"] == "interrupted":
             return 128 + self.stop_signal.signum
         missed = any(not check["met"] for check in meta["thresholds"])
         return 1 if missed or meta["validity"]["verdict"] == "INVALID" else 0
@@ -7945,6 +8111,8 @@ def describe_fault(error: Exception) -> str:
 
 def run_tool(name: str, argv: Sequence[str]) -> int:
     """Run a tool and return its exit code."""
+    if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # it may have to clean up
     tool = TOOLS[name]
     extension = import_extension(tool.module, tool.group)
     try:

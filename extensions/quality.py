@@ -24,7 +24,6 @@ choice, json, code, judge and semantic), the process that grades, a run's grades
 
 from __future__ import annotations
 
-import argparse
 import ast
 import asyncio
 import contextlib
@@ -1539,6 +1538,8 @@ class Graders:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Grade a results file anew and write a new one beside it; return the exit code."""
+    from extensions import hardware  # noqa: PLC0415 - a run that grades has it, or does without
+
     options = _parser().parse_args(argv)
     run = st.load_results(st.find_results(options.name, options.results_dir))
     path = st.find_file(options.questions, "questions.json")
@@ -1554,15 +1555,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in check_run(run.config, questions.values(), options.allow_code):
         st.notice(line)
     graded = asyncio.run(_graded_anew(run, questions, options.allow_code))
-    aggregate = st.calculate_aggregates(graded, run.config, run.itl_us)
+    host = (run.meta.get("hardware") or {}).get("host")
+    energy = functools.partial(hardware.energy, run.samples, prices=run.config.hardware, host=host)
+    aggregate = st.calculate_aggregates(graded, run.config, run.itl_us, energy)
     meta = {
         **run.meta,
         "graded_from": run.path.name,
         "graded_with": st.questions_hash(questions.values()),
     }
+    report = st.LoadReport.from_meta(run.meta)
+    meta["validity"] = st.judge_validity(run.config, aggregate, report)
     meta["thresholds"] = [check._asdict() for check in st.check_thresholds(run.config, aggregate)]
     beside = run.path.with_name(f"{run.path.stem}_graded.json")
-    written = st.save_results(beside, meta, graded, aggregate)
+    written = st.save_results(beside, meta, graded, aggregate, samples=run.samples)
     if unknown:
         st.notice(
             f"{unknown} results are of questions that {path} does not have; they stay ungraded"
@@ -1572,7 +1577,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> st.Parser:
     parser = st.Parser(prog="llm_stresstest.py grade", description="Grade a results file anew.")
     parser.add_argument("name", help="a results file, or the name of a run")
     parser.add_argument(

@@ -4,9 +4,10 @@
 
     differences = verify.verify_run(st.load_results(path))     # [] when the file is as it should be
 
-Three things are checked: each record has the types and obeys the rules of a record; each value that
-a record derives from others (such as `tpot_ms`) follows from them; and the aggregate is the one
-that is computed anew from the records.
+These things are checked: each record has the types and obeys the rules of a record; each value that
+a record derives from others (such as `tpot_ms`) follows from them; the aggregate, the verdict with
+its reasons, and what became of the thresholds are those that are computed anew; no record is
+missing or there twice; and the digest in `meta` is that of the meta and the records.
 
 A file may have been damaged or forged, so nothing in it is trusted: what cannot be read is a
 difference like any other, with the place where it stands. Only what is no results file at all is an
@@ -19,7 +20,8 @@ import functools
 import json
 import math
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,23 +103,81 @@ class Contents(NamedTuple):
             except Exception as error:  # noqa: BLE001 - a file may hold anything
                 differences.append(f"results[{place}]: cannot be read: {_short(error)}")
         if len(results) < len(self.records):
-            return [*differences, "aggregate: not recomputed, since not every record can be read"]
-        try:
-            return [*differences, *self._aggregate_differences(results)]
-        except Exception as error:  # noqa: BLE001 - the same
-            return [*differences, f"aggregate: cannot be recomputed: {_short(error)}"]
+            differences.append("aggregate: not recomputed, since not every record can be read")
+        else:
+            differences += _found("aggregate", self._computed_differences(results))
+        return [*differences, *_found("meta", self._digest_differences())]
 
-    def _aggregate_differences(self, results: Sequence[st.Result]) -> list[str]:
+    def _computed_differences(self, results: Sequence[st.Result]) -> Iterator[str]:
+        """Yield what does not follow from the records and the configuration."""
         config = _config(self.meta)
         if isinstance(config, str):
-            return [config]
+            yield config
+            return
         if not isinstance(self.aggregate, dict):
-            return ["aggregate: must be an object"]
+            yield "aggregate: must be an object"
+            return
         run = st.SavedRun(self.path, self.meta, list(results), self.aggregate, list(self.records))
         host = (self.meta.get("hardware") or {}).get("host")
         energy = functools.partial(hardware.energy, self.samples, prices=config.hardware, host=host)
         anew = st.calculate_aggregates(results, config, run.itl_us, energy)
-        return list(_differences(anew, self.aggregate, "aggregate"))
+        yield from _differences(anew, self.aggregate, "aggregate")
+        yield from self._meta_differences(config, anew)
+        yield from self._missing(config, results)
+
+    def _meta_differences(self, config: st.Config, aggregate: Mapping[str, Any]) -> Iterator[str]:
+        """Yield what differs from a verdict judged anew, and from the configuration."""
+        meta = self.meta
+        report = st.LoadReport.from_meta(meta)
+        anew = {
+            "validity": st.judge_validity(config, aggregate, report),
+            "thresholds": [check._asdict() for check in st.check_thresholds(config, aggregate)],
+            "model": config.model,
+            "concurrent": config.concurrent,
+            "questions": config.questions,
+            "timeout": config.timeout,
+        }
+        yield from _differences(anew, {name: meta.get(name, _ABSENT) for name in anew}, "meta")
+        if meta["status"] not in ("complete", "interrupted"):
+            yield f"meta.status: {_shown(meta['status'])} is none of complete, interrupted"
+
+    def _missing(self, config: st.Config, results: Sequence[st.Result]) -> Iterator[str]:
+        """Yield which requests are there twice, or not at all though the run is complete."""
+        times = Counter((result.index, result.turn) for result in results)
+        for (index, turn), count in sorted(times.items()):
+            if count > 1:
+                yield f"results: request {index}, turn {turn}, stands there {count} times"
+        if config.duration is not None or self.meta["status"] != "complete":
+            return
+        wanted = set(range(self.meta["questions_asked"] * config.passes))
+        there = {index for index, _ in times}
+        for index in sorted(wanted ^ there)[:SHOWN]:
+            said = "is missing" if index in wanted else "was never asked"
+            yield f"results: request {index} {said}"
+
+    def _digest_differences(self) -> Iterator[str]:
+        digest = st.Digest(self.meta)
+        for record in self.records:
+            digest.add(record)
+        if self.samples is not None:
+            digest.add(self.samples)
+        stored = self.meta.get("digest")
+        if stored != digest.hexdigest():
+            yield (
+                f"meta.digest: that of what stands here is {digest.hexdigest()[:16]}…, "
+                f"the file says {_shown(stored)}: something in them was changed"
+            )
+
+
+def _found(what: str, differences: Iterable[str]) -> list[str]:
+    """Return the differences; that they cannot be computed to the end is one as well."""
+    found = list[str]()
+    try:
+        for difference in differences:
+            found.append(difference)
+    except Exception as error:  # noqa: BLE001 - a file may hold anything
+        found.append(f"{what}: cannot be recomputed: {_short(error)}")
+    return found
 
 
 def _config(meta: Any) -> st.Config | str:

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -261,7 +262,7 @@ class Project:
             cwd=options.pop("cwd", self.folder),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=options.pop("stderr", subprocess.PIPE),
             text=True,
             env={**os.environ, **options.pop("env", {})},
             **options,
@@ -294,6 +295,7 @@ class Project:
         )
         data = json.loads(path.read_bytes())
         assert isinstance(data, dict)
+        assert list(impossible(data)) == [], "no results file says what cannot be"
         return data
 
     def log(self) -> str:
@@ -308,6 +310,64 @@ class Project:
             if not path.is_dir()
         )
         return sorted(path for path in paths if path not in ("config.json", "questions.json"))
+
+
+def impossible(run: dict[str, Any]) -> Iterator[str]:
+    """Yield what no run can be, whatever the server does; computed from the file alone."""
+    aggregate, records = run["aggregate"], run["results"]
+    tpots_ms = [record["tpot_ms"] for record in records if record["tpot_ms"]]
+    for part in aggregate["stages"] or [{"concurrent": run["meta"]["concurrent"], **aggregate}]:
+        where = f"at {part['concurrent']} at once: "
+        if tpots_ms and part["tpot_ms"]["n"] == part["ok"]:
+            yield from (where + fault for fault in too_fast(part, min(tpots_ms)))
+        if part["requests"] != part["ok"] + part["failed"] + part["cancelled"]:
+            yield f"{where}the counts do not add up"
+        for metric in ("ttft_ms", "e2e_ms", "tpot_ms", "itl_ms"):
+            yield from (f"{where}{metric}: {fault}" for fault in out_of_order(part[metric]))
+    counted = Counter(record["status"] for record in records)
+    if (counted["ok"], len(records)) != (aggregate["ok"], aggregate["requests"]):
+        yield "the aggregate counts other records"
+    if aggregate["stages"] and sum(part["requests"] for part in aggregate["stages"]) != len(
+        records
+    ):
+        yield "the stages hold other records"
+    for record in records:
+        if record["status"] == "ok" and (record["ttft_ms"] or 0) > record["time"]:
+            yield f"request {record['index']}: TTFT {record['ttft_ms']}, E2E {record['time']}"
+    yield from (f"{name}: {share}" for name, share in shares(aggregate) if not -1 <= share <= 1)
+
+
+def too_fast(part: dict[str, Any], tpot_ms: float) -> Iterator[str]:
+    """Yield a speed above what so many users can be given at this time per token."""
+    first_ms, edge_ms = part["ttft_ms"]["min"] or 1e-3, part["steady"]["duration_ms"] or 1e9
+    most = part["concurrent"] * (1000 / tpot_ms + 1000 / first_ms + 1000 / edge_ms)
+    for speed in (part["tokens_per_s"], part["steady"]["tokens_per_s"]):
+        if speed is not None and speed > most:
+            yield f"{speed} tokens/s, but at most {most} can be"
+
+
+def out_of_order(values: dict[str, Any]) -> Iterator[str]:
+    """Yield percentiles that fall, or an interval without its percentile."""
+    order = [values[name] for name in ("min", "p50", "p90", "p95", "p99", "max")]
+    if values["n"] and order != sorted(order):
+        yield f"{order}"
+    if any((n_eff or 0) > values["n"] for n_eff in values["n_eff"].values()):
+        yield f"n_eff {values['n_eff']} above n {values['n']}"
+    for name, (low, high) in values["ci95"].items():
+        if low is not None and low > values[name] + 1e-6:
+            yield f"{name} {values[name]} is below {low}"
+        if high is not None and high < values[name] - 1e-6:
+            yield f"{name} {values[name]} is above {high}"
+
+
+def shares(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Yield every share in an aggregate."""
+    known = ("avg", "correct_share", "error_rate", "share", "floor", "beyond")
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(item, dict | list):
+            yield from shares(item, f"{name}.{key}")
+        elif isinstance(item, float) and key in known and "_ms" not in name:
+            yield f"{name}.{key}", item
 
 
 @dataclass

@@ -172,7 +172,7 @@ def test_a_new_grader_is_one_class(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_missing_package_is_an_error_and_no_bad_grade(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rapidfuzz.fuzz", None)
-    with pytest.raises(st.ExtensionError, match="quality needs rapidfuzz: uv sync --group quality"):
+    with pytest.raises(st.ExtensionError, match=r"quality needs rapidfuzz: .* --group quality"):
         grade("fuzzy", "a", "a")
     with pytest.raises(st.ExtensionError):
         quality.check_question(question("fuzzy", "a"))

@@ -51,7 +51,8 @@ def test_answers_are_graded_and_averaged_by_category(graded: Project) -> None:
     numbers = data["aggregate"]["quality"]
     assert (numbers["avg"], numbers["graded"], numbers["correct"]) == (0.5, 2, 1)
     assert numbers["categories"]["facts"]["of_answers"]["avg"] == 1.0
-    assert numbers["of_answers"]["ci95"][0] == pytest.approx(0.0945, abs=1e-3)
+    low, high = numbers["of_answers"]["ci95"]
+    assert 0 < low < 0.0945 and high == pytest.approx(1 - low), "wider than Wilson's for two trials"
     assert "50\u202f% of 2 graded answers right" in finished.out
     assert graded.run("verify", "run").code == 0
 
@@ -95,7 +96,7 @@ def test_a_sweep_shows_accuracy_and_stability_by_concurrency(
     graded: Project, server: ScriptedServer
 ) -> None:
     async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
-        late = request.number >= 3  # the second stage answers one question differently
+        late = request.number >= 6  # the second stage answers one question differently
         text = {"Capital of France?": "Paris", "2+2?": "5" if late else "4"}.get(
             request.question, "Fine"
         )
@@ -111,7 +112,11 @@ def test_a_sweep_shows_accuracy_and_stability_by_concurrency(
     assert second["stability"]["examples"] == [{"id": "sum", "lowest": "4", "here": "5"}]
     wide = [line.plain for line in st.summary_lines("run", data["meta"], data["aggregate"], 140)]
     assert any(line.endswith("unlike at 1") for line in wide)
-    assert any(line.endswith("33\u202f%") for line in wide)
+    assert any("33\u202f% (" in line for line in wide), "beyond the floor, with its interval"
+    assert (second["stability"]["floor"], second["stability"]["beyond"]) == (
+        0,
+        pytest.approx(1 / 3),
+    )
     assert second["paired"] == {"n": 2, "better": 0, "worse": 1}
     assert graded.run("verify", "run").code == 0
 

@@ -202,6 +202,38 @@ def test_every_attack_works_where_nothing_confines_it(reports: dict[str, Any]) -
     assert set(STOPPED_BY) - worked == set()
 
 
+# Systems as they are, made by util-linux: a process that may make no user namespace, as in Docker's
+# default profile, and one that is root there and may make the others, as in a privileged container.
+NO_USER_NAMESPACES = "echo 0 > /proc/sys/user/max_user_namespaces; exec "
+WITHOUT_RIGHTS = "setpriv --bounding-set=-all --inh-caps=-all --ambient-caps=-all "
+
+
+@pytest.mark.parametrize(
+    ("rights", "layers"),
+    [
+        (WITHOUT_RIGHTS, ["landlock", "seccomp", "hook"]),
+        ("", ["namespaces", "landlock", "seccomp", "hook"]),
+    ],
+)
+def test_without_user_namespaces_code_is_confined_all_the_same(
+    rights: str, layers: list[str]
+) -> None:
+    tools = shutil.which("unshare") and shutil.which("setpriv")
+    if not tools or "namespaces" not in sandbox.run_confined("", "assert True").layers:
+        pytest.skip("needs util-linux, and user namespaces to make such a system with")
+    everything = COMBINATIONS["everything"]
+    python = f"{sys.executable} -B {sandbox_attacks.__file__}"
+    command = f"{NO_USER_NAMESPACES}{rights}{python} {Path(sandbox.__file__).parent} {everything}"
+    finished = subprocess.run(
+        ["unshare", "-Ur", "sh", "-c", command], capture_output=True, check=True, timeout=60
+    )
+    assert json.loads(finished.stdout)[everything] == {
+        "layers": layers,
+        "harm": [],
+        "victim": None,
+    }
+
+
 DOCKER = ("landlock", "seccomp", "hook")
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import io
 import itertools
 import os
+import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 from typing import Any
 
 import pytest
@@ -15,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as hs
 
 import llm_stresstest as st
-from tests.conftest import ROOT, Project, ScriptedServer, whole
+from tests.conftest import ROOT, Project, ScriptedServer, streams, whole
 
 MS = st.NS_PER_MS
 SPACE = "\u202f"
@@ -85,7 +90,7 @@ def sweep(
         results += graded(made, right[stage]) if right else made
     meta, aggregate = run_of(results, concurrent=list(totals), **config)
     for part, total in zip(aggregate["stages"], totals.values(), strict=True):
-        part["tokens_per_s"] = float(total)
+        part["tokens_per_s"] = part["steady"]["tokens_per_s"] = float(total)
     return meta, aggregate
 
 
@@ -124,7 +129,7 @@ def test_a_run_without_streaming_says_when_answers_end_instead_of_when_they_star
 def test_a_sweep_without_tokens_claims_no_speed_over_its_levels() -> None:
     meta, aggregate = sweep()
     for part in aggregate["stages"]:
-        part["tokens_per_s"] = None
+        part["tokens_per_s"] = part["steady"]["tokens_per_s"] = None
     assert st.headline(meta, aggregate) == "80 of 80 requests were answered."
 
 
@@ -316,10 +321,40 @@ def test_a_stdout_that_cannot_be_written_changes_no_exit_code(
         assert b"! SUSPECT" in finished.stdout or b"x INVALID" in finished.stdout
 
 
-def test_progress_counts_by_level_and_fits_sixty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_counts_by_level() -> None:
     progress = st.Progress(160, (1, 8))
     for result in itertools.chain(stage_results(0, 3), stage_results(1, 2), failed_results(1)):
         progress.add(result)
     assert (progress.ok, progress.failed, progress.tokens) == (5, 1, 25)
     assert progress.level == "8 at once  "
     assert st.Progress(10, (4,)).level == ""
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_the_progress_bar_fits_the_terminal_and_leaves_nothing_behind(
+    project: Project, server: ScriptedServer, columns: int
+) -> None:
+    server.behaviour = streams("a", "b", pause_s=0.4)
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    process = project.start(
+        "run",
+        "--set",
+        "concurrent=[2,4]",
+        "--set",
+        "questions=8",
+        env={"TERM": "xterm"},
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux's way to say that nobody writes any more
+        while piece := os.read(ours, 65536):
+            shown += piece
+    process.communicate(timeout=60)
+    os.close(ours)
+    frames = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()))
+    bars = [frame for frame in frames if "tokens/s" in frame]
+    assert any("2 at once" in bar for bar in bars) and any("4 at once" in bar for bar in bars)
+    assert max(len(frame) for frame in frames) <= columns
+    assert "…" not in "".join(bars)
