@@ -1744,7 +1744,7 @@ def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
         headers=credentials.headers,
         redact=Redactor(credentials.secrets),
         tls=_tls_context(config),
-        proxy=config.proxy,
+        proxy=None if config.proxy is None else str(yarl.URL(config.proxy)),
         query=query,
         unix_socket=unix_socket,
     )
@@ -1763,8 +1763,8 @@ def _tls_context(config: Config) -> ssl.SSLContext | bool:
             key, path = "client_cert", config.client_cert
             # Without a password of its own OpenSSL would ask for one on the terminal.
             context.load_cert_chain(path, config.client_key, password=lambda: "")
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, ValueError) as error:  # a NUL in the name is a ValueError
+        reason = getattr(error, "strerror", None) or str(error)
         if isinstance(error, ssl.SSLError) and key == "client_cert":
             reason = "no certificate with a key that fits, or the key has a password"
         shown = printable(path, 80)
@@ -3213,10 +3213,17 @@ class TimedConnector(aiohttp.TCPConnector):
         return made
 
     async def _get(self, key: Any, traces: Any) -> aiohttp.connector.Connection | None:
-        """Return a kept connection, unless a fresh one is wanted."""
+        """Return a kept connection, unless a fresh one is wanted.
+
+        One that holds more than the answer that it was used for would give that to the next.
+        """
         if _exchange_now.get().fresh:
             return None
-        return await super()._get(key, traces)
+        while (kept := await super()._get(key, traces)) is not None:
+            if kept.protocol is not None and not kept.protocol.should_close:
+                return kept
+            kept.close()
+        return None
 
     async def _create_connection(
         self,
@@ -3286,6 +3293,7 @@ class Exchange:
         self.done_seen = False  # [DONE] may have come; the bytes must say
         self.too_large = False
         self.lost: BaseException | None = None  # what ended the connection
+        self.lost_ns: int | None = None  # when it may have ended at the earliest
         self.error: BaseException | None = None
 
     def received(self, arrived_ns: int, early_ns: int | None, data: bytes) -> None:
@@ -3365,7 +3373,10 @@ class Exchange:
         """
         if not self.reused or self.ended_ns is None:
             return False
-        if self.sent_ns is not None and self.ended_ns - self.sent_ns > self.DEAD_WITHIN_NS:
+        died_ns = self.lost_ns or self.ended_ns
+        if self.reads_ns:
+            died_ns = self.reads_ns[0] - (self.early_ns.get(self.reads_ns[0]) or 0)
+        if self.sent_ns is not None and died_ns - self.sent_ns > self.DEAD_WITHIN_NS:
             return False
         if self.status == 408:
             return True
@@ -3473,6 +3484,10 @@ class TimingProtocol(asyncio.Protocol):
         if self.exchange is not None:
             error = self.handler.exception() or exc
             self.exchange.lost = error or aiohttp.ServerDisconnectedError()
+            loop = asyncio.get_running_loop()
+            # A loop that is behind learns of it late.
+            now_ns = loop.watch.since_ns if isinstance(loop, WatchedLoop) else clock()
+            self.exchange.lost_ns = now_ns
             self.exchange.wake()
 
 
@@ -3519,7 +3534,12 @@ def check_aiohttp() -> None:
     used = {
         aiohttp.ClientRequest: ("send", "write_bytes"),
         aiohttp.connector.Connection: ("protocol", "transport"),
-        aiohttp.client_proto.ResponseHandler: ("transport", "exception", "data_received"),
+        aiohttp.client_proto.ResponseHandler: (
+            "transport",
+            "exception",
+            "data_received",
+            "should_close",
+        ),
         aiohttp.StreamReader: ("_buffer", "total_bytes", "is_eof", "exception"),
         aiohttp.TCPConnector: ("_get", "_create_connection"),
     }
@@ -8432,7 +8452,10 @@ class Summary:
         if not needs:
             return ""
         where = " more a level." if self.stages else " more."
-        return "In brackets: too few answers for an interval; " + ", ".join(needs) + where
+        why = "too few answers for an interval; "
+        if (fewest["e2e_ms"]["n_eff"]["p50"] or 0) < fewest["ok"] / 2:
+            why = "answers depend on each other; for an interval run longer or at a lower load: "
+        return f"In brackets: {why}" + ", ".join(needs) + where
 
     # What the numbers rest on
 
