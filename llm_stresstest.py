@@ -1856,8 +1856,8 @@ class _ConnectionTest:
         exchange = self.seen[-1]
         if result.error is not None and result.error.kind != "empty":
             await self.explain_failure(result.error)
-        elif await self.refuses_key():
-            return
+        else:
+            await self.check_key()
         await self.hint_at_model(result)
         self.hint_at_types(exchange)
 
@@ -1899,20 +1899,19 @@ class _ConnectionTest:
         self.say(f"{self.target.shown} refuses stream_options; {lost}")
         return True
 
-    async def refuses_key(self) -> bool:
-        """Whether a call without streaming is refused for its key; raises then.
+    async def check_key(self) -> None:
+        """Refuse a server that refuses the key, inside a 200, when it is asked without streaming.
 
-        Some gateways say that inside a 200, and stream something all the same.
+        Some gateways stream something all the same. Raises ServerUnreachableError.
         """
         limited, _ = self.client.api.limit(self.config, Question(question=self.QUESTION))
         if not self.config.stream or not limited:
-            return False
+            return
         error = (await self.ask_whole()).error
         if error is None or error.kind != "server_error":
-            return False
-        if not re.search(r"(?i)log.?in|auth|api.?key|credential|balance", error.message):
-            return False
-        raise self.refusal(f"not authorised (an error inside a 200): {error.message}", 700)
+            return
+        if re.search(r"(?i)log.?in|auth|api.?key|credential|balance", error.message):
+            raise self.refusal(f"not authorised (an error inside a 200): {error.message}", 700)
 
     async def ask_whole(self) -> Result:
         """Ask without streaming."""
@@ -6427,7 +6426,7 @@ def _cut_answers(run: Evidence) -> Reason | None:
     if not ok or cut / ok < 0.1:
         return None
     if early > cut / 2:
-        where = "before the limit that was sent: by a limit of the server, such as its context"
+        where = "by a limit of the server, such as its context, and not by max_tokens"
         remedy = "look at how the server was started"
     else:
         limits = ", ".join(run.aggregate["cut_limits"])
