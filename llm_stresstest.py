@@ -1944,6 +1944,8 @@ class _ConnectionTest:
             said = error.shown
         elif error.kind == "reset" and self.target.base.startswith("http://"):
             said += "; if it speaks TLS, write https:// in server"
+        elif error.kind == "reset" and self.config.client_cert is None:
+            said += "; if it asks for a certificate, set client_cert and client_key"
         raise self.refusal(said, 700) from self.seen[-1].error
 
     async def explain_missing(self, status: int, said: str) -> str:
@@ -3474,6 +3476,8 @@ class TimingProtocol(asyncio.Protocol):
         self.handler.connection_lost(exc)
         if self.exchange is not None:
             error = self.handler.exception() or exc
+            if isinstance(exc, ssl.SSLError):  # an alert, such as that a certificate is wanted
+                error = exc
             self.exchange.lost = error or aiohttp.ServerDisconnectedError()
             loop = asyncio.get_running_loop()
             # A loop that is behind learns of it late.
@@ -3713,6 +3717,8 @@ class Client:
         # Every failure becomes a result.
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
             exchange.error = error
+            if isinstance(exchange.lost, ssl.SSLError):
+                exchange.error = exchange.lost
         exchange.detach()
         return exchange
 
