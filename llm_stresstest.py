@@ -1860,8 +1860,8 @@ class _ConnectionTest:
         exchange = self.seen[-1]
         if result.error is not None and result.error.kind != "empty":
             await self.explain_failure(result.error)
-        elif await self.refuses_key():
-            return
+        else:
+            await self.check_key()
         await self.hint_at_model(result)
         self.hint_at_types(exchange)
 
@@ -1903,20 +1903,19 @@ class _ConnectionTest:
         self.say(f"{self.target.shown} refuses stream_options; {lost}")
         return True
 
-    async def refuses_key(self) -> bool:
-        """Whether a call without streaming is refused for its key; raises then.
+    async def check_key(self) -> None:
+        """Refuse a server that refuses the key, inside a 200, when it is asked without streaming.
 
-        Some gateways say that inside a 200, and stream something all the same.
+        Some gateways stream something all the same. Raises ServerUnreachableError.
         """
         limited, _ = self.client.api.limit(self.config, Question(question=self.QUESTION))
         if not self.config.stream or not limited:
-            return False
+            return
         error = (await self.ask_whole()).error
         if error is None or error.kind != "server_error":
-            return False
-        if not re.search(r"(?i)log.?in|auth|api.?key|credential|balance", error.message):
-            return False
-        raise self.refusal(f"not authorised (an error inside a 200): {error.message}", 700)
+            return
+        if re.search(r"(?i)log.?in|auth|api.?key|credential|balance", error.message):
+            raise self.refusal(f"not authorised (an error inside a 200): {error.message}", 700)
 
     async def ask_whole(self) -> Result:
         """Ask without streaming."""
@@ -1949,6 +1948,8 @@ class _ConnectionTest:
             said = error.shown
         elif error.kind == "reset" and self.target.base.startswith("http://"):
             said += "; if it speaks TLS, write https:// in server"
+        elif error.kind == "reset" and self.config.client_cert is None:
+            said += "; if it asks for a certificate, set client_cert and client_key"
         raise self.refusal(said, 700) from self.seen[-1].error
 
     async def explain_missing(self, status: int, said: str) -> str:
@@ -3479,6 +3480,8 @@ class TimingProtocol(asyncio.Protocol):
         self.handler.connection_lost(exc)
         if self.exchange is not None:
             error = self.handler.exception() or exc
+            if isinstance(exc, ssl.SSLError):  # an alert, such as that a certificate is wanted
+                error = exc
             self.exchange.lost = error or aiohttp.ServerDisconnectedError()
             loop = asyncio.get_running_loop()
             # A loop that is behind learns of it late.
@@ -3718,6 +3721,8 @@ class Client:
         # Every failure becomes a result.
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
             exchange.error = error
+            if isinstance(exchange.lost, ssl.SSLError):
+                exchange.error = exchange.lost
         exchange.detach()
         return exchange
 
@@ -6431,7 +6436,7 @@ def _cut_answers(run: Evidence) -> Reason | None:
     if not ok or cut / ok < 0.1:
         return None
     if early > cut / 2:
-        where = "before the limit that was sent: by a limit of the server, such as its context"
+        where = "by a limit of the server, such as its context, and not by max_tokens"
         remedy = "look at how the server was started"
     else:
         limits = ", ".join(run.aggregate["cut_limits"])
