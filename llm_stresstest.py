@@ -1794,13 +1794,13 @@ async def test_connection(
 async def find_prompt_cache(client: Client, questions: Sequence[Question]) -> dict[str, Any] | None:
     """Ask the longest question twice, to see whether a cache makes the second answer come sooner.
 
-    Only where most prompts of the run are asked again; else, and with `cache_bust`, it returns
-    None. A mark makes the first time cold for certain. One pair may differ by chance, so it takes
-    three that agree; the first that does not ends it. `found` is None when an answer failed.
+    Only in a sweep and with `duration`, which ask their prompts again and again; else, and with
+    `cache_bust`, it returns None. A mark makes the first time cold for certain. One pair may differ
+    by chance, so it takes three that agree; the first that does not ends it. `found` is None when
+    an answer failed.
     """
     config = client.config
     repeats = config.passes > 1 or config.duration is not None
-    repeats = repeats or len(questions) >= 3 * len({question.id for question in questions})
     if config.cache_bust or not repeats:
         return None
     longest = max(questions, key=lambda question: len(question.texts[0]))
@@ -1816,6 +1816,8 @@ async def find_prompt_cache(client: Client, questions: Sequence[Question]) -> di
             except Exception:
                 logger.exception("looking for a prompt cache met a fault of this program")
                 return seen
+            if result.status == "cancelled":  # by a signal
+                raise asyncio.CancelledError
             wait_ms = result.time_ms if result.ttft_ms is None else result.ttft_ms
             if not result.ok or wait_ms is None:
                 return {**seen, "found": None}
@@ -1858,6 +1860,8 @@ class _ConnectionTest:
         if result.error is not None and result.error.http_status in (400, 422):
             result = await self.ask(None)  # the limit may be too low for it
         exchange = self.seen[-1]
+        if result.status == "cancelled":  # by a signal
+            raise asyncio.CancelledError
         if result.error is not None and result.error.kind != "empty":
             await self.explain_failure(result.error)
         else:
