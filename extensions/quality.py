@@ -42,9 +42,17 @@ import textwrap
 import unicodedata
 import warnings
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, NoReturn, Self
+from typing import Any, ClassVar, NamedTuple, NoReturn, Self, TypeVar
 
 import regex
 
@@ -52,6 +60,7 @@ if __name__ != "__main__":  # the process that grades, which runs this file, sta
     import llm_stresstest as st
     from extensions import sandbox
 
+T = TypeVar("T")
 REASON_CHARS = 120
 QUOTE_CHARS = 40  # of a text that a reason quotes
 LIMIT_S = 1.0  # processor time for an answer, by the rules
@@ -129,7 +138,10 @@ def check_question(question: st.Question) -> str | None:
             those = " and ".join(other for other in GRADERS if name in GRADERS[other].takes)
             return f"{question.grader} takes no {name}; only {those} can"
     _import_packages(grader)
-    problem = grader.check(question.expected)
+    try:
+        problem = grader.check(question.expected)
+    except Exception as error:  # noqa: BLE001 - a catalogue may hold anything
+        problem = f"something that can be read ({type(error).__name__}: {error})"
     if problem is None:
         return None
     return f"{question.grader} needs expected: {st.printable(problem, 200)}"
@@ -885,9 +897,11 @@ class Code(Grader, name="code"):
 
     @staticmethod
     def grade_of(verdict: sandbox.Verdict) -> Grade:
-        """Return the grade that a verdict is."""
+        """Return the grade that a verdict is. Raises CannotGradeError."""
         if verdict.error is None:
             return Grade(1.0, "every assert holds")
+        if not verdict.ran:
+            raise CannotGradeError(verdict.error)
         return Grade(0.0, verdict.error)
 
     def find(self, answer: str) -> str:
@@ -986,79 +1000,64 @@ class JudgeServer:
         """Return the model's answer. Raises CannotGradeError."""
         client = await self._open()
         planned = st.PlannedRequest(0, st.Question(id="judge", question=prompt))
-        attempt = 0
-        while True:
-            async with self._places:
-                result = await st.send_question(client, planned)
-            failure = result.error
-            if failure is None or failure.kind == "empty":
-                return result.answer_text
-            attempt += 1
-            if attempt == JUDGE_TRIES or not _is_busy(failure):
-                raise CannotGradeError(f"the judge failed: {failure.kind}: {failure.message}")
-            await asyncio.sleep(_pause_s(failure.retry_after, attempt))
+
+        async def send() -> tuple[st.Failure | None, str]:
+            result = await st.send_question(client, planned)
+            said_nothing = result.error is not None and result.error.kind == "empty"
+            return None if said_nothing else result.error, result.answer_text
+
+        return await self._patiently(send)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Return the embeddings of texts. Raises CannotGradeError."""
-        import aiohttp  # noqa: PLC0415 - the process that grades needs none
-
-        await self._open()
+        embedder = dataclasses.replace(await self._open())
+        vars(embedder)["url"] = self.target.url("embeddings")  # where the cached property keeps it
         content = {"model": self.config.model, "input": list(texts), "encoding_format": "float"}
-        url, proxy = f"{self.target.base}/embeddings", self.target.proxy
+
+        async def send() -> tuple[st.Failure | None, bytes]:
+            exchange = await embedder.exchange(json.dumps(content).encode())
+            failure = None
+            if exchange.status not in (None, 200):
+                failure = embedder.failure(exchange, embedder.parse(exchange))
+            elif exchange.error is not None:
+                failure = embedder.transport_failure(exchange.error)
+            return failure, exchange.body
+
+        body = await self._patiently(send)
         try:
-            async with (
-                self._places,
-                asyncio.timeout(self.config.timeout),
-                self._embedding_session.post(
-                    url, json=content, allow_redirects=False, proxy=proxy
-                ) as response,
-            ):
-                body = await self._read(response)
-            if response.status != 200:
-                said = self.redact(body.decode(errors="replace")[: 4 * MOST_QUOTED])
-                raise CannotGradeError(f"the judge failed: HTTP {response.status}: {said}")
             data = sorted(json.loads(body)["data"], key=operator.itemgetter("index"))
             return [[float(number) for number in item["embedding"]] for item in data]
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            said = self.redact(f"{type(error).__name__}: {error}")
-            raise CannotGradeError(f"the judge failed: {said}") from None
         except (ValueError, TypeError, KeyError, RecursionError):
             raise CannotGradeError("the judge's answer is no list of embeddings") from None
 
-    async def _read(self, response: Any) -> bytes:
-        """Read a body, as far as it is allowed to be long."""
-        body = bytearray()
-        async for piece in response.content.iter_any():
-            body += piece
-            if len(body) > self.config.max_answer_bytes:
-                raise CannotGradeError("the judge's answer is longer than max_answer_bytes")
-        return bytes(body)
+    async def _patiently(self, send: Callable[[], Awaitable[tuple[st.Failure | None, T]]]) -> T:
+        """Send, and once more while the judge is busy. Raises CannotGradeError."""
+        attempt = 0
+        while True:
+            async with self._places:
+                failure, answer = await send()
+            if failure is None:
+                return answer
+            if failure.kind == "cancelled":  # a request tells of it, and does not raise it
+                raise asyncio.CancelledError
+            attempt += 1
+            if attempt == JUDGE_TRIES or not _is_busy(failure):
+                status = f" {failure.http_status}" if failure.http_status else ""
+                said = f"{failure.kind}{status}: {failure.message}"
+                raise CannotGradeError(f"the judge failed: {self.redact(said)}")
+            await asyncio.sleep(_pause_s(failure.retry_after, attempt))
 
     async def _open(self) -> st.Client:
         """Return the client; start the server first when it is the embedded one."""
-        import aiohttp  # noqa: PLC0415 - see above
-
         async with self._opening:
             if self._client is None:
                 if self.config.server == "embedded":
                     embedded = st.import_extension("embedded", "embedded")
-                    server = await self._stack.enter_async_context(
-                        embedded.serve(slots=JUDGE_AT_ONCE)
-                    )
+                    serving = embedded.serve(slots=JUDGE_AT_ONCE)
+                    server = await self._stack.enter_async_context(serving)
                     self.target = dataclasses.replace(self.target, base=server.url)
-                session = await self._stack.enter_async_context(
-                    st.open_session(self.config, self.target)
-                )
-                # Embeddings are no API of the measured path: the same rules, said once more.
-                self._embedding_session = await self._stack.enter_async_context(
-                    aiohttp.ClientSession(
-                        connector=aiohttp.TCPConnector(ssl=self.target.tls),
-                        headers=self.target.headers,
-                        cookie_jar=aiohttp.DummyCookieJar(),
-                        auto_decompress=False,
-                        trust_env=False,
-                    )
-                )
+                session = st.open_session(self.config, self.target)
+                await self._stack.enter_async_context(session)
                 self._client = st.Client(session, self.config, self.target)
         return self._client
 

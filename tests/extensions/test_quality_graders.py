@@ -222,6 +222,52 @@ def test_a_question_that_cannot_be_graded_says_what_it_needs(
     assert "\n" not in said
 
 
+def nested(depth: int, inner: Any) -> Any:
+    for _ in range(depth):
+        inner = {"any": [inner]}
+    return inner
+
+
+ODD: list[Any] = [
+    None,
+    True,
+    0,
+    -1.5,
+    10**30,
+    "",
+    " ",
+    "a",
+    "(" * 500,
+    "assert x",
+    [],
+    [[]],
+    ["a", 1],
+    {},
+]
+ODD += [
+    {"any": ["a"]},
+    {"any": {}},
+    {"schema": 5},
+    {"schema": {"$schema": 5}},
+    {"fields": {"": {}}},
+]
+ODD += [{"schema": {"$id": 5}}, {"schema": {"$defs": [1], "$ref": "#/$defs/0"}}, nested(400, "a")]
+ODD += [{"schema": nested(300, {"$ref": "#"})}, {"schema": True}, {"schema": {"pattern": "("}}]
+ODD += ["a" * 100_000, "(?P<a>x)(?P<a>y)", "\\p{Nope}", "[[:x:]]", "(?<=a*)b", {"fields": [1]}]
+
+
+@pytest.mark.parametrize("grader", list(quality.GRADERS))
+def test_no_catalogue_breaks_a_grader(grader: str) -> None:
+    for expected in ODD:
+        asked = question(grader, expected)
+        problem = quality.check_question(asked)
+        if problem is None and grader != "code":
+            for answer in ("a", "{}", '[{"a": 1}]'):
+                reason = grade(grader, expected, answer).reason
+                assert "could not be graded" not in reason or "RecursionError" in reason
+            quality.check_run(st.Config(server="embedded", model="m"), [asked])
+
+
 def test_tolerance_and_threshold_belong_to_one_grader_each() -> None:
     assert "no tolerance" in str(quality.check_question(question("exact", "a", tolerance=1.0)))
     assert "no threshold" in str(quality.check_question(question("numeric", 1, threshold=0.5)))

@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,8 +17,8 @@ from typing import Any
 import pytest
 
 import llm_stresstest as st
-from extensions import quality
-from tests.conftest import Project, ScriptedServer, streams
+from extensions import quality, sandbox
+from tests.conftest import MODEL, Project, Request, ScriptedServer, streams
 
 RULES: dict[str, Any] = {
     "exact": "42",
@@ -36,7 +37,7 @@ CONFIG = st.Config(server="embedded", model="none")
 
 
 def grade_all(
-    work: Iterable[tuple[str, Any, str]], **options: Any
+    work: Iterable[tuple[str, Any, str]], config: st.Config = CONFIG, **options: Any
 ) -> list[tuple[float | None, str, float]]:
     """Grade (grader, expected, answer) as a run does; return score, reason, and the seconds it took."""
     questions, results = {}, []
@@ -47,7 +48,7 @@ def grade_all(
 
     async def grade() -> list[tuple[float | None, str, float]]:
         graded, before = [], time.monotonic()
-        async with quality.Graders(CONFIG, **options) as graders:
+        async with quality.Graders(config, **options) as graders:
             async for _, score, reason in graders.grade_results(questions, results):
                 now = time.monotonic()
                 graded.append((score, reason, now - before))
@@ -333,6 +334,40 @@ def test_code_that_runs_is_ended_by_a_stop() -> None:
     )
     assert graded == []
     assert time.monotonic() - start < 2 * slowness()
+
+
+def test_a_judge_that_is_being_asked_is_left_by_a_stop(server: ScriptedServer) -> None:
+    asked = threading.Event()
+
+    async def hang(_request: Request, _writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await asyncio.sleep(60)
+
+    server.behaviour = hang
+    judge = {"server": server.url, "model": MODEL}
+    config = st.Config.model_validate({"server": server.url, "model": MODEL, "judge": judge})
+    graded = grade_all(
+        [("judge", "kind", "a"), ("semantic", "kind", "b")], hurry=asked.is_set, config=config
+    )
+    assert graded == [], "they stay ungraded without a reason, so that --resume grades them"
+
+
+def test_a_sandbox_that_cannot_start_leaves_the_answer_ungraded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    started = sandbox.Confined.__enter__
+
+    def enter(child: sandbox.Confined) -> sandbox.Confined:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "executable", str(broken))
+            return started(child)
+
+    monkeypatch.setattr(sandbox.Confined, "__enter__", enter)
+    graded = grade_all([("code", "assert True", "x = 1")], allow_code=True)
+    assert graded[0][:2] == (None, "the sandbox could not start (it ended)")
 
 
 # === Reasons

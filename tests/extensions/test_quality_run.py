@@ -95,8 +95,12 @@ def test_reasoning_is_never_graded(project: Project, server: ScriptedServer) -> 
 def test_a_sweep_shows_accuracy_and_stability_by_concurrency(
     graded: Project, server: ScriptedServer
 ) -> None:
+    sums: list[Request] = []
+
     async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
-        late = request.number >= 6  # the second stage answers one question differently
+        if request.question == "2+2?":
+            sums.append(request)
+        late = len(sums) > 2  # behind the lowest level, which is asked twice
         text = {"Capital of France?": "Paris", "2+2?": "5" if late else "4"}.get(
             request.question, "Fine"
         )
