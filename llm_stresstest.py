@@ -5528,9 +5528,11 @@ class Aggregator:
         gaps, squares = self.itl_clusters["gaps"], self.itl_clusters["squares"]
         answers = max(gaps * gaps / squares, 1.0) if squares else 1.0
         n_eff = dict.fromkeys(PERCENTILES, answers)
+        n_eff = dict.fromkeys(PERCENTILES, answers)
         if tpot["n"]:
             shares = {name: n / tpot["n"] for name, n in tpot["n_eff"].items()}
             n_eff = {name: max(answers * share, 1.0) for name, share in shares.items()}
+        n_eff = {name: round(independent, 1) for name, independent in n_eff.items()}
         values = {us / 1000: times for us, times in self.itl_us.items()}
         return describe(Histogram(values), n_eff)
 
