@@ -1999,6 +1999,7 @@ class _ConnectionTest:
         """Return the models that the server lists, on all pages; none where it lists none."""
         names = list[str]()
         try:
+            os.environ.pop("OPENAI_LOG", None)  # it would show each request on stderr
             package = await asyncio.to_thread(importlib.import_module, "openai")
             async with asyncio.timeout(min(self.LIST_WITHIN_S, self.config.timeout)):
                 async with self.official_client(package) as official:
@@ -2034,7 +2035,9 @@ class _ConnectionTest:
         """Return a client that follows no redirect, invents no key and reads no endless answer."""
         target = self.target
         http: Any = sys.modules.get("httpx2") or sys.modules["httpx"]
-        options: dict[str, Any] = {"verify": target.tls, "proxy": target.proxy}
+        # The measured path trusts what Python trusts; the official client has a list of its own.
+        verify = ssl.create_default_context() if target.tls is True else target.tls
+        options: dict[str, Any] = {"verify": verify, "proxy": target.proxy}
         if target.unix_socket is not None:
             options = {"transport": http.AsyncHTTPTransport(uds=target.unix_socket)}
         client = package.DefaultAsyncHttpxClient(
@@ -2054,9 +2057,11 @@ class _ConnectionTest:
         return official
 
     async def leave_out_key(self, request: Any) -> None:
-        """Take the header away that the client makes up when there is no key."""
-        if "Authorization" not in self.target.headers:
-            request.headers.pop("Authorization", None)
+        """Take the headers away that the client makes up, or finds in the environment."""
+        ours = {name.lower() for name in self.target.headers}
+        for name in ("Authorization", "OpenAI-Organization", "OpenAI-Project"):
+            if name.lower() not in ours:
+                request.headers.pop(name, None)
 
     async def bound_size(self, response: Any) -> None:
         """Keep a response to `max_answer_bytes`, and leave a gzip bomb packed."""
