@@ -1744,7 +1744,7 @@ def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
         headers=credentials.headers,
         redact=Redactor(credentials.secrets),
         tls=_tls_context(config),
-        proxy=config.proxy,
+        proxy=None if config.proxy is None else str(yarl.URL(config.proxy)),
         query=query,
         unix_socket=unix_socket,
     )
@@ -1763,8 +1763,8 @@ def _tls_context(config: Config) -> ssl.SSLContext | bool:
             key, path = "client_cert", config.client_cert
             # Without a password of its own OpenSSL would ask for one on the terminal.
             context.load_cert_chain(path, config.client_key, password=lambda: "")
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, ValueError) as error:  # a NUL in the name is a ValueError
+        reason = getattr(error, "strerror", None) or str(error)
         if isinstance(error, ssl.SSLError) and key == "client_cert":
             reason = "no certificate with a key that fits, or the key has a password"
         shown = printable(path, 80)
@@ -1794,13 +1794,13 @@ async def test_connection(
 async def find_prompt_cache(client: Client, questions: Sequence[Question]) -> dict[str, Any] | None:
     """Ask the longest question twice, to see whether a cache makes the second answer come sooner.
 
-    Only where most prompts of the run are asked again; else, and with `cache_bust`, it returns
-    None. A mark makes the first time cold for certain. One pair may differ by chance, so it takes
-    three that agree; the first that does not ends it. `found` is None when an answer failed.
+    Only in a sweep and with `duration`, which ask their prompts again and again; else, and with
+    `cache_bust`, it returns None. A mark makes the first time cold for certain. One pair may differ
+    by chance, so it takes three that agree; the first that does not ends it. `found` is None when
+    an answer failed.
     """
     config = client.config
     repeats = config.passes > 1 or config.duration is not None
-    repeats = repeats or len(questions) >= 3 * len({question.id for question in questions})
     if config.cache_bust or not repeats:
         return None
     longest = max(questions, key=lambda question: len(question.texts[0]))
@@ -1816,6 +1816,8 @@ async def find_prompt_cache(client: Client, questions: Sequence[Question]) -> di
             except Exception:
                 logger.exception("looking for a prompt cache met a fault of this program")
                 return seen
+            if result.status == "cancelled":  # by a signal
+                raise asyncio.CancelledError
             wait_ms = result.time_ms if result.ttft_ms is None else result.ttft_ms
             if not result.ok or wait_ms is None:
                 return {**seen, "found": None}
@@ -1858,10 +1860,12 @@ class _ConnectionTest:
         if result.error is not None and result.error.http_status in (400, 422):
             result = await self.ask(None)  # the limit may be too low for it
         exchange = self.seen[-1]
+        if result.status == "cancelled":  # by a signal
+            raise asyncio.CancelledError
         if result.error is not None and result.error.kind != "empty":
             await self.explain_failure(result.error)
-        elif await self.refuses_key():
-            return
+        else:
+            await self.check_key()
         await self.hint_at_model(result)
         self.hint_at_types(exchange)
 
@@ -1903,20 +1907,19 @@ class _ConnectionTest:
         self.say(f"{self.target.shown} refuses stream_options; {lost}")
         return True
 
-    async def refuses_key(self) -> bool:
-        """Whether a call without streaming is refused for its key; raises then.
+    async def check_key(self) -> None:
+        """Refuse a server that refuses the key, inside a 200, when it is asked without streaming.
 
-        Some gateways say that inside a 200, and stream something all the same.
+        Some gateways stream something all the same. Raises ServerUnreachableError.
         """
         limited, _ = self.client.api.limit(self.config, Question(question=self.QUESTION))
         if not self.config.stream or not limited:
-            return False
+            return
         error = (await self.ask_whole()).error
         if error is None or error.kind != "server_error":
-            return False
-        if not re.search(r"(?i)log.?in|auth|api.?key|credential|balance", error.message):
-            return False
-        raise self.refusal(f"not authorised (an error inside a 200): {error.message}", 700)
+            return
+        if re.search(r"(?i)log.?in|auth|api.?key|credential|balance", error.message):
+            raise self.refusal(f"not authorised (an error inside a 200): {error.message}", 700)
 
     async def ask_whole(self) -> Result:
         """Ask without streaming."""
@@ -1949,6 +1952,8 @@ class _ConnectionTest:
             said = error.shown
         elif error.kind == "reset" and self.target.base.startswith("http://"):
             said += "; if it speaks TLS, write https:// in server"
+        elif error.kind == "reset" and self.config.client_cert is None:
+            said += "; if it asks for a certificate, set client_cert and client_key"
         raise self.refusal(said, 700) from self.seen[-1].error
 
     async def explain_missing(self, status: int, said: str) -> str:
@@ -1994,6 +1999,7 @@ class _ConnectionTest:
         """Return the models that the server lists, on all pages; none where it lists none."""
         names = list[str]()
         try:
+            os.environ.pop("OPENAI_LOG", None)  # it would show each request on stderr
             package = await asyncio.to_thread(importlib.import_module, "openai")
             async with asyncio.timeout(min(self.LIST_WITHIN_S, self.config.timeout)):
                 async with self.official_client(package) as official:
@@ -2029,7 +2035,9 @@ class _ConnectionTest:
         """Return a client that follows no redirect, invents no key and reads no endless answer."""
         target = self.target
         http: Any = sys.modules.get("httpx2") or sys.modules["httpx"]
-        options: dict[str, Any] = {"verify": target.tls, "proxy": target.proxy}
+        # The measured path trusts what Python trusts; the official client has a list of its own.
+        verify = ssl.create_default_context() if target.tls is True else target.tls
+        options: dict[str, Any] = {"verify": verify, "proxy": target.proxy}
         if target.unix_socket is not None:
             options = {"transport": http.AsyncHTTPTransport(uds=target.unix_socket)}
         client = package.DefaultAsyncHttpxClient(
@@ -2049,9 +2057,11 @@ class _ConnectionTest:
         return official
 
     async def leave_out_key(self, request: Any) -> None:
-        """Take the header away that the client makes up when there is no key."""
-        if "Authorization" not in self.target.headers:
-            request.headers.pop("Authorization", None)
+        """Take the headers away that the client makes up, or finds in the environment."""
+        ours = {name.lower() for name in self.target.headers}
+        for name in ("Authorization", "OpenAI-Organization", "OpenAI-Project"):
+            if name.lower() not in ours:
+                request.headers.pop(name, None)
 
     async def bound_size(self, response: Any) -> None:
         """Keep a response to `max_answer_bytes`, and leave a gzip bomb packed."""
@@ -3479,6 +3489,8 @@ class TimingProtocol(asyncio.Protocol):
         self.handler.connection_lost(exc)
         if self.exchange is not None:
             error = self.handler.exception() or exc
+            if isinstance(exc, ssl.SSLError):  # an alert, such as that a certificate is wanted
+                error = exc
             self.exchange.lost = error or aiohttp.ServerDisconnectedError()
             loop = asyncio.get_running_loop()
             # A loop that is behind learns of it late.
@@ -3718,6 +3730,8 @@ class Client:
         # Every failure becomes a result.
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
             exchange.error = error
+            if isinstance(exchange.lost, ssl.SSLError):
+                exchange.error = exchange.lost
         exchange.detach()
         return exchange
 
@@ -5519,9 +5533,11 @@ class Aggregator:
         gaps, squares = self.itl_clusters["gaps"], self.itl_clusters["squares"]
         answers = max(gaps * gaps / squares, 1.0) if squares else 1.0
         n_eff = dict.fromkeys(PERCENTILES, answers)
+        n_eff = dict.fromkeys(PERCENTILES, answers)
         if tpot["n"]:
             shares = {name: n / tpot["n"] for name, n in tpot["n_eff"].items()}
             n_eff = {name: max(answers * share, 1.0) for name, share in shares.items()}
+        n_eff = {name: round(independent, 1) for name, independent in n_eff.items()}
         values = {us / 1000: times for us, times in self.itl_us.items()}
         return describe(Histogram(values), n_eff)
 
@@ -6431,7 +6447,7 @@ def _cut_answers(run: Evidence) -> Reason | None:
     if not ok or cut / ok < 0.1:
         return None
     if early > cut / 2:
-        where = "before the limit that was sent: by a limit of the server, such as its context"
+        where = "by a limit of the server, such as its context, and not by max_tokens"
         remedy = "look at how the server was started"
     else:
         limits = ", ".join(run.aggregate["cut_limits"])

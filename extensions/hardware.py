@@ -607,7 +607,8 @@ class Watch:
                 st.logger.warning("other runs on this server are not seen: %s", error)
         try:
             await self._start_sampler(target)
-        except (OSError, ModuleNotFoundError) as error:
+        except Exception as error:  # noqa: BLE001  the run goes on without
+            st.logger.warning("the machine is not watched", exc_info=error)
             self.inventory = {"unavailable": str(error) or type(error).__name__}
 
     async def start(self) -> None:
@@ -615,7 +616,11 @@ class Watch:
         target = cast("st.Target", self._target)
         if self.server_info is not None:
             return
-        told = await Fingerprint(target, self._config.model).take()
+        try:
+            told = await Fingerprint(target, self._config.model).take()
+        except Exception as error:  # noqa: BLE001  a server may answer anything
+            st.logger.warning("the server's fingerprint failed", exc_info=error)
+            told = dict.fromkeys(COMMON_FACTS)
         self.server_info = {**told, **self._embedded(target)}
         known = [str(self.server_info[name]) for name in COMMON_FACTS if self.server_info[name]]
         st.logger.info("the server says: %s", st.printable(", ".join(known), 300) or "nothing")

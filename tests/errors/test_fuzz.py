@@ -25,7 +25,7 @@ from tests.conftest import Finished, Project, ScriptedServer, streams
 
 TIMES = int(os.environ.get("LLM_STRESSTEST_FUZZ", "120"))
 CORPUS = os.environ.get("LLM_STRESSTEST_CORPUS")
-STOP_S = 0.6  # a mutated run may want to last for ever; then a signal ends it
+STOP_S = 3.0  # a mutated run may want to last for ever; then a signal ends it
 
 CONFIG: dict[str, Any] = {
     "concurrent": 2, "questions": 3, "timeout": 5, "api": "chat", "stream": True, "api_key_env": None,
