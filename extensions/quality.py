@@ -853,7 +853,7 @@ class Json(Grader, name="json"):
         return f"{path}: expected {_quoted(expected)}, found {_quoted(value)}"
 
 
-_BRACKET = regex.compile(r"[{\[]")
+_BRACKET = regex.compile(r'\{(?=\s*["}])|\[(?=\s*[]"[{\d\-tfn])')  # where JSON may begin
 _SHORT = 2000
 
 
