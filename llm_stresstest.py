@@ -4110,17 +4110,17 @@ def _protocol_remedy(said: str) -> str:
 
 def _error_text(body: bytes) -> str:
     """Return what the server said in an error's body: JSON, a web page or plain text."""
-    text = body[:QUOTED].decode("utf-8", "replace").strip()
+    text = body[:QUOTED].decode("utf-8", "replace")
     with contextlib.suppress(ValueError, RecursionError):
         content = json.loads(text)
         if isinstance(content, dict | list) and content:
             return _message_of(content)
-    if re.match(r"<!doctype html|<html|<head|<body", text, re.IGNORECASE):
+    if re.match(r"\s*(<!doctype html|<html|<head|<body)", text, re.IGNORECASE):
         title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
         text = re.sub(r"(?is)<(script|style|title).*?</\1>|<[^>]*>", " ", text)
         named = f" {json.dumps(title[1].strip(), ensure_ascii=False)}" if title else ""
-        text = f"a web page{named}: {html.unescape(text)}"
-    return " ".join(text.split())
+        text = f"a web page{named}: {' '.join(html.unescape(text).split())}"
+    return text
 
 
 def _stray_words(body: bytes) -> tuple[str, bool]:
@@ -4304,6 +4304,8 @@ class LoadReport:
             LoadStart(resumed=meta["resumed"], clients=tuple(client["earlier_parts"])),
             client=client,
             clock_jump_s=meta["clock_jump_s"],
+            gave_up=meta["gave_up"],
+            backed_off_s=meta["backed_off_s"],
             hardware=meta["hardware"] or {},
             interrupted=meta["status"] != "complete",
         )
@@ -4543,7 +4545,8 @@ class LoadGenerator:
         try:
             for due_ns, planned in stage.planned_requests(begun_ns):
                 if stage.offsets_ns is None:
-                    self.report.backed_off_s += await self.patience.pause(stage.left_s(begun_ns))
+                    waited_s = await self.patience.pause(stage.left_s(begun_ns))
+                    self.report.backed_off_s = round(self.report.backed_off_s + waited_s, 6)
                 if (wait_ns := due_ns - clock()) > 0:
                     await asyncio.sleep(wait_ns / NS_PER_S)
                 slot = await limit.take()
@@ -7516,6 +7519,8 @@ def run_meta(
         "warmup": dict(load.warmup),
         "resumed": load.start.resumed,
         "clock_jump_s": load.clock_jump_s,
+        "gave_up": load.gave_up,
+        "backed_off_s": load.backed_off_s,
         "tls_verified": config.verify_tls and target.tls is not False
         if config.server.startswith("https")
         else None,
