@@ -625,6 +625,7 @@ class Strict(pydantic.BaseModel):
     """
 
     model_config = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True)
+    SYNONYMS: ClassVar[Mapping[str, str]] = {}  # what other programs call a key
 
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> Self:
@@ -672,10 +673,14 @@ class Strict(pydantic.BaseModel):
                 return dict(candidate.model_fields)
         return {}
 
-    @staticmethod
-    def _unknown_key(keys: Sequence[str], fields: Mapping[str, Any]) -> str:
+    @classmethod
+    def _unknown_key(cls, keys: Sequence[str], fields: Mapping[str, Any]) -> str:
         near = difflib.get_close_matches(keys[-1], fields, 1, 0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(fields)}"
+        meant = cls.SYNONYMS.get(keys[-1].lower().replace("-", "_")) if len(keys) == 1 else None
+        if meant is not None or near:
+            hint = f"did you mean {meant or near[0]}?"
+        else:
+            hint = f"known are {', '.join(fields)}"
         return f"{printable('.'.join(keys), 80)}: unknown key; {hint}"
 
 
@@ -766,6 +771,25 @@ class Judge(Strict):
 
 class Config(Strict):
     """config.json."""
+
+    SYNONYMS: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("url", "base_url", "api_base", "endpoint", "host"), "server"),
+        **dict.fromkeys(
+            ("concurrency", "parallel", "users", "num_workers", "threads"), "concurrent"
+        ),
+        **dict.fromkeys(("num_prompts", "num_requests", "requests", "count"), "questions"),
+        **dict.fromkeys(("request_rate", "rps", "qps"), "rate"),
+        **dict.fromkeys(("max_completion_tokens", "max_new_tokens", "num_predict"), "max_tokens"),
+        **dict.fromkeys(("api_key", "key", "token"), "api_key_env"),
+        **dict.fromkeys(("verify_ssl", "ssl_verify", "insecure"), "verify_tls"),
+        **dict.fromkeys(("ca_bundle", "cacert"), "ca_file"),
+        **dict.fromkeys(("system", "system_message"), "system_prompt"),
+        **dict.fromkeys(("streaming",), "stream"),
+        **dict.fromkeys(
+            ("top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "logit_bias"),
+            'extra_body, such as {"top_p": 0.9}',
+        ),
+    }
 
     server: Name = pydantic.Field(description=A_SERVER)
     model: Name = pydantic.Field(description=A_MODEL)
@@ -1056,6 +1080,65 @@ class StrictJson:
         return value
 
 
+class NotJson:
+    """A text that is no JSON: says what it looks like instead, and what to do."""
+
+    def __init__(self, path: Path, text: str, fault: json.JSONDecodeError) -> None:
+        self.path, self.text = path, text
+        self.before, self.rest = text[: fault.pos], text[fault.pos :]
+        self.lines = [line.strip() for line in text.splitlines() if line.strip()][:50]
+
+    def what(self) -> str | None:
+        """Return a clause for people; None when it looks like nothing known."""
+        return next((said for look in self.LOOKS if (said := look(self)) is not None), None)
+
+    def _lines_of_json(self) -> str | None:
+        try:
+            values = [json.loads(line) for line in self.lines]
+        except (ValueError, RecursionError):
+            return None
+        if len(values) < 2 or not all(isinstance(value, dict | list) for value in values):
+            return None
+        remedy = "put the lines into one list, [line, line, …], as `jq -s .` does"
+        return f"is JSON Lines, one JSON value a line; {remedy}"
+
+    def _slip(self) -> str | None:
+        """Look for what people write into JSON and other formats allow."""
+        start = self.rest.lstrip()
+        if self.before.rstrip().endswith(",") and start[:1] in ("}", "]"):
+            return "a trailing comma; take it out, the last entry has none behind it"
+        if start[:1] == "," and start[1:].lstrip()[:1] in ("}", "]"):  # as Python 3.13 says it
+            return "a trailing comma; take it out, the last entry has none behind it"
+        if start.startswith(("//", "/*", "#")) and self.text.lstrip()[:1] in ("{", "[", "/"):
+            return "a comment, which JSON does not have; take it out"
+        if start.startswith("'"):
+            return "single quotes; texts and keys stand in double quotes"
+        if re.match(r"(True|False|None)\b", start):
+            return "a value of Python; write true, false or null"
+        if re.match(r"[A-Za-z_]\w*\s*:", start) and self.text.lstrip().startswith("{"):
+            return 'a key without quotes; write "key": value'
+        return None
+
+    def _other_format(self) -> str | None:
+        suffix, first = self.path.suffix.lower(), self.lines[0]
+        if suffix in (".yaml", ".yml") or re.match(r"---|(- )?['\"]?[\w. -]+['\"]?:(\s|$)", first):
+            return "looks like YAML; write it as JSON"
+        if first.startswith("<"):
+            return "looks like HTML or XML; write it as JSON"
+        separated = [line.count(mark) for mark in ",;\t" for line in self.lines]
+        rows = [
+            separated[n : n + len(self.lines)] for n in range(0, len(separated), len(self.lines))
+        ]
+        as_table = len(self.lines) > 1 and any(min(row) > 0 for row in rows)
+        if suffix in (".csv", ".tsv") or (as_table and first[:1] not in ("{", "[")):
+            return 'looks like CSV; write a JSON list of objects such as {"question": "…"}'
+        if first[:1] not in ("{", "["):
+            return 'looks like plain text; write a JSON list of texts: ["…", "…"]'
+        return None
+
+    LOOKS = (_lines_of_json, _slip, _other_format)
+
+
 def read_json(path: Path, error: type[StressTestError]) -> Any:
     """Read a strict JSON file in UTF-8. Raises `error`, one line."""
     try:
@@ -1076,7 +1159,8 @@ def read_json(path: Path, error: type[StressTestError]) -> Any:
         json.dumps(data, ensure_ascii=False).encode()
     except json.JSONDecodeError as cause:
         place = f"line {cause.lineno}, column {cause.colno}"
-        raise error(f"{path}: {place}: is not JSON: {cause.msg}") from None
+        what = NotJson(path, text, cause).what() or f"is not JSON: {cause.msg}"
+        raise error(f"{path}: {place}: {what}") from None
     except UnicodeEncodeError:
         half = "half of a surrogate pair (\\ud800 to \\udfff)"
         raise error(f"{path}: holds {half}, which no server can read") from None
@@ -1101,6 +1185,18 @@ GRADERS: tuple[str, ...] = get_args(Grader)
 
 class Question(Strict):
     """One entry of the catalogue: a question, or the turns of a conversation."""
+
+    SYNONYMS: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("prompt", "instruction", "input", "query", "text", "frage"), "question"),
+        **dict.fromkeys(("answer", "output", "response", "reference", "antwort"), "expected"),
+        **dict.fromkeys(("ideal", "target", "solution", "ground_truth", "lösung"), "expected"),
+        **dict.fromkeys(("conversations", "conversation", "messages", "dialog"), "turns"),
+        **dict.fromkeys(("question_id", "task_id", "custom_id", "uid", "key", "nr"), "id"),
+        **dict.fromkeys(("system", "system_message"), "system_prompt"),
+        **dict.fromkeys(("topic", "subject", "kategorie"), "category"),
+        **dict.fromkeys(("metric", "scorer", "evaluator", "type"), "grader"),
+        **dict.fromkeys(("max_completion_tokens", "max_new_tokens", "max_length"), "max_tokens"),
+    }
 
     question: str | None = key(None, "a text")
     turns: Annotated[list[str], pydantic.Field(min_length=1)] | None = key(
@@ -1794,13 +1890,13 @@ async def test_connection(
 async def find_prompt_cache(client: Client, questions: Sequence[Question]) -> dict[str, Any] | None:
     """Ask the longest question twice, to see whether a cache makes the second answer come sooner.
 
-    Only where most prompts of the run are asked again; else, and with `cache_bust`, it returns
-    None. A mark makes the first time cold for certain. One pair may differ by chance, so it takes
-    three that agree; the first that does not ends it. `found` is None when an answer failed.
+    Only in a sweep and with `duration`, which ask their prompts again and again; else, and with
+    `cache_bust`, it returns None. A mark makes the first time cold for certain. One pair may differ
+    by chance, so it takes three that agree; the first that does not ends it. `found` is None when
+    an answer failed.
     """
     config = client.config
     repeats = config.passes > 1 or config.duration is not None
-    repeats = repeats or len(questions) >= 3 * len({question.id for question in questions})
     if config.cache_bust or not repeats:
         return None
     longest = max(questions, key=lambda question: len(question.texts[0]))
@@ -1816,6 +1912,8 @@ async def find_prompt_cache(client: Client, questions: Sequence[Question]) -> di
             except Exception:
                 logger.exception("looking for a prompt cache met a fault of this program")
                 return seen
+            if result.status == "cancelled":  # by a signal
+                raise asyncio.CancelledError
             wait_ms = result.time_ms if result.ttft_ms is None else result.ttft_ms
             if not result.ok or wait_ms is None:
                 return {**seen, "found": None}
@@ -1858,10 +1956,12 @@ class _ConnectionTest:
         if result.error is not None and result.error.http_status in (400, 422):
             result = await self.ask(None)  # the limit may be too low for it
         exchange = self.seen[-1]
+        if result.status == "cancelled":  # by a signal
+            raise asyncio.CancelledError
         if result.error is not None and result.error.kind != "empty":
             await self.explain_failure(result.error)
-        elif await self.refuses_key():
-            return
+        else:
+            await self.check_key()
         await self.hint_at_model(result)
         self.hint_at_types(exchange)
 
@@ -1903,20 +2003,19 @@ class _ConnectionTest:
         self.say(f"{self.target.shown} refuses stream_options; {lost}")
         return True
 
-    async def refuses_key(self) -> bool:
-        """Whether a call without streaming is refused for its key; raises then.
+    async def check_key(self) -> None:
+        """Refuse a server that refuses the key, inside a 200, when it is asked without streaming.
 
-        Some gateways say that inside a 200, and stream something all the same.
+        Some gateways stream something all the same. Raises ServerUnreachableError.
         """
         limited, _ = self.client.api.limit(self.config, Question(question=self.QUESTION))
         if not self.config.stream or not limited:
-            return False
+            return
         error = (await self.ask_whole()).error
         if error is None or error.kind != "server_error":
-            return False
-        if not re.search(r"(?i)log.?in|auth|api.?key|credential|balance", error.message):
-            return False
-        raise self.refusal(f"not authorised (an error inside a 200): {error.message}", 700)
+            return
+        if re.search(r"(?i)log.?in|auth|api.?key|credential|balance", error.message):
+            raise self.refusal(f"not authorised (an error inside a 200): {error.message}", 700)
 
     async def ask_whole(self) -> Result:
         """Ask without streaming."""
@@ -1949,6 +2048,8 @@ class _ConnectionTest:
             said = error.shown
         elif error.kind == "reset" and self.target.base.startswith("http://"):
             said += "; if it speaks TLS, write https:// in server"
+        elif error.kind == "reset" and self.config.client_cert is None:
+            said += "; if it asks for a certificate, set client_cert and client_key"
         raise self.refusal(said, 700) from self.seen[-1].error
 
     async def explain_missing(self, status: int, said: str) -> str:
@@ -1994,6 +2095,7 @@ class _ConnectionTest:
         """Return the models that the server lists, on all pages; none where it lists none."""
         names = list[str]()
         try:
+            os.environ.pop("OPENAI_LOG", None)  # it would show each request on stderr
             package = await asyncio.to_thread(importlib.import_module, "openai")
             async with asyncio.timeout(min(self.LIST_WITHIN_S, self.config.timeout)):
                 async with self.official_client(package) as official:
@@ -2029,7 +2131,9 @@ class _ConnectionTest:
         """Return a client that follows no redirect, invents no key and reads no endless answer."""
         target = self.target
         http: Any = sys.modules.get("httpx2") or sys.modules["httpx"]
-        options: dict[str, Any] = {"verify": target.tls, "proxy": target.proxy}
+        # The measured path trusts what Python trusts; the official client has a list of its own.
+        verify = ssl.create_default_context() if target.tls is True else target.tls
+        options: dict[str, Any] = {"verify": verify, "proxy": target.proxy}
         if target.unix_socket is not None:
             options = {"transport": http.AsyncHTTPTransport(uds=target.unix_socket)}
         client = package.DefaultAsyncHttpxClient(
@@ -2049,9 +2153,11 @@ class _ConnectionTest:
         return official
 
     async def leave_out_key(self, request: Any) -> None:
-        """Take the header away that the client makes up when there is no key."""
-        if "Authorization" not in self.target.headers:
-            request.headers.pop("Authorization", None)
+        """Take the headers away that the client makes up, or finds in the environment."""
+        ours = {name.lower() for name in self.target.headers}
+        for name in ("Authorization", "OpenAI-Organization", "OpenAI-Project"):
+            if name.lower() not in ours:
+                request.headers.pop(name, None)
 
     async def bound_size(self, response: Any) -> None:
         """Keep a response to `max_answer_bytes`, and leave a gzip bomb packed."""
@@ -3479,6 +3585,8 @@ class TimingProtocol(asyncio.Protocol):
         self.handler.connection_lost(exc)
         if self.exchange is not None:
             error = self.handler.exception() or exc
+            if isinstance(exc, ssl.SSLError):  # an alert, such as that a certificate is wanted
+                error = exc
             self.exchange.lost = error or aiohttp.ServerDisconnectedError()
             loop = asyncio.get_running_loop()
             # A loop that is behind learns of it late.
@@ -3718,6 +3826,8 @@ class Client:
         # Every failure becomes a result.
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
             exchange.error = error
+            if isinstance(exchange.lost, ssl.SSLError):
+                exchange.error = exchange.lost
         exchange.detach()
         return exchange
 
@@ -6433,7 +6543,7 @@ def _cut_answers(run: Evidence) -> Reason | None:
     if not ok or cut / ok < 0.1:
         return None
     if early > cut / 2:
-        where = "before the limit that was sent: by a limit of the server, such as its context"
+        where = "by a limit of the server, such as its context, and not by max_tokens"
         remedy = "look at how the server was started"
     else:
         limits = ", ".join(run.aggregate["cut_limits"])

@@ -853,7 +853,7 @@ class Json(Grader, name="json"):
         return f"{path}: expected {_quoted(expected)}, found {_quoted(value)}"
 
 
-_BRACKET = regex.compile(r"[{\[]")
+_BRACKET = regex.compile(r'\{(?=\s*["}])|\[(?=\s*[]"[{\d\-tfn])')  # where JSON may begin
 _SHORT = 2000
 
 
@@ -996,6 +996,10 @@ class JudgeServer:
         """Close the connections, and end the embedded server."""
         await self._stack.aclose()
 
+    async def test(self) -> None:
+        """Prove that it works, like the measured server. Raises ServerUnreachableError."""
+        await st.test_connection(await self._open())
+
     async def ask(self, prompt: str) -> str:
         """Return the model's answer. Raises CannotGradeError."""
         client = await self._open()
@@ -1089,7 +1093,7 @@ class ServerGrader(Grader):
         raise NotImplementedError
 
     async def test(self, server: JudgeServer) -> None:
-        """Ask the server one thing. Raises CannotGradeError."""
+        """Ask the server one thing. Raises CannotGradeError, ServerUnreachableError."""
         raise NotImplementedError
 
 
@@ -1119,7 +1123,7 @@ class Judge(ServerGrader, name="judge"):
 
     async def test(self, server: JudgeServer) -> None:
         """Have it answer anything."""
-        await server.ask("Say: ok")
+        await server.test()
 
 
 class Semantic(ServerGrader, name="semantic"):
@@ -1380,15 +1384,15 @@ async def test_judge(config: st.Config, questions: Iterable[st.Question]) -> Non
     if config.judge is None or not graders:
         return
     server = JudgeServer(config, config.judge)
+    shown = st.printable(server.target.shown)
     try:
         for grader in graders:
             assert isinstance(grader, ServerGrader)  # noqa: S101 - for mypy
             await grader.test(server)
+    except st.ServerUnreachableError as error:
+        raise st.ServerUnreachableError(f"judge: {error}") from None
     except CannotGradeError as error:
-        said = st.printable(server.redact(str(error)), 500)
-        raise st.ServerUnreachableError(
-            f"judge: {st.printable(server.target.shown)}: {said}"
-        ) from None
+        raise st.ServerUnreachableError(f"judge: {shown}: {st.printable(error, 500)}") from None
     finally:
         await server.close()
 

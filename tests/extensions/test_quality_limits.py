@@ -253,7 +253,7 @@ def graders_alive() -> list[int]:
             command = (folder / "cmdline").read_bytes()
         except OSError:
             continue
-        if b"extensions/quality.py" in command:
+        if quality.__file__.encode() in command:
             found.append(int(folder.name))
     return found
 
@@ -368,6 +368,30 @@ def test_a_sandbox_that_cannot_start_leaves_the_answer_ungraded(
     monkeypatch.setattr(sandbox.Confined, "__enter__", enter)
     graded = grade_all([("code", "assert True", "x = 1")], allow_code=True)
     assert graded[0][:2] == (None, "the sandbox could not start (it ended)")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signals and /proc")
+def test_grade_ends_within_a_second_of_a_signal(project: Project, server: ScriptedServer) -> None:
+    hanging_project(project, server, 6)
+    easy = [{"id": f"q{place}", "question": f"{place}?"} for place in range(6)]
+    project.write("easy.json", json.dumps(easy))
+    finished = project.run("run", "-q", "easy.json")
+    assert finished.code in (0, 1), finished.err
+    process = project.start("grade", "run")
+    deadline = time.monotonic() + 60
+    while not graders_alive():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    start = time.monotonic()
+    process.communicate(timeout=60)
+    assert time.monotonic() - start < 1.5 * slowness()
+    assert process.returncode == 130
+    assert not list((project.folder / "results").glob("run_graded*"))
+    deadline = time.monotonic() + 5
+    while graders_alive() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert graders_alive() == []
 
 
 # === Reasons

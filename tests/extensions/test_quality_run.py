@@ -296,7 +296,7 @@ def test_a_judge_that_cannot_be_reached_is_found_before_the_load(
         "run", "--set", 'judge={"server": "http://127.0.0.1:9/v1", "model": "m"}'
     )
     assert finished.code == 3
-    assert "judge: http://127.0.0.1:9/v1: the judge failed: connection_refused" in finished.err
+    assert "judge: http://127.0.0.1:9/v1: " in finished.err and finished.err.count("\n") == 1
     assert server.requests == [], "the model was not asked"
 
 
