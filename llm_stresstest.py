@@ -625,6 +625,7 @@ class Strict(pydantic.BaseModel):
     """
 
     model_config = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True)
+    SYNONYMS: ClassVar[Mapping[str, str]] = {}  # what other programs call a key
 
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> Self:
@@ -672,10 +673,14 @@ class Strict(pydantic.BaseModel):
                 return dict(candidate.model_fields)
         return {}
 
-    @staticmethod
-    def _unknown_key(keys: Sequence[str], fields: Mapping[str, Any]) -> str:
+    @classmethod
+    def _unknown_key(cls, keys: Sequence[str], fields: Mapping[str, Any]) -> str:
         near = difflib.get_close_matches(keys[-1], fields, 1, 0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(fields)}"
+        meant = cls.SYNONYMS.get(keys[-1].lower().replace("-", "_")) if len(keys) == 1 else None
+        if meant is not None or near:
+            hint = f"did you mean {meant or near[0]}?"
+        else:
+            hint = f"known are {', '.join(fields)}"
         return f"{printable('.'.join(keys), 80)}: unknown key; {hint}"
 
 
@@ -766,6 +771,25 @@ class Judge(Strict):
 
 class Config(Strict):
     """config.json."""
+
+    SYNONYMS: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("url", "base_url", "api_base", "endpoint", "host"), "server"),
+        **dict.fromkeys(
+            ("concurrency", "parallel", "users", "num_workers", "threads"), "concurrent"
+        ),
+        **dict.fromkeys(("num_prompts", "num_requests", "requests", "count"), "questions"),
+        **dict.fromkeys(("request_rate", "rps", "qps"), "rate"),
+        **dict.fromkeys(("max_completion_tokens", "max_new_tokens", "num_predict"), "max_tokens"),
+        **dict.fromkeys(("api_key", "key", "token"), "api_key_env"),
+        **dict.fromkeys(("verify_ssl", "ssl_verify", "insecure"), "verify_tls"),
+        **dict.fromkeys(("ca_bundle", "cacert"), "ca_file"),
+        **dict.fromkeys(("system", "system_message"), "system_prompt"),
+        **dict.fromkeys(("streaming",), "stream"),
+        **dict.fromkeys(
+            ("top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "logit_bias"),
+            'extra_body, such as {"top_p": 0.9}',
+        ),
+    }
 
     server: Name = pydantic.Field(description=A_SERVER)
     model: Name = pydantic.Field(description=A_MODEL)
@@ -1056,6 +1080,65 @@ class StrictJson:
         return value
 
 
+class NotJson:
+    """A text that is no JSON: says what it looks like instead, and what to do."""
+
+    def __init__(self, path: Path, text: str, fault: json.JSONDecodeError) -> None:
+        self.path, self.text = path, text
+        self.before, self.rest = text[: fault.pos], text[fault.pos :]
+        self.lines = [line.strip() for line in text.splitlines() if line.strip()][:50]
+
+    def what(self) -> str | None:
+        """Return a clause for people; None when it looks like nothing known."""
+        return next((said for look in self.LOOKS if (said := look(self)) is not None), None)
+
+    def _lines_of_json(self) -> str | None:
+        try:
+            values = [json.loads(line) for line in self.lines]
+        except (ValueError, RecursionError):
+            return None
+        if len(values) < 2 or not all(isinstance(value, dict | list) for value in values):
+            return None
+        remedy = "put the lines into one list, [line, line, …], as `jq -s .` does"
+        return f"is JSON Lines, one JSON value a line; {remedy}"
+
+    def _slip(self) -> str | None:
+        """Look for what people write into JSON and other formats allow."""
+        start = self.rest.lstrip()
+        if self.before.rstrip().endswith(",") and start[:1] in ("}", "]"):
+            return "a trailing comma; take it out, the last entry has none behind it"
+        if start[:1] == "," and start[1:].lstrip()[:1] in ("}", "]"):  # as Python 3.13 says it
+            return "a trailing comma; take it out, the last entry has none behind it"
+        if start.startswith(("//", "/*", "#")) and self.text.lstrip()[:1] in ("{", "[", "/"):
+            return "a comment, which JSON does not have; take it out"
+        if start.startswith("'"):
+            return "single quotes; texts and keys stand in double quotes"
+        if re.match(r"(True|False|None)\b", start):
+            return "a value of Python; write true, false or null"
+        if re.match(r"[A-Za-z_]\w*\s*:", start) and self.text.lstrip().startswith("{"):
+            return 'a key without quotes; write "key": value'
+        return None
+
+    def _other_format(self) -> str | None:
+        suffix, first = self.path.suffix.lower(), self.lines[0]
+        if suffix in (".yaml", ".yml") or re.match(r"---|(- )?['\"]?[\w. -]+['\"]?:(\s|$)", first):
+            return "looks like YAML; write it as JSON"
+        if first.startswith("<"):
+            return "looks like HTML or XML; write it as JSON"
+        separated = [line.count(mark) for mark in ",;\t" for line in self.lines]
+        rows = [
+            separated[n : n + len(self.lines)] for n in range(0, len(separated), len(self.lines))
+        ]
+        as_table = len(self.lines) > 1 and any(min(row) > 0 for row in rows)
+        if suffix in (".csv", ".tsv") or (as_table and first[:1] not in ("{", "[")):
+            return 'looks like CSV; write a JSON list of objects such as {"question": "…"}'
+        if first[:1] not in ("{", "["):
+            return 'looks like plain text; write a JSON list of texts: ["…", "…"]'
+        return None
+
+    LOOKS = (_lines_of_json, _slip, _other_format)
+
+
 def read_json(path: Path, error: type[StressTestError]) -> Any:
     """Read a strict JSON file in UTF-8. Raises `error`, one line."""
     try:
@@ -1076,7 +1159,8 @@ def read_json(path: Path, error: type[StressTestError]) -> Any:
         json.dumps(data, ensure_ascii=False).encode()
     except json.JSONDecodeError as cause:
         place = f"line {cause.lineno}, column {cause.colno}"
-        raise error(f"{path}: {place}: is not JSON: {cause.msg}") from None
+        what = NotJson(path, text, cause).what() or f"is not JSON: {cause.msg}"
+        raise error(f"{path}: {place}: {what}") from None
     except UnicodeEncodeError:
         half = "half of a surrogate pair (\\ud800 to \\udfff)"
         raise error(f"{path}: holds {half}, which no server can read") from None
@@ -1101,6 +1185,18 @@ GRADERS: tuple[str, ...] = get_args(Grader)
 
 class Question(Strict):
     """One entry of the catalogue: a question, or the turns of a conversation."""
+
+    SYNONYMS: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("prompt", "instruction", "input", "query", "text", "frage"), "question"),
+        **dict.fromkeys(("answer", "output", "response", "reference", "antwort"), "expected"),
+        **dict.fromkeys(("ideal", "target", "solution", "ground_truth", "lösung"), "expected"),
+        **dict.fromkeys(("conversations", "conversation", "messages", "dialog"), "turns"),
+        **dict.fromkeys(("question_id", "task_id", "custom_id", "uid", "key", "nr"), "id"),
+        **dict.fromkeys(("system", "system_message"), "system_prompt"),
+        **dict.fromkeys(("topic", "subject", "kategorie"), "category"),
+        **dict.fromkeys(("metric", "scorer", "evaluator", "type"), "grader"),
+        **dict.fromkeys(("max_completion_tokens", "max_new_tokens", "max_length"), "max_tokens"),
+    }
 
     question: str | None = key(None, "a text")
     turns: Annotated[list[str], pydantic.Field(min_length=1)] | None = key(

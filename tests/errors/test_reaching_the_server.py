@@ -254,7 +254,8 @@ KEYS = [
 def test_a_key_that_stands_where_its_variables_name_should_is_never_echoed(
     project: Project, server: ScriptedServer, key: str, way: str
 ) -> None:
-    arguments, config = ["run"], {}
+    arguments = ["run"]
+    config: dict[str, Any] = {}
     if way == "config":
         config = {"api_key_env": key}
     elif way == "--set":

@@ -17,14 +17,14 @@ import llm_stresstest as st
 from tests.conftest import ROOT, Project, ScriptedServer, streams
 from tests.extensions.stand_ins import DATA, serving
 
-WATCHED = {"sample_s": 0.2, "idle_s": 0.5, "power_command": "echo 80", "price_per_kwh": 0.3}
+WATCHED = {"sample_s": 0.2, "idle_s": 0.4, "power_command": "echo 80", "price_per_kwh": 0.3}
 
 
 @pytest.fixture
 def watched(project: Project, server: ScriptedServer) -> Project:
-    """A project whose runs take about two seconds, with a plug that says 80 W."""
+    """A project whose runs take about a second and a half, with a plug that says 80 W."""
     server.behaviour = streams("a", "b", "c", "d", pause_s=0.1)
-    project.configure(server=server.url, questions=12, hardware=WATCHED)
+    project.configure(server=server.url, questions=8, hardware=WATCHED)
     return project
 
 
@@ -86,7 +86,7 @@ def test_a_correct_answer_has_its_watt_hours(watched: Project) -> None:
 
 
 def test_samples_stand_in_the_journal_as_they_come_and_survive_a_kill(watched: Project) -> None:
-    running = watched.start("run", "--quiet", "--set", "questions=36")
+    running = watched.start("run", "--quiet", "--set", "questions=24")
     journal = watched.folder / "results" / "run.journal"
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
@@ -131,7 +131,7 @@ def test_two_runs_on_one_server_are_suspect_and_wait_makes_them_follow(watched: 
 
 
 def test_a_waiting_run_ends_at_once_when_it_is_stopped(watched: Project) -> None:
-    first = watched.start("first", "--set", "questions=36")
+    first = watched.start("first", "--set", "questions=24")
     journal = watched.folder / "results" / "first.journal"
     deadline = time.monotonic() + 30
     while not journal.exists() and time.monotonic() < deadline:
