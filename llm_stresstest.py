@@ -8514,7 +8514,7 @@ class Summary:
                 ("≥" + NARROW_SPACE if name in late["lower_bounds"] else "") + format_ms(late[name])
                 for name in PERCENTILES
             ]
-            latencies.add_row("E2E, with failures", *cells, "", "")
+            latencies.add_row("E2E + failures", *cells, "", "")
         return latencies
 
     def _measured(self) -> list[str]:
