@@ -1351,7 +1351,7 @@ class Failure:
 def failure_text(kind: str, status: int | None, message: str) -> str:
     """Return a failure in a line for people: `HTTP 429: limit of 2 requests`, `reset: …`."""
     name = kind if status in (None, 200) else f"HTTP {status}"
-    return f"{name}: {message}" if message else name
+    return f"{name}: {message}" if message not in ("", kind) else name
 
 
 @dataclasses.dataclass(slots=True)
