@@ -1215,6 +1215,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
+        self._is_ready = False  # it has got all that waits
         self._waiting: deque[tuple[bytes, asyncio.Future[Any]]] = deque()
         self._serving: asyncio.Task[None] | None = None
         self._broken = ""  # why it cannot be started
@@ -1227,7 +1228,7 @@ class Worker:
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         line = json.dumps([rule, answer]).encode() + b"\n"
         self._waiting.append((line, done))
-        if self._process is not None:
+        if self._is_ready:
             self._send(line)
         if self._serving is None or self._serving.done():
             self._serving = asyncio.create_task(self._serve())
@@ -1285,6 +1286,7 @@ class Worker:
             raise CannotGradeError(self._broken) from None
         for line, _ in self._waiting:
             self._send(line)
+        self._is_ready = True
 
     def _send(self, line: bytes) -> None:
         process = self._process
@@ -1310,7 +1312,7 @@ class Worker:
         raise CannotGradeError(f"the grader crashed on this answer ({named})")
 
     async def _end(self) -> None:
-        process, self._process = self._process, None
+        process, self._process, self._is_ready = self._process, None, False
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()

@@ -151,6 +151,40 @@ def test_an_answer_that_takes_too_long_is_ungraded_and_the_next_ones_are_graded(
     assert sum(seconds for _, _, seconds in graded) < 3 * slowness()
 
 
+def test_no_answer_gets_the_grade_of_another_while_processes_are_killed() -> None:
+    work: list[tuple[str, Any, str]] = []
+    for place in range(200):
+        exploding = place in (0, 70, 71)
+        right = str(place) if place % 3 else "something else"
+        work.append(
+            ("json", EXPLODING, EXPLODING_ANSWER) if exploding else ("exact", str(place), right)
+        )
+    graded = grade_all(work)
+    for place, (score, reason, _) in enumerate(graded):
+        if work[place][0] == "json":
+            assert score is None
+        else:
+            assert score == (1.0 if place % 3 else 0.0), (place, reason)
+            assert score or reason.startswith(f"expected {place}, found something")
+
+
+def test_what_is_asked_while_the_process_starts_is_asked_once() -> None:
+    async def grade() -> list[Any]:
+        worker = quality.Worker()
+        first = asyncio.create_task(worker.ask(quality.Rule("exact", "a"), "a"))
+        while worker._process is None:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        later = [
+            asyncio.create_task(worker.ask(quality.Rule("exact", str(place)), "3"))
+            for place in range(6)
+        ]
+        said = await asyncio.gather(first, *later)
+        await worker.close()
+        return [score for score, _ in said]
+
+    assert asyncio.run(grade()) == [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]
+
+
 @pytest.mark.parametrize(
     ("expected", "answer", "reason"),
     [

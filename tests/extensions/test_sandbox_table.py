@@ -11,6 +11,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,14 +121,17 @@ def python_of(user: str) -> str | None:
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def reports() -> Iterator[dict[str, Any]]:
     """Run all attacks, in each combination, as each user that there is."""
-    folder = tmp_path_factory.mktemp("attacks")
-    for part in (folder, *folder.parents):
-        if part.stat().st_uid == os.getuid() and part != Path("/tmp"):
-            part.chmod(part.stat().st_mode | 0o055)
-    for name in (sandbox.__file__, sandbox_attacks.__file__):
-        shutil.copy(name, folder)
+    # Not below pytest's own folder, which others may not enter.
+    with tempfile.TemporaryDirectory(prefix="llm-attacks-") as folder:
+        Path(folder).chmod(0o755)
+        for name in (sandbox.__file__, sandbox_attacks.__file__):
+            shutil.copy(name, folder)
+        yield run_attacks(folder)
+
+
+def run_attacks(folder: str) -> dict[str, Any]:
     made = {}
     for user in USERS:
         named = (
@@ -134,7 +139,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         )
         python = sys.executable if user == "this user" else python_of(user)
         if python is not None:
-            command = [python, "-B", str(folder / "sandbox_attacks.py"), str(folder), *ALL_RUN]
+            command = [python, "-B", f"{folder}/sandbox_attacks.py", folder, *ALL_RUN]
             finished = subprocess.run(
                 command,
                 capture_output=True,
