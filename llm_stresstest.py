@@ -6493,8 +6493,8 @@ def _other_model(run: Evidence) -> Reason | None:
     name, times = max(others.items(), key=operator.itemgetter(1))
     named = printable(json.dumps(name, ensure_ascii=False), 100)
     message = (
-        f"{times} answers came from {named}, says the server, not from {json.dumps(asked)}; set "
-        "model to the one that you mean"
+        f"{times} answers came from {named}, says the server, not from {json.dumps(asked)}; unless "
+        "that is an alias of it, set model to the one that you mean"
     )
     return Reason("SUSPECT", "other_model", message)
 
