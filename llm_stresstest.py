@@ -1351,7 +1351,7 @@ class Failure:
 def failure_text(kind: str, status: int | None, message: str) -> str:
     """Return a failure in a line for people: `HTTP 429: limit of 2 requests`, `reset: …`."""
     name = kind if status in (None, 200) else f"HTTP {status}"
-    return f"{name}: {message}" if message else name
+    return f"{name}: {message}" if message not in ("", kind) else name
 
 
 @dataclasses.dataclass(slots=True)
@@ -6493,8 +6493,8 @@ def _other_model(run: Evidence) -> Reason | None:
     name, times = max(others.items(), key=operator.itemgetter(1))
     named = printable(json.dumps(name, ensure_ascii=False), 100)
     message = (
-        f"{times} answers came from {named}, says the server, not from {json.dumps(asked)}; set "
-        "model to the one that you mean"
+        f"{times} answers came from {named}, says the server, not from {json.dumps(asked)}; unless "
+        "that is an alias of it, set model to the one that you mean"
     )
     return Reason("SUSPECT", "other_model", message)
 

@@ -118,7 +118,7 @@ def test_whatever_stands_at_any_place_is_a_difference_and_never_a_fault(
 
 # Texts from which nothing else in the file is computed.
 FREE = {"question", "answer", "reasoning", "grade_reason", "finish_reason", "id", "category"}
-FREE |= {"grader", "token_source"}
+FREE |= {"grader", "token_source", "token_doubt", "model", "max_tokens_from"}
 
 
 def test_every_changed_number_of_the_aggregate_is_noticed(good: dict[str, Any]) -> None:
