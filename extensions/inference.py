@@ -174,15 +174,17 @@ class Resampling:
         """Return a difference of shares that may rest on few questions, on the safe side.
 
         Of questions that hardly ever differ a bootstrap knows nothing: without one difference its
-        interval has no width. Then one difference more counts than was seen (Agresti and Min,
-        Statistics in Medicine 24, 2005, 729).
+        interval has no width. Then z² differences more count than were seen, as for a single
+        share (Agresti and Coull, The American Statistician 52, 1998, 119): it is about as wide as
+        Tango's interval then.
         """
         asked = row.bottom > 0
         differences = row.top[asked] / row.bottom[asked]
         if np.count_nonzero(differences) >= FEWEST_QUESTIONS:
             return estimate
         questions = len(differences)
-        variance = (float((differences**2).sum()) + 1) / (questions + 2) / questions
+        more = ONE_ROW**2
+        variance = (float((differences**2).sum()) + more) / (questions + more) / questions
         return self.independent(estimate.value, max(variance, estimate.variance), LARGE_DF)
 
     def paired_shares(self, only_a: int, only_b: int, pairs: int) -> Estimate:

@@ -255,12 +255,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             "history": bench.history,
             "size": bench.size,
         }
+        header = ("target", "limit", "measured", "spread", "met")
         for name in (options.only or ",".join(parts)).split(","):
             start = time.monotonic()
-            targets += parts[name]()
-            print(f"  {name}: {time.monotonic() - start:.0f} s\n", flush=True)
-    header = ("target", "limit", "measured", "spread", "met")
-    print_table("targets", header, [target.row() for target in targets])
+            found = list(parts[name]())
+            title = f"{name}, {time.monotonic() - start:.0f} s"
+            print_table(title, header, [target.row() for target in found])
+            targets += found
     return 0 if all(target.met for target in targets) else 1
 
 
