@@ -165,6 +165,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "CORRECT",
     "FAILURES",
     "GRADERS",
+    "Headline",
     "NARROW_SPACE",
     "PERCENTILES",
     "REDACTED",
@@ -209,6 +210,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "find_file",
     "find_results",
     "format_interval",
+    "format_limit",
     "format_ms",
     "format_number",
     "format_share",
@@ -7347,6 +7349,8 @@ TOOLS = {
         "the dated runs of one name, and since when they differ", "analysis", "history"
     ),
     "list": Tool("the runs of a folder in one table", "analysis", "history", "main_list"),
+    "report": Tool("one HTML page of a run or several; PNG, SVG, PDF, a card", "report", "report"),
+    "export": Tool("one row a request: CSV, Excel, Parquet, JSON Lines, Markdown", None, "export"),
 }
 _EMBEDDED = Tool("a real small LLM on llama.cpp, for a machine that has no server", "embedded")
 
