@@ -7350,7 +7350,9 @@ TOOLS = {
     ),
     "list": Tool("the runs of a folder in one table", "analysis", "history", "main_list"),
     "report": Tool("one HTML page of a run or several; PNG, SVG, PDF, a card", "report", "report"),
-    "export": Tool("one row a request: CSV, Excel, Parquet, JSON Lines, Markdown", None, "export"),
+    "export": Tool(
+        "one row a request: CSV, Excel, Parquet, JSON Lines, Markdown", "export", "export"
+    ),
 }
 _EMBEDDED = Tool("a real small LLM on llama.cpp, for a machine that has no server", "embedded")
 

@@ -756,10 +756,9 @@ def over_time(timeline: Timeline, title: str, limit_ms: float | None) -> Chart:
         return Chart("over_time", "No chart: no request reached the server.")
     first, note = _latency_panel(timeline, limit_ms)
     panels = [first]
-    wide, busy = timeline.in_flight()
-    panels.append(
-        _area(timeline, wide, busy, "Requests in flight", f"mean of {wide:g}{NARROW}s", "ink3")
-    )
+    busy_wide, busy = timeline.in_flight()
+    what = f"mean of {busy_wide:g}{NARROW}s"
+    panels.append(_area(timeline, busy_wide, busy, "Requests in flight", what, "ink3"))
     wide, speed = timeline.tokens_per_s()
     if any(speed):
         what = f"all users, each {wide:g}{NARROW}s · ↑ more is better"
@@ -770,7 +769,11 @@ def over_time(timeline: Timeline, title: str, limit_ms: float | None) -> Chart:
         for panel in panels
     ]
     rows = [
-        (f"{place * wide:g}", st.format_number(value), st.format_number(_at(busy, place, wide)))
+        (
+            f"{place * wide:g}",
+            st.format_number(value),
+            st.format_number(busy[min(int(place * wide / busy_wide), len(busy) - 1)]),
+        )
         for place, value in enumerate(speed)
     ]
     legend = [Key("failed request, when sent", token("bad"), "cross")]
@@ -790,13 +793,6 @@ def over_time(timeline: Timeline, title: str, limit_ms: float | None) -> Chart:
         tuple(rows),
         legend=tuple(legend),
     )
-
-
-def _at(busy: Sequence[float], place: int, wide: float) -> float | None:
-    """Return the requests in flight in a bin of the other panel's width."""
-    if not busy:
-        return None
-    return busy[min(int(place * len(busy) * wide / (len(busy) * wide)), len(busy) - 1)]
 
 
 def _with_axis(spec: Spec, axis: Axis, *, last: bool) -> Spec:
@@ -905,14 +901,11 @@ def _sampled_panels(timeline: Timeline) -> list[Panel]:
     if not samples:
         return []
     panels, columns = list[Panel](), dict(samples["columns"])
-    gpus = [
-        column for name, column in columns.items() if re.fullmatch(r"gpu\d+_util_percent", name)
-    ]
+    busy = re.compile(r"gpu\d+_util_percent")
+    gpus = [column for name, column in columns.items() if busy.fullmatch(name)]
     if gpus:
-        known_at = [
-            [value for value in row if value is not None] for row in zip(*gpus, strict=True)
-        ]
-        columns["gpu_busy"] = [statistics.fmean(row) if row else None for row in known_at]
+        rows = [[value for value in row if value is not None] for row in zip(*gpus, strict=True)]
+        columns["gpu_busy"] = [statistics.fmean(row) if row else None for row in rows]
     for name, label, note, factor, colour in _SAMPLED:
         column = columns.get(name)
         if column is None or any(panel.label == label for panel in panels):
