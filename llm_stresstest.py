@@ -165,7 +165,6 @@ __all__ = [  # what tools may use; the rest may change at any time
     "CORRECT",
     "FAILURES",
     "GRADERS",
-    "Headline",
     "NARROW_SPACE",
     "PERCENTILES",
     "REDACTED",
@@ -178,6 +177,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "Evidence",
     "ExtensionError",
     "Failure",
+    "Headline",
     "Histogram",
     "Journal",
     "JournalReader",
@@ -216,6 +216,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "format_share",
     "headline",
     "import_extension",
+    "iterate_results",
     "judge_validity",
     "load_config",
     "load_questions",
@@ -6074,6 +6075,28 @@ def load_results(path: Path, results: bool = True) -> SavedRun:
         wrong = printable(f"{type(error).__name__}: {error}", 200)
         raise ConfigError(f"{path}: results: an entry is damaged: {wrong}") from None
     return SavedRun(path, meta, read, aggregate, records, data.get("samples"))
+
+
+def iterate_results(path: Path) -> Iterator[Result]:
+    """Yield the results of a results file, with one of them in memory at a time.
+
+    Raises ConfigError as `load_results` does. A file that something else has laid out anew is read
+    as a whole.
+    """
+    start, end = ResultsFile.RESULTS[2:] + b"\n", ResultsFile.AGGREGATE[1:4]
+    with path.open("rb") as file:
+        if not any(line == start for line in file):
+            yield from load_results(path).results
+            return
+        for number, line in enumerate(file):
+            if line == end:
+                return
+            try:
+                yield Result.from_record(msgspec.json.decode(line.rstrip(b",\n")))
+            except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+                wrong = printable(f"{type(error).__name__}: {error}", 200)
+                raise ConfigError(f"{path}: results: entry {number} is damaged: {wrong}") from None
+    raise ConfigError(f"{path}: is damaged: it ends among its results")
 
 
 def find_results(name: str, folder: Path | None = None) -> Path:

@@ -447,7 +447,8 @@ def by_level(levels: Sequence[Level], metric: str, title: str, note: str, name: 
         axis["labelExpr"] = _TIME_LABELS
     y = {**_x("y"), "scale": scale, "axis": axis}
     x_axis = {"title": "requests at once", "labelAngle": 0}
-    x = {"field": "k", "type": "ordinal", "sort": None, "axis": x_axis}
+    order = [point["k"] for point in shown]
+    x = {"field": "k", "type": "ordinal", "sort": order, "axis": x_axis}
     colour = token("quality" if is_share else "a")
     bar = {"type": "rule", "strokeWidth": 7, "opacity": 0.3, "color": colour}
     dot = {"type": "point", "color": colour, "size": 60, "opacity": 1}
@@ -670,7 +671,7 @@ class Timeline:
             rule = {"type": "rule", "color": token("rule"), "strokeWidth": 1}
             layers.append(_layer(borders, rule, x=x))
         if borders and named:
-            kept, last = [], -1.0
+            kept, last = list[dict[str, Any]](), -math.inf
             for border in borders:
                 if (border["x"] - last) / self.axis.end_s > 0.07:
                     kept.append(border)
@@ -1180,9 +1181,9 @@ def quality(categories: Mapping[str, Mapping[str, Any]]) -> Chart:
         return Chart(name, f"No chart: all {whole:,} graded answers are wrong.")
     if all(share == 1 for share in shares.values()):
         return Chart(name, f"No chart: all {whole:,} graded answers are right.")
-    order = sorted(graded, key=lambda key: (-shares[key], key))
+    ranked = sorted(graded, key=lambda key: (-shares[key], key))
     points, rows = list[Spec](), list[tuple[str, ...]]()
-    for key in order[:40]:
+    for key in ranked[:40]:
         part = graded[key]["of_answers"]
         low, high = part["correct_ci95"]
         text, shown = st.format_share(shares[key]), st.printable(key, 60)
@@ -1194,7 +1195,8 @@ def quality(categories: Mapping[str, Mapping[str, Any]]) -> Chart:
         rows.append((shown, text, interval, f"{part['n']:,}", f"{graded[key]['ungraded']:,}"))
     x = {**_x(), "scale": {"domain": [0, 1]}}
     x["axis"] = {"title": None, "format": ".0%", "tickCount": 5}
-    y = {"field": "k", "type": "nominal", "sort": None, "axis": {"title": None, "grid": False}}
+    order = [point["k"] for point in points]
+    y = {"field": "k", "type": "nominal", "sort": order, "axis": {"title": None, "grid": False}}
     bar = {"type": "rule", "strokeWidth": 7, "opacity": 0.3, "color": token("quality")}
     dot = {"type": "point", "color": token("quality"), "size": 60, "opacity": 1}
     spec = _view(
@@ -1205,7 +1207,7 @@ def quality(categories: Mapping[str, Mapping[str, Any]]) -> Chart:
     )
     return Chart(
         name,
-        _quality_title(order, graded),
+        _quality_title(ranked, graded),
         f"Right answers by category, 95{NARROW}% interval · → more is better",
         (Panel(spec),),
         ("category", "right ↑", f"95{NARROW}% interval", "graded", "not graded"),

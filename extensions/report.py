@@ -2,7 +2,7 @@
 
     llm_stresstest.py report NAME                 results/NAME.html
     llm_stresstest.py report A B -o page.html     overlaid, with the verdicts of `compare` first
-    llm_stresstest.py report NAME --lite          no script, for mail; --png, --svg DIR; --pdf, --card
+    llm_stresstest.py report NAME --lite          no script, for mail; also --png, --svg, --pdf, --card
 
 The page opens from disk and asks no network; its policy forbids it. The charts come from charts.py
 and their colours from the style sheet below, so that light, dark and print are the same pictures.
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import dataclasses
 import datetime as dt
 import functools
 import hashlib
@@ -343,7 +342,9 @@ class OneRun:
     @functools.cached_property
     def best(self) -> Mapping[str, Any]:
         """The part that figures and card show: the level at the knee, else the whole run."""
-        return next((l.part for l in self.levels if l.at_once == self.knee), self.parts[-1])
+        return next(
+            (level.part for level in self.levels if level.at_once == self.knee), self.parts[-1]
+        )
 
     @property
     def duration(self) -> str:
@@ -366,12 +367,16 @@ class OneRun:
 
     def _speed(self) -> str:
         """Say how fast it was, level by level for a sweep."""
-        shown = [(l.at_once, st.one_user_speed(l.part)) for l in charts.shown_levels(self.levels)]
-        known = [(level, speed) for level, speed in shown if speed is not None]
+        known = [
+            (level.at_once, speed)
+            for level in charts.shown_levels(self.levels)
+            if (speed := st.one_user_speed(level.part)) is not None
+        ]
         if known:
-            texts = [f"{st.format_number(speed)} with {level} at once" for level, speed in known]
+            texts = [f"{st.format_number(speed)} with {level}" for level, speed in known]
+            texts[0] = texts[0].replace(" with ", " tokens/s with ") + " at once"
             listed = " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
-            return f" A user gets {self.about}{listed}, in tokens/s."
+            return f" A user gets {self.about}{listed}."
         total, one = st.total_speed(self.best), st.one_user_speed(self.best)
         if self.levels or not total:
             return ""
@@ -574,7 +579,7 @@ class OneRun:
         )
 
     def curves(self, metric: str) -> list[charts.Curve]:
-        """The curves of a latency: one a level."""
+        """Return the curves of a latency: one a level."""
         attribute = "time_ms" if metric == "e2e_ms" else metric
         if not self.levels:
             values = _measured(self.run.results, attribute)
@@ -612,7 +617,7 @@ class OneRun:
         if metric == "e2e_ms" and "answers_cut" in self.codes and self.config["max_tokens"]:
             cut = f" (cut at {self.config['max_tokens']:,} tokens)"
         if limit is not None:
-            return self._limit_title(metric, what, limit) + cut
+            return self._limit_title(metric, limit) + cut
         if self.levels:
             if metric == "ttft_ms" and "prompt_cache" in self.codes:
                 return self._first_token_title()
@@ -626,7 +631,7 @@ class OneRun:
         verb = "start" if metric == "ttft_ms" else "are whole"
         return f"Half of the answers {verb} within {half}{late}{cut}"
 
-    def _limit_title(self, metric: str, what: str, limit: float) -> str:
+    def _limit_title(self, metric: str, limit: float) -> str:
         """Say how many answers are within the limit: at each level, or in all."""
         shares = []
         for curve in self.curves(metric):
@@ -712,7 +717,7 @@ class OneRun:
         return charts.quality(self.aggregate["quality"]["categories"])
 
     def charts(self) -> list[charts.Chart]:
-        """All charts in the page's order."""
+        """Return all charts in the page's order."""
         return [
             *self.load_charts,
             *self.latency_charts,
@@ -1074,7 +1079,7 @@ class Comparing:
         return f"{what}: {'; '.join(texts)}" if texts else f"{what}: not compared"
 
     def charts(self) -> list[charts.Chart]:
-        """All charts."""
+        """Return all charts."""
         return self.latency_charts
 
     @property
@@ -1294,7 +1299,7 @@ border:1px solid var(--edge);border-radius:4px;padding:4px 12px;cursor:pointer}
 color:var(--ink2)}
 .verdict{display:inline-flex;align-items:center;gap:7px;border-radius:4px;padding:3px 10px;
 font-weight:650;font-size:13px;letter-spacing:.04em;white-space:nowrap}
-.ok{color:var(--ok)}.warn{color:var(--warn)}.bad{color:var(--bad)}
+b.ok{color:var(--ok)}b.bad{color:var(--bad)}.phone{display:none}
 .verdict.VALID{color:var(--ok);background:var(--okbg)}
 .verdict.SUSPECT{color:var(--warn);background:var(--warnbg)}
 .verdict.INVALID{color:var(--bad);background:var(--badbg)}
@@ -1336,7 +1341,7 @@ border-bottom:1px solid var(--line);margin:8px 0 16px}
 gap:14px 28px;margin:20px 0;padding:0;list-style:none}
 .caveats li{border-left:3px solid var(--warn);padding:1px 0 1px 12px;font-size:14px;
 overflow-wrap:anywhere}
-.caveats li.bad{border-color:var(--bad);color:inherit}.caveats li.note{border-color:var(--edge)}
+.caveats li.bad{border-color:var(--bad)}.caveats li.note{border-color:var(--edge)}
 .caveats li.note{color:var(--ink2)}.caveats code{color:var(--ink3);font-size:12px}
 .copy{display:flex;gap:20px;align-items:center;background:var(--sunken);border-radius:4px;
 padding:12px 16px;font-size:14px;margin:16px 0}
@@ -1344,6 +1349,7 @@ padding:12px 16px;font-size:14px;margin:16px 0}
 .facts{display:grid;grid-template-columns:repeat(4,1fr);gap:16px 28px;margin:20px 0 0;font-size:14px}
 .facts dt{color:var(--ink3);font-size:13px}.facts dd{margin:0;overflow-wrap:anywhere}
 .grid{display:grid;grid-template-columns:repeat(var(--columns),minmax(0,1fr));gap:32px 36px}
+#right{grid-template-columns:minmax(0,2fr) minmax(0,1fr)}
 .chart{margin:0;min-width:0;display:grid;grid-template-rows:subgrid;grid-row:span 4;row-gap:0}
 .wide{display:block;margin:0 0 32px}
 .plot{margin-top:8px;min-width:0}.vega{width:100%;min-height:40px}
@@ -1386,7 +1392,7 @@ padding:4px 9px;border-radius:4px;max-width:320px}
 header{flex-wrap:wrap}header nav{order:3;width:100%;margin:0}header nav a{min-height:44px;
 display:inline-flex;align-items:center}
 button,.tools input{min-height:44px}
-.grid,.facts,.keys{grid-template-columns:minmax(0,1fr)}
+.grid,#right,.facts,.keys{grid-template-columns:minmax(0,1fr)}
 .chart{display:block;margin-bottom:20px}
 .figures{grid-template-columns:1fr 1fr}.figures>div{padding:12px}.figures>div:nth-child(odd){
 border-left:0;padding-left:0}.figures>div:nth-child(n+3){border-top:1px solid var(--line)}
@@ -1403,7 +1409,7 @@ background:var(--surface)}
 text-align:right;border:0;border-top:1px solid var(--line)}
 .cards td::before{content:attr(data-of);color:var(--ink2);text-align:left;font-size:14px}
 .cards td.long{display:block;text-align:left}.cards td.long::before{display:block}
-.cards .bar{display:none}.cards small{display:inline;margin-left:6px}
+.phone{display:inline}.cards .bar{display:none}.cards small{display:inline-block;margin-left:6px;white-space:nowrap}
 .copy{display:block}.copy button{margin-top:10px}
 }
 @media (prefers-reduced-motion:no-preference){html{scroll-behavior:smooth}}
@@ -1612,7 +1618,7 @@ RUN_PAGE = """\
 <th class="n">Right<br>answers ↑</th></tr></thead>
 <tbody>
 {% for level in view.level_rows %}
-<tr{{ ' class=knee' if level.knee }}><th scope="row">{{ level.at_once }}<span class="phone"></span>
+<tr{{ ' class=knee' if level.knee }}><th scope="row">{{ level.at_once }}<span class="phone"> at once</span>
 {% if level.failed %}<small>{{ level.failed }} failed</small>{% endif %}</th>
 <td class="n" data-of="Total, tokens/s ↑"><span>{{ level.total }}<span class="bar"><i style="width:{{ level.bar }}%"></i></span></span></td>
 <td class="n" data-of="One user, tokens/s ↑">{{ level.one }}</td>
@@ -1688,9 +1694,9 @@ is faster. \
 {% endif %}
 <section id="quality"><h2>Quality</h2><p class="note">{{ view.quality_note }}</p>
 {% if view.quality_chart.panels %}
-<div class="grid" style="--columns:2;grid-template-columns:minmax(0,2fr) minmax(0,1fr)" id="right">
+<div class="grid" id="right">
 {{ chart(view.quality_chart) }}
-<div><h3>What a right answer costs</h3><p class="note">By requests at once. “–” is not measured.</p>
+<div style="grid-row:span 4"><h3>What a right answer costs</h3><p class="note">By requests at once. “–” is not measured.</p>
 <table style="margin-top:8px"><thead><tr><th>At once</th><th class="n">Right answers/s ↑</th>
 <th class="n">Tokens each ↓</th><th class="n">Wh per 1,000 ↓</th><th class="n">Price each ↓</th></tr></thead><tbody>
 {% for cells in view.cost_rows %}
