@@ -208,9 +208,10 @@ def write_csv(runs: Runs, path: Path, *, german: bool = False) -> str:
     count = 0
     with path.open("w", encoding=encoding, errors="surrogatepass", newline="") as file:
         file.write(delimiter.join(TYPES) + "\r\n")
-        for count, row in enumerate(runs.rows(), 1):
+        for row in runs.rows():
             cells = (_csv_cell(value, german=german) for value in row.values())
             file.write(delimiter.join(cells) + "\r\n")
+            count += 1
     return f"{count:,} requests"
 
 
@@ -273,8 +274,9 @@ def write_jsonl(runs: Runs, path: Path) -> str:
     """Write one JSON object a line."""
     count = 0
     with path.open("w", encoding="utf-8", errors="surrogatepass", newline="\n") as file:
-        for count, row in enumerate(runs.rows(), 1):
+        for row in runs.rows():
             file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            count += 1
     return f"{count:,} requests"
 
 
@@ -574,6 +576,107 @@ class Book:
 
 
 # === llm-d Benchmark Report ===
+#
+# Version 0.2, the format that the llm-d project's tools and its converters for other load
+# generators write; see benchmark-report in github.com/llm-d/llm-d-benchmark. It has no place for quality,
+# verdicts and intervals: those stay in the results file. A stage is a report of its own.
+
+
+def write_llmd(runs: Runs, path: Path) -> str:
+    """Write a Benchmark Report v0.2 a line, one for each stage of each run."""
+    count = 0
+    with path.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
+        for run in runs.heads():
+            for part in run.aggregate["stages"] or [run.aggregate]:
+                report = benchmark_report(run.meta, part)
+                file.write(json.dumps(report, ensure_ascii=False, allow_nan=False) + "\n")
+                count += 1
+    return f"{count:,} reports, one a line"
+
+
+def benchmark_report(meta: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the report of a stage, or of a run at one level."""
+    stage = part.get("stage", 0)
+    start, end = (_moment(meta, name) for name in ("start", "end"))
+    duration = f"PT{meta['total_duration_ms'] / 1000:.3f}S"
+    requests: dict[str, Any] = {
+        "total": part["requests"],
+        "failures": part["failed"],
+        "incomplete": part["cancelled"],
+    }
+    if part["token_sum"] is not None:
+        ends = {"mean": part["token_avg"], "min": part["token_min"], "max": part["token_max"]}
+        requests["output_length"] = {"units": "count", **ends}
+    prompt = part["prompt_tokens_sum"]
+    if prompt is not None and part["ok"]:
+        requests["input_length"] = {"units": "count", "mean": prompt / part["ok"]}
+    latencies = {
+        "time_to_first_token": _statistics(part["ttft_ms"], "ms"),
+        "time_per_output_token": _statistics(part["tpot_ms"], "ms/token"),
+        "inter_token_latency": _statistics(part["itl_ms"], "ms/token"),
+        "request_latency": _statistics(part["e2e_ms"], "ms"),
+    }
+    rates = {
+        "output_token_rate": _rate(part["tokens_per_s"], "tokens/s"),
+        "request_rate": _rate(part["requests_per_s"], "queries/s"),
+    }
+    return {
+        "version": "0.2",
+        "run": {
+            "uid": f"{meta['run_id']}-{stage}",
+            "eid": meta["run_id"],
+            "time": {"start": start, "end": end, "duration": duration},
+        },
+        "scenario": {"load": _load(meta, part)},
+        "results": {
+            "request_performance": {
+                "aggregate": {
+                    "requests": requests,
+                    "latency": _known(latencies),
+                    "throughput": _known(rates),
+                }
+            }
+        },
+    }
+
+
+def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _moment(meta: Mapping[str, Any], name: str) -> str:
+    offset = str(meta.get("utc_offset") or "+0000")
+    return f"{meta[f'{name}_date']}T{meta[f'{name}_time']}{offset[:3]}:{offset[3:5]}"
+
+
+def _statistics(summary: Mapping[str, Any], units: str) -> dict[str, Any] | None:
+    if not summary["n"]:
+        return None
+    names = {"mean": "avg", "stddev": "std"} | {n: n for n in ("min", *st.PERCENTILES, "max")}
+    return {"units": units, **_known({name: summary[ours] for name, ours in names.items()})}
+
+
+def _rate(value: float | None, units: str) -> dict[str, Any] | None:
+    return None if value is None else {"units": units, "mean": value}
+
+
+def _load(meta: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what was asked; the format wants to know how long the prompts were."""
+    config, prompt = meta["config"], part["prompt_tokens_sum"]
+    if not prompt or not part["ok"]:
+        return None
+    standardized = {
+        "tool": "llm-stresstest",
+        "tool_version": str(meta["client"].get("version")),
+        "source": "sampled",
+        "stage": part.get("stage", 0),
+        "input_seq_len": {"distribution": "other", "value": max(prompt / part["ok"], 1)},
+        "concurrency": part.get("concurrent", meta["concurrent"]),
+    }
+    if config["rate"] is not None:
+        standardized["rate_qps"] = config["rate"]
+    what = {"cfg_id": meta["questions_sha256"], "description": "questions of a catalogue"}
+    return {"metadata": what, "standardized": standardized, "native": {"config": config}}
 
 
 class Format(NamedTuple):
@@ -589,4 +692,5 @@ FORMATS = {
     "parquet": Format(".parquet", write_parquet),
     "jsonl": Format(".jsonl", write_jsonl),
     "md": Format(".md", write_markdown),
+    "llmd": Format(".llmd.jsonl", write_llmd),
 }

@@ -2,7 +2,7 @@
 
     llm_stresstest.py report NAME                 results/NAME.html
     llm_stresstest.py report A B -o page.html     overlaid, with the verdicts of `compare` first
-    llm_stresstest.py report NAME --lite          no script, for mail; also --png, --svg, --pdf, --card
+    llm_stresstest.py report NAME --lite      no script, for mail; also --png, --svg, --pdf, --card
 
 The page opens from disk and asks no network; its policy forbids it. The charts come from charts.py
 and their colours from the style sheet below, so that light, dark and print are the same pictures.
@@ -37,7 +37,7 @@ NARROW = st.NARROW_SPACE
 MOST_ANSWERS = 200  # to read, of each kind
 ANSWER_LENGTH = 3000  # characters; the results file has all
 LITE_POINTS = 600
-LITE_WIDTH = 460
+LITE_WIDTHS = (350, 600)  # of a chart beside another one, and of a wide one
 
 # === Command line ===
 
@@ -273,10 +273,10 @@ def latency(part: Mapping[str, Any], metric: str) -> tuple[str, str]:
     return (f"({text})", "") if None in bounds else (text, st.format_interval(bounds))
 
 
-def limits_text(slo: Mapping[str, Any]) -> str:
+def limits_text(slo: Mapping[str, Any], *, words: bool = True) -> str:
     """Return the limits that were set."""
     found = [
-        f"{what} ≤{NARROW}{st.format_limit(slo[key])}"
+        (f"{what} " if words else "") + f"≤{NARROW}{st.format_limit(slo[key])}"
         for key, what in LIMITS.items()
         if slo.get(key) is not None
     ]
@@ -423,7 +423,8 @@ class OneRun:
         if ttft == "–":
             first = figure("First token (TTFT)", ttft, "not measured: that needs stream")
         whole = figure("Whole answer (E2E), median ↓", e2e, e2e_interval and said + e2e_interval)
-        third = figure("Within the limits ↑", within(part), limits_text(self.slo))
+        limits = limits_text(self.slo, words=len(self.slo) < 2)
+        third = figure("Within the limits ↑", within(part), limits)
         share, interval = right(part)
         n = part["quality"]["under_load"]["n"]
         last = figure("Right answers ↑", share, f"{said}{interval}, of {n:,} graded")
@@ -440,11 +441,13 @@ class OneRun:
     def level_rows(self) -> list[dict[str, Any]]:
         """The levels table's rows."""
         totals = [st.total_speed(part) or 0.0 for part in self.parts]
+        users = [st.one_user_speed(part) or 0.0 for part in self.parts]
         return [
             {
                 "at_once": f"{level.at_once:,}",
                 "total": st.format_number(st.total_speed(level.part)),
                 "bar": round(100 * total / (max(totals) or 1)),
+                "bar_one": round(100 * user / (max(users) or 1)),
                 "one": st.format_number(st.one_user_speed(level.part)),
                 "ttft": latency(level.part, "ttft_ms"),
                 "e2e": latency(level.part, "e2e_ms"),
@@ -453,7 +456,7 @@ class OneRun:
                 "failed": level.part["failed"],
                 "knee": level.at_once == self.knee,
             }
-            for level, total in zip(self.levels, totals, strict=True)
+            for level, total, user in zip(self.levels, totals, users, strict=True)
         ]
 
     @property
@@ -643,16 +646,19 @@ class OneRun:
         words = {"ttft_ms": "start within", "tpot_ms": "keep to", "e2e_ms": "end within"}[metric]
         within_limit = f"{words} the limit of {st.format_limit(limit)}"
         within_limit += " a token" if metric == "tpot_ms" else ""
+        of = "" if n <= 100 else " of the"
         if not self.levels:
-            return (
-                f"{text} answers {within_limit}"
-                if n <= 100
-                else f"{text} of the answers {within_limit}"
-            )
+            return f"{text}{of} answers {within_limit}"
         if share == 1:
             return f"At every level all answers {within_limit}"
-        of = "" if n <= 100 else " of the"
-        return f"At every level {text}{of} answers or more {within_limit}"
+        if share >= 0.9 or (metric == "ttft_ms" and "prompt_cache" in self.codes):
+            return f"At every level {text}{of} answers or more {within_limit}"
+        low, high = (
+            f"{inside:,} of {n:,}" if n <= 100 else st.format_share(part)
+            for part, inside, n in (shares[0], shares[-1])
+        )
+        first, last = self.levels[0].at_once, self.levels[-1].at_once
+        return f"{low} answers at {first} at once and {high} at {last} {within_limit}"
 
     @functools.cached_property
     def time_chart(self) -> charts.Chart:
@@ -1074,8 +1080,8 @@ class Comparing:
             if row is None:
                 continue
             word = self.words.verdict_text(row, comparison.options.margin)[2:]
-            interval = self.words.interval_text(row)
-            texts.append(f"{self.labels[place]} {word} ({interval})")
+            who = f"{self.labels[place]} " if len(group) > 2 or word != "cannot tell" else ""
+            texts.append(f"{who}{word}, {self.words.interval_text(row)}")
         return f"{what}: {'; '.join(texts)}" if texts else f"{what}: not compared"
 
     def charts(self) -> list[charts.Chart]:
@@ -1207,17 +1213,22 @@ def html_page(view: OneRun | Comparing) -> bytes:
     template = RUN_PAGE if isinstance(view, OneRun) else COMPARE_PAGE
     page = _environment().from_string(BASE_PAGE.replace("{{ CONTENT }}", template)).render(
         view=view,
-        style=markupsafe.Markup(_style()),
-        script=markupsafe.Markup(script),
+        style=_ours(_style()),
+        script=_ours(script),
         scripts=f"'sha256-{digest}'" if script else "'none'",
         drawer=drawer,
-        icons={name: markupsafe.Markup(icon) for name, icon in ICONS.items()},
+        icons={name: _ours(icon) for name, icon in ICONS.items()},
         caveats=caveats,
         meaning=meaning,
         started=started,
         narrow=NARROW,
     )  # fmt: skip
     return str(page).encode()
+
+
+def _ours(text: str) -> markupsafe.Markup:
+    """Mark a text of this file as HTML."""
+    return markupsafe.Markup(text)  # noqa: S704
 
 
 def _environment() -> jinja2.Environment:
@@ -1233,12 +1244,12 @@ class Drawer:
         self._lite = lite
         self._specs = list[charts.Spec]()
 
-    def draw(self, panel: charts.Panel) -> markupsafe.Markup:
+    def draw(self, panel: charts.Panel, wide: bool) -> markupsafe.Markup:
         """Return what stands in the panel's place."""
         if not self._lite:
             self._specs.append(panel.spec)
             return markupsafe.Markup(f'<div class="vega" data-spec="{len(self._specs) - 1}"></div>')  # noqa: S704
-        spec = {**charts.sized(panel.spec, LITE_WIDTH), "config": charts.CONFIG}
+        spec = {**charts.sized(panel.spec, LITE_WIDTHS[wide]), "config": charts.CONFIG}
         drawn = str(vl_convert.vegalite_to_svg(spec, vl_version=charts.VEGA_LITE))
         return markupsafe.Markup(drawn)  # noqa: S704 (vl-convert escapes the texts in it)
 
@@ -1267,13 +1278,15 @@ def _style() -> str:
 ICONS = {
     "VALID": '<svg viewBox="0 0 16 16" width="16" height="16" aria-hidden="true">'
     '<circle cx="8" cy="8" r="7.5" fill="currentColor"/>'
-    '<path d="M4.5 8.3 7 10.8 11.5 5.6" fill="none" stroke="var(--okbg)" stroke-width="1.8"/></svg>',
+    '<path d="M4.5 8.3 7 10.8 11.5 5.6" fill="none" stroke="var(--okbg)" stroke-width="1.8"/>'
+    "</svg>",
     "SUSPECT": '<svg viewBox="0 0 16 16" width="16" height="16" aria-hidden="true">'
     '<path d="M8 .8 15.6 14.6H.4Z" fill="currentColor"/>'
     '<path d="M8 5.4V9.8M8 11.3V13" stroke="var(--warnbg)" stroke-width="1.7"/></svg>',
     "INVALID": '<svg viewBox="0 0 16 16" width="16" height="16" aria-hidden="true">'
     '<path d="M4.9.6H11.1L15.4 4.9V11.1L11.1 15.4H4.9L.6 11.1V4.9Z" fill="currentColor"/>'
-    '<path d="M5.2 5.2 10.8 10.8M10.8 5.2 5.2 10.8" stroke="var(--badbg)" stroke-width="1.7"/></svg>',
+    '<path d="M5.2 5.2 10.8 10.8M10.8 5.2 5.2 10.8" stroke="var(--badbg)" stroke-width="1.7"/>'
+    "</svg>",
 }  # fmt: skip
 
 STYLE = """
@@ -1291,7 +1304,8 @@ header{display:flex;align-items:center;gap:16px;padding:16px 0;border-bottom:1px
 font-size:14px}
 header b{font-weight:650}header .kind{color:var(--ink3)}
 header nav{margin-left:auto;display:flex;gap:18px;overflow-x:auto}
-header nav a{color:var(--ink2);text-decoration:none;white-space:nowrap;padding:2px 0;min-height:24px}
+header nav a{color:var(--ink2);text-decoration:none;white-space:nowrap;padding:2px 0;
+min-height:24px}
 header nav a:hover{text-decoration:underline}
 button{font:inherit;font-size:14px;color:var(--ink);background:var(--surface);min-height:32px;
 border:1px solid var(--edge);border-radius:4px;padding:4px 12px;cursor:pointer}
@@ -1346,7 +1360,8 @@ overflow-wrap:anywhere}
 .copy{display:flex;gap:20px;align-items:center;background:var(--sunken);border-radius:4px;
 padding:12px 16px;font-size:14px;margin:16px 0}
 .copy p{margin:0;flex:1;overflow-wrap:anywhere}
-.facts{display:grid;grid-template-columns:repeat(4,1fr);gap:16px 28px;margin:20px 0 0;font-size:14px}
+.facts{display:grid;grid-template-columns:repeat(4,1fr);gap:16px 28px;margin:20px 0 0;
+font-size:14px}
 .facts dt{color:var(--ink3);font-size:13px}.facts dd{margin:0;overflow-wrap:anywhere}
 .grid{display:grid;grid-template-columns:repeat(var(--columns),minmax(0,1fr));gap:32px 36px}
 #right{grid-template-columns:minmax(0,2fr) minmax(0,1fr)}
@@ -1383,16 +1398,19 @@ padding:7px 0;font-size:14px}
 .keys dt{color:var(--ink2)}.keys dd{margin:0;text-align:right;overflow-wrap:anywhere}
 footer{margin:56px 0 32px;padding-top:16px;border-top:1px solid var(--line);font-size:13px;
 color:var(--ink3);overflow-wrap:anywhere}
-#tip{position:fixed;z-index:9;pointer-events:none;background:var(--ink);color:var(--bg);font-size:13px;
-padding:4px 9px;border-radius:4px;max-width:320px}
+#tip{position:fixed;z-index:9;pointer-events:none;background:var(--ink);color:var(--bg);
+font-size:13px;padding:4px 9px;border-radius:4px;max-width:320px}
 #tip[hidden]{display:none}
-.flip{white-space:pre-wrap;font-size:12px;color:var(--ink3);display:block;max-height:8em;overflow:auto}
+.flip{white-space:pre-wrap;font-size:12px;color:var(--ink3);display:block;max-height:8em;
+overflow:auto}
+.lite .page{max-width:784px}.lite .plot svg{width:100%}
+.lite .grid,.lite #right{grid-template-columns:1fr 1fr}
 @media (max-width:720px){
 .page{padding:0 16px}section{margin-top:44px}h1{font-size:25px}.lede{font-size:17px}
 header{flex-wrap:wrap}header nav{order:3;width:100%;margin:0}header nav a{min-height:44px;
 display:inline-flex;align-items:center}
 button,.tools input{min-height:44px}
-.grid,#right,.facts,.keys{grid-template-columns:minmax(0,1fr)}
+.grid,#right,.lite .grid,.lite #right,.facts,.keys{grid-template-columns:minmax(0,1fr)}
 .chart{display:block;margin-bottom:20px}
 .figures{grid-template-columns:1fr 1fr}.figures>div{padding:12px}.figures>div:nth-child(odd){
 border-left:0;padding-left:0}.figures>div:nth-child(n+3){border-top:1px solid var(--line)}
@@ -1409,7 +1427,8 @@ background:var(--surface)}
 text-align:right;border:0;border-top:1px solid var(--line)}
 .cards td::before{content:attr(data-of);color:var(--ink2);text-align:left;font-size:14px}
 .cards td.long{display:block;text-align:left}.cards td.long::before{display:block}
-.phone{display:inline}.cards .bar{display:none}.cards small{display:inline-block;margin-left:6px;white-space:nowrap}
+.phone{display:inline}.cards .bar{display:none}
+.cards small{display:inline-block;margin-left:6px;white-space:nowrap}
 .copy{display:block}.copy button{margin-top:10px}
 }
 @media (prefers-reduced-motion:no-preference){html{scroll-behavior:smooth}}
@@ -1506,11 +1525,7 @@ style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'">
 <title>{{ view.name }} · llm-stresstest</title>
 <style>{{ style }}</style>
 </head>
-{% macro legend(keys) %}
-{% if keys %}
-<p class="legend">
-{% for key in keys %}
-<span><svg width="22" height="12" aria-hidden="true">
+{% macro line(key) %}<svg width="22" height="12" aria-hidden="true">
 {% if key.shape == "line" %}<path d="M0 6H22" stroke="{{ key.colour }}" stroke-width="2.5"/>
 {% elif key.shape == "dash" %}
 <path d="M0 6H22" stroke="{{ key.colour }}" stroke-width="2.5" stroke-dasharray="6 3"/>
@@ -1523,7 +1538,12 @@ style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'">
 <path d="M11 1 17 11H5Z" fill="none" stroke="{{ key.colour }}" stroke-width="1.6"/>
 {% elif key.shape == "shade" %}<rect width="22" height="12" fill="{{ key.colour }}" opacity=".18"/>
 {% else %}<rect width="22" height="12" fill="{{ key.colour }}"/>{% endif %}
-</svg>{{ key.label }}</span>
+</svg>{% endmacro %}
+{% macro legend(keys) %}
+{% if keys %}
+<p class="legend">
+{% for key in keys %}
+<span>{{ line(key) }}{{ key.label }}</span>
 {% endfor %}
 </p>
 {% endif %}
@@ -1535,9 +1555,10 @@ style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'">
 <div><p class="note">{{ c.note }}</p>{{ legend(c.legend) }}</div>
 <div class="plot">
 {% for panel in c.panels %}
-{% if panel.label %}<p class="panel"><b>{{ panel.label }}</b><span>{{ panel.note }}</span></p>{% endif %}
+{% if panel.label %}<p
+class="panel"><b>{{ panel.label }}</b><span>{{ panel.note }}</span></p>{% endif %}
 <div role="img" aria-label="{{ panel.label or c.title }}. {{ panel.note or c.note }}">
-{{ drawer.draw(panel) }}</div>
+{{ drawer.draw(panel, wide) }}</div>
 {% endfor %}
 </div>
 {% if c.rows %}
@@ -1575,7 +1596,7 @@ style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'">
 {% endmacro %}
 {% macro badge(verdict) %}<span class="verdict {{ verdict }}">{{ icons.get(verdict, "") }}\
 {{ verdict }}</span>{% endmacro %}
-<body>
+<body{{ ' class=lite' if view.lite }}>
 <a class="skip" href="#answer">Skip to the answer</a>
 <div class="page">
 {{ CONTENT }}
@@ -1606,7 +1627,8 @@ RUN_PAGE = """\
 <main id="answer" class="{{ view.meta.validity.verdict }}">
 {% set verdict = view.meta.validity.verdict %}
 <p class="top">{{ badge(verdict) }}<span class="means {{ verdict }}">{{ meaning(view.meta) }}</span>
-<b class="mono">{{ view.name }}</b><span>{{ started(view.meta) }}</span><span>{{ view.duration }}</span></p>
+<b class="mono">{{ view.name }}</b><span>{{ started(view.meta) }}</span>
+<span>{{ view.duration }}</span></p>
 {% if verdict == "INVALID" %}{{ notes(caveats(view.meta)) }}{% endif %}
 <h1>{{ view.headline }}</h1>
 <p class="lede">{{ view.lede }}</p>
@@ -1618,9 +1640,11 @@ RUN_PAGE = """\
 <th class="n">Right<br>answers ↑</th></tr></thead>
 <tbody>
 {% for level in view.level_rows %}
-<tr{{ ' class=knee' if level.knee }}><th scope="row">{{ level.at_once }}<span class="phone"> at once</span>
+<tr{{ ' class=knee' if level.knee }}><th scope="row">{{ level.at_once }}<span
+class="phone"> at once</span>
 {% if level.failed %}<small>{{ level.failed }} failed</small>{% endif %}</th>
-<td class="n" data-of="Total, tokens/s ↑"><span>{{ level.total }}<span class="bar"><i style="width:{{ level.bar }}%"></i></span></span></td>
+<td class="n" data-of="Total, tokens/s ↑"><span>{{ level.total }}<span class="bar"><i
+style="width:{{ level.bar }}%"></i></span></span></td>
 <td class="n" data-of="One user, tokens/s ↑">{{ level.one }}</td>
 <td class="n" data-of="First token (TTFT), median ↓">{{ said(level.ttft) }}</td>
 <td class="n" data-of="Whole answer (E2E), median ↓">{{ said(level.e2e) }}</td>
@@ -1632,7 +1656,8 @@ RUN_PAGE = """\
 {% else %}
 <dl class="figures">
 {% for figure in view.figures %}
-<div><dt>{{ figure.label }}</dt><dd>{{ figure.value }}{% if figure.unit %}<span>{{ figure.unit }}</span>{% endif %}</dd>
+<div><dt>{{ figure.label }}</dt><dd>{{ figure.value }}{% if figure.unit %}\
+<span>{{ figure.unit }}</span>{% endif %}</dd>
 <p>{{ figure.note }}</p></div>
 {% endfor %}
 </dl>
@@ -1652,22 +1677,25 @@ RUN_PAGE = """\
 {% endif %}
 <section id="latency"><h2>Latency</h2>
 {% if view.latency_charts %}
-<p class="note">How many of the requests (up) were done within a time (right). A curve further left \
-is faster. \
+<p class="note">How many of the requests (up) were done within a time (right). A curve further \
+left is faster. \
 {% if view.levels|length > 1 %}Thick bars: 95{{ narrow }}% interval of each median.\
 {% else %}Shaded: 95{{ narrow }}% band for the whole curve.{% endif %}</p>
 {{ legend(view.level_keys) }}
 {{ row(view.latency_charts) }}
 {% if not view.levels %}
 <table style="margin-top:24px"><thead><tr><th></th>
-{% for head in ("p50", "95 % interval", "p90", "p95", "p99", "max", "answers") %}<th class="n">{{ head }}</th>{% endfor %}
+{% for head in ("p50", "95 % interval", "p90", "p95", "p99", "max", "answers") %}<th
+class="n">{{ head }}</th>{% endfor %}
 </tr></thead><tbody>
 {% for cells in view.latency_rows %}
 <tr>{% for cell in cells %}<td{{ ' class=n' if loop.index0 }}>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}
 </tbody></table>
 {% endif %}
-{% else %}<p class="note">No chart: no request succeeded, so there is no latency to show.</p>{% endif %}
+{% else %}
+<p class="note">No chart: no request succeeded, so there is no latency to show.</p>
+{% endif %}
 </section>
 <section id="time"><h2>Over time</h2>
 {{ legend(view.level_keys) }}
@@ -1677,10 +1705,12 @@ is faster. \
 {% if view.failures %}
 <section id="failures"><h2>Failures</h2><p class="note">{{ view.failure_words }}</p>
 <table class="cards"><thead><tr><th>Sent after</th><th>Kind</th><th class="n">HTTP</th>
-<th style="padding-left:16px">Message</th><th>Question</th><th class="n">Failed after</th></tr></thead><tbody>
+<th style="padding-left:16px">Message</th><th>Question</th><th
+class="n">Failed after</th></tr></thead><tbody>
 {% for f in view.failures[:50] %}
 <tr><td data-of="Sent after">{{ f.sent }}</td><td data-of="Kind"><code>{{ f.kind }}</code></td>
-<td class="n" data-of="HTTP">{{ f.http }}</td><td class="long" style="padding-left:16px">{{ f.message }}</td>
+<td class="n" data-of="HTTP">{{ f.http }}</td><td class="long"
+style="padding-left:16px">{{ f.message }}</td>
 <td class="long">{{ f.question }}</td><td class="n" data-of="Failed after">{{ f.after }}</td></tr>
 {% endfor %}
 </tbody></table></section>
@@ -1696,9 +1726,11 @@ is faster. \
 {% if view.quality_chart.panels %}
 <div class="grid" id="right">
 {{ chart(view.quality_chart) }}
-<div style="grid-row:span 4"><h3>What a right answer costs</h3><p class="note">By requests at once. “–” is not measured.</p>
+<div style="grid-row:span 4"><h3>What a right answer costs</h3><p
+class="note">By requests at once. “–” is not measured.</p>
 <table style="margin-top:8px"><thead><tr><th>At once</th><th class="n">Right answers/s ↑</th>
-<th class="n">Tokens each ↓</th><th class="n">Wh per 1,000 ↓</th><th class="n">Price each ↓</th></tr></thead><tbody>
+<th class="n">Tokens each ↓</th><th class="n">Wh per 1,000 ↓</th><th
+class="n">Price each ↓</th></tr></thead><tbody>
 {% for cells in view.cost_rows %}
 <tr>{% for cell in cells %}<td{{ ' class=n' if loop.index0 }}>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}
@@ -1708,13 +1740,14 @@ is faster. \
 </section>
 <section id="answers"><h2>Answers to read</h2>
 {% if view.entries or view.failures %}
-<p class="note">The slowest, the wrong and the failed, one entry a question; texts are cut at 3,000 \
-characters, the results file has all.</p>
+<p class="note">The slowest, the wrong and the failed, one entry a question; texts are cut at \
+3,000 characters, the results file has all.</p>
 {% if not view.lite %}
 <div class="tools"><input id="search" type="search" aria-label="Search questions and answers" \
 placeholder="Search questions and answers">
 {% for kind, word, count in view.filters %}
-<button type="button" data-kind="{{ kind }}" aria-pressed="{{ 'false' if kind else 'true' }}">{{ word }} {{ count }}</button>
+<button type="button" data-kind="{{ kind }}"
+aria-pressed="{{ 'false' if kind else 'true' }}">{{ word }} {{ count }}</button>
 {% endfor %}
 </div>
 <p id="none" hidden><span></span> <button id="clear" type="button">Show all</button></p>
@@ -1724,20 +1757,24 @@ placeholder="Search questions and answers">
 <li data-kinds="{{ e.kinds|join(' ') }}"><div class="who"><b>{{ e.head }}</b>{{ e.category }}\
 {{ " · " if e.category }}{{ e.took }}<br><code>{{ e.id }}</code></div>
 <div><h3>{{ e.question }}</h3>
-{% if e.reasoning %}<details><summary>Reasoning</summary><div class="said">{{ e.reasoning }}</div></details>{% endif %}
+{% if e.reasoning %}<details><summary>Reasoning</summary><div
+class="said">{{ e.reasoning }}</div></details>{% endif %}
 <div class="said">{{ e.answer or "(empty)" }}</div><p>{{ e.why }}</p></div></li>
 {% endfor %}
 {% for f in view.failures %}
-<li data-kinds="failed"><div class="who"><b>Failed</b>{{ f.kind }} · {{ f.after }}<br><code>{{ f.id }}</code></div>
+<li data-kinds="failed"><div
+class="who"><b>Failed</b>{{ f.kind }} · {{ f.after }}<br><code>{{ f.id }}</code></div>
 <div><h3>{{ f.question }}</h3>
-{% if f.arrived %}<div class="said">{{ f.arrived }}</div>{% endif %}<p>{{ f.message }}</p></div></li>
+{% if f.arrived %}<div
+class="said">{{ f.arrived }}</div>{% endif %}<p>{{ f.message }}</p></div></li>
 {% endfor %}
 </ul>
 {% else %}<p class="note">No answer came, and no request failed.</p>{% endif %}
 </section>
 <section id="config"><h2>Configuration</h2><p class="note">What differs from the defaults.</p>
 <dl class="keys">
-{% for key, value in view.changed_keys %}<div><dt>{{ key }}</dt><dd>{{ value }}</dd></div>{% endfor %}
+{% for key, value in view.changed_keys %}
+<div><dt>{{ key }}</dt><dd>{{ value }}</dd></div>{% endfor %}
 </dl>
 <details><summary>Show all {{ view.all_keys|length }} keys</summary>
 <dl class="keys">
@@ -1755,15 +1792,19 @@ COMPARE_PAGE = """\
 {% if not view.lite %}<button id="theme" type="button">Light / dark</button>{% endif %}
 </header>
 <main id="answer">
-<p class="top"><span>{{ view.runs|length }} runs, {{ started(view.runs[0].meta) }} and later</span></p>
+<p class="top"><span>{{ view.runs|length }} runs, \
+{{ started(view.runs[0].meta) }} and later</span></p>
 <h1>{{ view.headline }}</h1>
 <p class="lede">{{ view.lede }}</p>
 <table class="cards"><thead><tr><th>Run</th><th>Verdict</th><th class="n">Answers</th>
 <th class="n">Failed</th><th class="n">Date</th></tr></thead><tbody>
 {% for run in view.run_rows %}
-<tr><th scope="row"><b>{{ run.label }}</b> {{ legend([run.key]) }}<span class="mono">{{ run.name }}</span></th>
-<td data-of="Verdict">{{ badge(run.meta.validity.verdict) }}</td><td class="n" data-of="Answers">{{ run.ok }}</td>
-<td class="n" data-of="Failed">{{ run.failed }}</td><td class="n" data-of="Date">{{ run.date }}</td></tr>
+<tr><th scope="row"><b>{{ run.label }}</b> {{ line(run.key) }} <span
+class="mono">{{ run.name }}</span></th>
+<td data-of="Verdict">{{ badge(run.meta.validity.verdict) }}</td><td class="n"
+data-of="Answers">{{ run.ok }}</td>
+<td class="n" data-of="Failed">{{ run.failed }}</td><td class="n"
+data-of="Date">{{ run.date }}</td></tr>
 {% endfor %}
 </tbody></table>
 {% if view.changed %}
@@ -1771,7 +1812,8 @@ COMPARE_PAGE = """\
 {% for label in view.labels %}<th>{{ label }}</th>{% endfor %}</tr></thead><tbody>
 {% for key, values in view.changed %}
 <tr><th scope="row"><code>{{ key }}</code></th>
-{% for value in values %}<td data-of="{{ view.labels[loop.index0] }}">{{ value }}</td>{% endfor %}</tr>
+{% for value in values %}<td
+data-of="{{ view.labels[loop.index0] }}">{{ value }}</td>{% endfor %}</tr>
 {% endfor %}
 </tbody></table>
 {% endif %}
@@ -1781,49 +1823,61 @@ COMPARE_PAGE = """\
 <ul class="caveats">{% for line in table.refused %}<li class="bad">{{ line }}</li>{% endfor %}</ul>
 <p class="note">The curves below are drawn all the same; no verdict stands on them.</p></section>
 {% else %}
-<table class="cards" style="margin-top:28px"><thead><tr><th>{{ table.label }} against A</th><th class="n">A</th>
-<th class="n">{{ table.label }}</th><th class="n">Difference<small>95{{ narrow }}% over all rows</small></th>
-<th style="width:224px;padding-left:24px">−50{{ narrow }}% to +50{{ narrow }}%<small>shaded: the same within the margin</small></th>
+<table class="cards" style="margin-top:28px"><thead><tr><th>{{ table.label }} against A</th><th
+class="n">A</th>
+<th class="n">{{ table.label }}</th><th
+class="n">Difference<small>95{{ narrow }}% over all rows</small></th>
+<th style="width:224px;padding-left:24px">−50{{ narrow }}% to +50{{ narrow }}%
+<small>shaded: the same within the margin</small></th>
 <th>Verdict</th></tr></thead><tbody>
 {% for line in table.rows %}
 {% set cells = line.cells %}{% set d = line.drawing %}
 <tr><th scope="row">{{ cells.name }}<small>{{ cells.middle }}</small></th>
-<td class="n" data-of="A">{{ cells.a }}</td><td class="n" data-of="{{ table.label }}">{{ cells.b }}</td>
-<td class="n" data-of="Difference"><span><b>{{ cells.change }}</b><small>{{ cells.interval }}</small></span></td>
-<td style="padding-left:24px">{% if d %}<svg width="200" height="24" viewBox="0 0 200 24" role="img" aria-label="{{ cells.interval }}">
+<td class="n" data-of="A">{{ cells.a }}</td><td class="n"
+data-of="{{ table.label }}">{{ cells.b }}</td>
+<td class="n" data-of="Difference"><span><b>{{ cells.change }}</b>\
+<small>{{ cells.interval }}</small></span></td>
+<td style="padding-left:24px">{% if d %}<svg width="200" height="24" viewBox="0 0 200 24"
+role="img" aria-label="{{ cells.interval }}">
 <rect x="{{ d.left }}" width="{{ d.shade }}" height="24" fill="var(--sunken)"/>
 <path d="M100 0V24" stroke="var(--ink3)"/>
 <rect x="{{ d.low }}" y="9" width="{{ d.width }}" height="6" fill="var(--b)" fill-opacity=".4"/>
 <circle cx="{{ d.middle }}" cy="12" r="5" fill="var(--b)"/>
-{% if d.far_left %}<path d="M9 6 2 12 9 18" fill="none" stroke="var(--b)" stroke-width="2"/>{% endif %}
-{% if d.far_right %}<path d="M191 6 198 12 191 18" fill="none" stroke="var(--b)" stroke-width="2"/>{% endif %}
+{% if d.far_left %}<path d="M9 6 2 12 9 18" fill="none" stroke="var(--b)"
+stroke-width="2"/>{% endif %}
+{% if d.far_right %}<path d="M191 6 198 12 191 18" fill="none" stroke="var(--b)"
+stroke-width="2"/>{% endif %}
 </svg>{% endif %}</td>
-<td data-of="Verdict"><span><b class="{{ line.better }}">{{ cells.verdict }}</b><small>{{ cells.needs }}</small></span></td></tr>
+<td data-of="Verdict"><span><b
+class="{{ line.better }}">{{ cells.verdict }}</b><small>{{ cells.needs }}</small></span></td></tr>
 {% endfor %}
 </tbody></table>
 <p class="note" style="margin-top:8px">{{ table.legend }}</p>
 {% endif %}
 {% if table.caveats %}
-<ul class="caveats">{% for line in table.caveats %}<li class="warn-line">{{ line }}</li>{% endfor %}</ul>
+<ul class="caveats">{% for line in table.caveats %}<li
+class="warn-line">{{ line }}</li>{% endfor %}</ul>
 {% endif %}
 {% endfor %}
 <section id="latency"><h2>Latency</h2>
-<p class="note">How many of the requests (up) were done within a time (right). A curve further left \
-is faster. Thick bars: 95{{ narrow }}% interval of each median.</p>
+<p class="note">How many of the requests (up) were done within a time (right). A curve further \
+left is faster. Thick bars: 95{{ narrow }}% interval of each median.</p>
 {{ legend(view.legend) }}
 {% for group in view.latency_charts|batch(3) %}{{ row(group) }}{% else %}
 <p class="note">No chart: at least one of the runs has no answer.</p>{% endfor %}
 </section>
 <section id="flips"><h2>Answers that changed their grade</h2>
 {% for table in view.tables if not table.refused %}
-<p class="note">{{ table.label }} against A: {{ table.gained }} became right, {{ table.lost }} became wrong.</p>
+<p class="note">{{ table.label }} against A: {{ table.gained }} became right,
+{{ table.lost }} became wrong.</p>
 {% if table.flips %}
 <table class="cards"><thead><tr><th style="width:34%">Question</th><th style="width:33%">A</th>
 <th>{{ table.label }}</th></tr></thead><tbody>
 {% for flip in table.flips %}
 <tr><th scope="row">{{ flip.question }}</th>
 {% for answer in flip.answers %}
-<td class="long"><b class="{{ 'ok' if flip.right[loop.index0] else 'bad' }}">{{ "✓ right" if flip.right[loop.index0] else "✕ wrong" }}</b>
+<td class="long"><b class="{{ 'ok' if flip.right[loop.index0] else 'bad' }}">\
+{{ "✓ right" if flip.right[loop.index0] else "✕ wrong" }}</b>
 <span class="flip">{{ answer }}</span></td>
 {% endfor %}</tr>
 {% endfor %}
@@ -1842,40 +1896,54 @@ font-family="Arial, Liberation Sans, sans-serif">
 {% set tone = {"VALID": "ok", "SUSPECT": "warn"}.get(verdict, "bad") %}
 <rect x="60" y="52" width="150" height="40" rx="3" fill="{{ t[tone + 'bg'] }}"/>
 <g transform="translate(71 62)" color="{{ t[tone] }}">
-{% if verdict == "VALID" %}<circle cx="10" cy="10" r="10" fill="{{ t.ok }}"/><path d="M5 10 9 14 15 6" stroke="{{ t.okbg }}" stroke-width="2.4" fill="none"/>
-{% elif verdict == "SUSPECT" %}<path d="M10 0 20.500 19H-.5Z" fill="{{ t.warn }}"/><path d="M10 6.500V12.500M10 14.500V17" stroke="{{ t.warnbg }}" stroke-width="2.200"/>
-{% else %}<path d="M6 0H14L20 6V14L14 20H6L0 14V6Z" fill="{{ t.bad }}"/><path d="M6 6 14 14M14 6 6 14" stroke="{{ t.badbg }}" stroke-width="2.400"/>{% endif %}
+{% if verdict == "VALID" %}<circle cx="10" cy="10" r="10" fill="{{ t.ok }}"/><path
+d="M5 10 9 14 15 6" stroke="{{ t.okbg }}" stroke-width="2.4" fill="none"/>
+{% elif verdict == "SUSPECT" %}<path d="M10 0 20.500 19H-.5Z" fill="{{ t.warn }}"/><path
+d="M10 6.500V12.500M10 14.500V17" stroke="{{ t.warnbg }}" stroke-width="2.200"/>
+{% else %}<path d="M6 0H14L20 6V14L14 20H6L0 14V6Z" fill="{{ t.bad }}"/><path
+d="M6 6 14 14M14 6 6 14" stroke="{{ t.badbg }}" stroke-width="2.400"/>{% endif %}
 </g>
-<text x="98" y="78" font-size="18" font-weight="bold" letter-spacing="1" fill="{{ t[tone] }}">{{ verdict }}</text>
+<text x="98" y="78" font-size="18" font-weight="bold" letter-spacing="1"
+fill="{{ t[tone] }}">{{ verdict }}</text>
 {% endif %}
-<text x="{{ 230 if verdict else 60 }}" y="80" font-size="21" fill="{{ t.ink2 }}">{{ about[:88] }}</text>
+<text x="{{ 230 if verdict else 60 }}" y="80" font-size="21"
+fill="{{ t.ink2 }}">{{ about[:88] }}</text>
 {% for line in lines %}
-<text x="60" y="{{ 122 + size + loop.index0 * size * 1.15 }}" font-size="{{ size }}" font-weight="bold" fill="{{ t.ink }}">{{ line }}</text>
+<text x="60" y="{{ 122 + size + loop.index0 * size * 1.15 }}" font-size="{{ size }}"
+font-weight="bold" fill="{{ t.ink }}">{{ line }}</text>
 {% endfor %}
 {% if rows %}
 <g font-size="17" font-weight="bold" fill="{{ t.ink3 }}">
-<text x="740" y="133">At</text><text x="740" y="155">once</text><text x="850" y="155" text-anchor="end">Total</text>
-<text x="1030" y="133" text-anchor="end">One</text><text x="1030" y="155" text-anchor="end">user</text></g>
+<text x="740" y="133">At</text><text x="740" y="155">once</text><text x="850" y="155"
+text-anchor="end">Total</text>
+<text x="1030" y="133" text-anchor="end">One</text><text x="1030" y="155"
+text-anchor="end">user</text></g>
 <path d="M740 165H1140" stroke="{{ t.rule }}"/>
 {% for row in rows %}
 {% set y = 194 + loop.index0 * 42 %}
-<g font-size="21" fill="{{ t.ink }}"><text x="740" y="{{ y }}" font-weight="bold">{{ row.at_once }}</text>
+<g font-size="21" fill="{{ t.ink }}"><text x="740" y="{{ y }}"
+font-weight="bold">{{ row.at_once }}</text>
 <text x="850" y="{{ y }}" text-anchor="end">{{ row.total }}</text>
 <rect x="860" y="{{ y - 15 }}" width="{{ row.bar }}" height="14" fill="{{ t.a }}"/>
-<text x="1030" y="{{ y }}" text-anchor="end">{{ row.one }}</text></g>
+<text x="1030" y="{{ y }}" text-anchor="end">{{ row.one }}</text>
+<rect x="1040" y="{{ y - 15 }}" width="{{ row.bar_one }}" height="14" fill="{{ t.b }}"/></g>
 <path d="M740 {{ y + 14 }}H1140" stroke="{{ t.line }}"/>
 {% endfor %}
-<text x="1140" y="{{ 194 + rows|length * 42 }}" font-size="15" text-anchor="end" fill="{{ t.ink3 }}">tokens/s</text>
+<text x="1140" y="{{ 194 + rows|length * 42 }}" font-size="15" text-anchor="end"
+fill="{{ t.ink3 }}">tokens/s</text>
 {% endif %}
 <path d="M60 420H1140" stroke="{{ t.rule }}" stroke-width="2"/>
 {% for figure in figures %}
 {% set x = 60 + loop.index0 * 275 %}
 <text x="{{ x }}" y="452" font-size="18" fill="{{ t.ink2 }}">{{ figure.label }}</text>
-<text x="{{ x }}" y="508" font-size="50" font-weight="bold" fill="{{ t.ink }}">{{ figure.value }}<tspan font-size="24" font-weight="normal" fill="{{ t.ink2 }}" dx="10">{{ figure.unit }}</tspan></text>
-<text x="{{ x }}" y="536" font-size="16" fill="{{ t.ink2 }}">{{ figure.note[:34] }}</text>
+<text x="{{ x }}" y="508" font-size="50" font-weight="bold"
+fill="{{ t.ink }}">{{ figure.value }}<tspan font-size="24" font-weight="normal"
+fill="{{ t.ink2 }}" dx="10">{{ figure.unit }}</tspan></text>
+<text x="{{ x }}" y="536" font-size="16" fill="{{ t.ink2 }}">{{ figure.note }}</text>
 {% endfor %}
 <path d="M60 560H1140" stroke="{{ t.line }}"/>
 <text x="60" y="593" font-size="17" fill="{{ t.ink2 }}">{{ caveats[:110] }}</text>
-<text x="1140" y="593" font-size="17" text-anchor="end" fill="{{ t.ink2 }}">llm-stresstest, {{ date }}</text>
+<text x="1140" y="593" font-size="17" text-anchor="end"
+fill="{{ t.ink2 }}">llm-stresstest, {{ date }}</text>
 </svg>
 """
