@@ -440,7 +440,8 @@ def by_level(levels: Sequence[Level], metric: str, title: str, note: str, name: 
     kept = {str(level.at_once) for level in shown_levels(levels)}
     shown = [point for point in points if point["k"] in kept]
     axis: Spec = {"title": None}
-    scale: Spec = {"domain": [0, max(p.get("hi", p["y"]) for p in shown) * 1.05 or 1]}
+    top = max(cast(float, p.get("hi", p["y"])) for p in shown)
+    scale: Spec = {"domain": [0, top * 1.05 or 1]}
     if is_share:
         scale, axis = {"domain": [0, 1]}, {"title": None, "format": ".0%"}
     else:
@@ -1037,8 +1038,8 @@ def _add_segments(segments: dict[str, list[Spec]], result: st.Result, lane: int)
 def _lanes_spec(segments: Mapping[str, Sequence[Spec]], count: int, axis: Axis) -> Spec:
     x = axis.encoding(labels=True)
     ticks = sorted({1, *range(0, count + 1, max(1, math.ceil(count / 4))), count} - {0})
-    y_axis = {"title": None, "values": ticks, "grid": False, "minExtent": 56, "maxExtent": 56}
-    y_axis["format"] = "d"
+    y_axis: Spec = {"title": None, "values": ticks, "grid": False, "format": "d"}
+    y_axis |= {"minExtent": 56, "maxExtent": 56}
     scale = {"domain": [count + 0.5, 0.5], "nice": False, "zero": False}
     y = {**_x("y"), "scale": scale, "axis": y_axis}
     ends = {"x2": {"field": "x2"}, "y2": {"field": "y2"}}

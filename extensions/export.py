@@ -58,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()
-    st.show([f"wrote  {st.printable(path, 1000)}: {count}"])
+    line = st.styled(("wrote  ", "dim"), f"{st.printable(path, 4000)}: {count}")
+    line.no_wrap = True
+    st.show([line])
     return 0
 
 
@@ -578,8 +580,8 @@ class Book:
 # === llm-d Benchmark Report ===
 #
 # Version 0.2, the format that the llm-d project's tools and its converters for other load
-# generators write; see benchmark-report in github.com/llm-d/llm-d-benchmark. It has no place for quality,
-# verdicts and intervals: those stay in the results file. A stage is a report of its own.
+# generators write; see benchmark-report in github.com/llm-d/llm-d-benchmark. It has no place for
+# quality, verdicts and intervals: those stay in the results file. A stage is a report of its own.
 
 
 def write_llmd(runs: Runs, path: Path) -> str:

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     files = Files(options.overwrite)
     if page is not None:
         files.add(page, functools.partial(html_page, view))
-    drawn = [chart for chart in view.charts() if chart.panels]
+    drawn = [chart for chart in view.all_charts() if chart.panels]
     for folder, make, ending in ((options.png, png, "png"), (options.svg, svg, "svg")):
         for chart in drawn if folder else ():
             files.add(folder / f"{name}_{chart.name}.{ending}", functools.partial(make, chart))
@@ -68,7 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         files.add(options.pdf, functools.partial(pdf, view, drawn))
     if options.card is not None:
         files.add(options.card, functools.partial(card, view))
-    st.show(f"wrote  {st.printable(path, 1000)}" for path in files.write())
+    for path in files.write():
+        line = st.styled(("wrote  ", "dim"), st.printable(path, 4000))
+        line.no_wrap = True
+        st.show([line])
     return 0
 
 
@@ -496,14 +499,16 @@ class OneRun:
         meta, config = self.meta, self.config
         info, machine = meta.get("server_info") or {}, meta.get("hardware") or {}
         size, memory = info.get("parameters"), machine.get("memory_usable_bytes")
-        model = [meta["model"], info.get("quantization")]
+        model: list[str | None] = [meta["model"], info.get("quantization")]
         model.append(f"{st.format_number(size / 1e6)} million parameters" if size else None)
-        server = [" ".join(str(info[k]) for k in ("engine", "version") if info.get(k))]
+        server: list[str | None] = [
+            " ".join(str(info[k]) for k in ("engine", "version") if info.get(k))
+        ]
         server += [meta["server"] if meta["server"] != "embedded" else "embedded"]
         server.append(f"{info['slots']:,} slots" if info.get("slots") else None)
         context = info.get("context_tokens")
         server.append(f"{context:,} tokens of context" if context else None)
-        place = [machine_text(meta)]
+        place: list[str | None] = [machine_text(meta)]
         place.append(f"{st.format_number(memory / (1 << 30))}{NARROW}GiB" if memory else None)
         place.append(machine.get("os"))
         same = {"client and server": "the load came from the same machine"}
@@ -511,7 +516,7 @@ class OneRun:
         asked = f"{meta.get('questions_asked') or meta['questions']} questions"
         if config["duration"] is not None:
             asked = f"{config['duration']:g}{NARROW}s of questions"
-        questions = [asked + (" a level" if self.levels else "")]
+        questions: list[str | None] = [asked + (" a level" if self.levels else "")]
         if not self.levels:
             questions.append(f"{meta['concurrent']} at once")
         if config["rate"] is not None:
@@ -722,7 +727,7 @@ class OneRun:
         """Right answers by category."""
         return charts.quality(self.aggregate["quality"]["categories"])
 
-    def charts(self) -> list[charts.Chart]:
+    def all_charts(self) -> list[charts.Chart]:
         """Return all charts in the page's order."""
         return [
             *self.load_charts,
@@ -889,7 +894,9 @@ class OneRun:
         required = ("server", "model", "concurrent", "questions")
         found = []
         for key, value in self.config.items():
-            default = fields[key].get_default(call_default_factory=True) if key in fields else None
+            default: Any = None
+            if key in fields:
+                default = fields[key].get_default(call_default_factory=True)
             if hasattr(default, "model_dump"):
                 default = default.model_dump(exclude_none=True)
                 value = {k: v for k, v in (value or {}).items() if v is not None}
@@ -1084,7 +1091,7 @@ class Comparing:
             texts.append(f"{who}{word}, {self.words.interval_text(row)}")
         return f"{what}: {'; '.join(texts)}" if texts else f"{what}: not compared"
 
-    def charts(self) -> list[charts.Chart]:
+    def all_charts(self) -> list[charts.Chart]:
         """Return all charts."""
         return self.latency_charts
 
@@ -1150,7 +1157,10 @@ def pdf(view: OneRun | Comparing, drawn: Sequence[charts.Chart]) -> bytes:
     if isinstance(view, OneRun):
         told += [view.copied, *(f"{c.head} {c.text} {c.code}" for c in caveats(view.meta))]
     lines = [line for text in told for line in [*charts.wrapped(text, 100), ""]]
-    title = {"text": charts.wrapped(view.headline, 62), "subtitle": [view.name, "", *lines]}
+    title: charts.Spec = {
+        "text": charts.wrapped(view.headline, 62),
+        "subtitle": [view.name, "", *lines],
+    }
     title |= {"fontSize": 22, "subtitleFontSize": 12, "offset": 24}
     config = {**charts.CONFIG, "background": charts.LIGHT["bg"], "padding": 36}
     empty = {"data": {"values": []}, "mark": "point", "width": 660, "height": 1}
