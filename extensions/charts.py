@@ -730,8 +730,9 @@ def sample(results: Sequence[st.Result], keep: Sequence[st.Result], most: int) -
     if len(results) <= most:
         return list(results)
     kept = {id(result) for result in keep[:most]}
-    every = len(results) / max(most - len(kept), 1)
-    kept |= {id(results[int(place * every)]) for place in range(max(most - len(kept), 0))}
+    rest = [result for result in results if id(result) not in kept]
+    room = most - len(kept)
+    kept |= {id(rest[place * len(rest) // room]) for place in range(room)}
     return [result for result in results if id(result) in kept]
 
 

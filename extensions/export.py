@@ -232,7 +232,8 @@ def _csv_cell(value: Value, *, german: bool) -> str:
 
 def read_csv(path: Path) -> list[Row]:
     """Read a CSV of ours back, of either dialect: each value as it was, nulls as None."""
-    text = path.read_text(encoding="utf-8-sig", errors="surrogatepass")
+    with path.open(encoding="utf-8-sig", errors="surrogatepass", newline="") as file:
+        text = file.read()
     delimiter = ";" if text.startswith(('"run";', "run;")) else ","
     found = []
     records = list(_records(text, delimiter))

@@ -1225,7 +1225,7 @@ def html_page(view: OneRun | Comparing) -> bytes:
         view=view,
         style=_ours(_style()),
         script=_ours(script),
-        scripts=f"'sha256-{digest}'" if script else "'none'",
+        scripts=_ours(f"'sha256-{digest}'" if script else "'none'"),
         drawer=drawer,
         icons={name: _ours(icon) for name, icon in ICONS.items()},
         caveats=caveats,

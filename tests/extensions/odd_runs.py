@@ -69,7 +69,10 @@ SHAPES: dict[str, tuple[Any, dict[str, Any]]] = {
     "reasoning_only": (reasoning(), {"questions": 6}),
     "not_streaming": (not_streaming(), {"questions": 6, "stream": False}),
     "some_fail": (every_third_fails, {"questions": 12, "slo": {"ttft_ms": 1000}}),
-    "sweep": (streams("Hello", " world", "!"), {"questions": 9, "concurrent": [1, 2, 3]}),
+    "sweep": (
+        streams("Hello", " world", "!", pause_s=0.002),
+        {"questions": 9, "concurrent": [1, 2, 3]},
+    ),
     "open_loop": (streams("Hello", " world"), {"questions": 8, "rate": 200}),
 }
 

@@ -70,9 +70,7 @@ def test_polars_reads_the_csv_with_the_same_values(run_of_formulas: Path) -> Non
     pl = pytest.importorskip("polars", reason="needs the group parquet")
     types = {str: pl.String, int: pl.Int64, float: pl.Float64}
     schema = {name: types[kind] for name, kind in export.TYPES.items()}
-    frame = pl.read_csv(
-        written(run_of_formulas, "csv"), schema=schema, missing_utf8_is_empty_string=False
-    )
+    frame = pl.read_csv(written(run_of_formulas, "csv"), schema=schema)
     rows = [
         {k: export.original(v) if isinstance(v, str) else v for k, v in row.items()}
         for row in frame.to_dicts()
@@ -90,6 +88,11 @@ def test_parquet_keeps_types_and_values(run_of_formulas: Path) -> None:
     assert not list(run_of_formulas.parent.glob("*.part*"))
 
 
+def one_line_ends(text: str) -> str:
+    """Return a text as XML knows it, which has one end of a line."""
+    return text.replace("_x000D_", "\r").replace("\r\n", "\n").replace("\r", "\n")
+
+
 def test_excel_holds_values_no_formulas_and_charts(run_of_formulas: Path) -> None:
     pytest.importorskip("xlsxwriter", reason="needs the group export")
     openpyxl = pytest.importorskip("openpyxl", reason="needs the group checks")
@@ -105,13 +108,7 @@ def test_excel_holds_values_no_formulas_and_charts(run_of_formulas: Path) -> Non
             value = row[name]
             assert cell.data_type != "f"
             if isinstance(value, str):
-                shown = export.inert(value).replace("\r\n", "\n").replace("\r", "\n")
-                assert (
-                    str(cell.value or "").replace("_x000D_", "").replace("\r", "\n")
-                    == shown.replace("\n\n", "\n")
-                    or cell.value == shown
-                    or not value
-                )
+                assert one_line_ends(cell.value or "") == one_line_ends(export.inert(value))
             elif isinstance(value, float):
                 assert math.isclose(cell.value, value, rel_tol=1e-12)
             else:
