@@ -261,7 +261,7 @@ def _view(height: int, *layers: Spec) -> Spec:
         "width": "container",
         "height": height,
         "autosize": {"type": "fit-x", "contains": "padding"},
-        "layer": list(layers),
+        "layer": [layer for layer in layers if layer["data"]["values"]],
     }
 
 

@@ -443,8 +443,8 @@ class OneRun:
     @property
     def level_rows(self) -> list[dict[str, Any]]:
         """The levels table's rows."""
-        totals = [st.total_speed(part) or 0.0 for part in self.parts]
-        users = [st.one_user_speed(part) or 0.0 for part in self.parts]
+        totals = [st.total_speed(level.part) or 0.0 for level in self.levels]
+        users = [st.one_user_speed(level.part) or 0.0 for level in self.levels]
         return [
             {
                 "at_once": f"{level.at_once:,}",

@@ -77,7 +77,8 @@ def test_each_odd_run_has_a_page_that_says_its_headline(
 ) -> None:
     path = odd_runs.make(project, server, shape)
     run = st.load_results(path)
-    outline = Outline(page_of(path))
+    outline = Outline(page_of(path, "--card", str(path.with_name("card.png"))))
+    assert path.with_name("card.png").read_bytes().startswith(b"\x89PNG")
     assert outline.elements["h1", ()] == 1
     assert st.headline(run.meta, run.aggregate) in outline.text.replace(" .", ".")
     assert run.meta["validity"]["verdict"] in outline.text
