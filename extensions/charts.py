@@ -255,6 +255,22 @@ class Scale(NamedTuple):
         return (value - self.low) / (self.high - self.low)
 
 
+class Limit(NamedTuple):
+    """A limit that the user set: drawn, or only named where it lies far beyond the values."""
+
+    drawn: tuple[float, ...] = ()
+    words: str = ""
+
+    @classmethod
+    def of(cls, limit_ms: float | None, largest_ms: float) -> Limit:
+        """Return what to do with a limit on an axis for values up to the largest."""
+        if limit_ms is None:
+            return cls()
+        if limit_ms <= 3 * largest_ms:
+            return cls((limit_ms,))
+        return cls((), f" · limit {st.format_limit(limit_ms)}, beyond the axis")
+
+
 def _view(height: int, *layers: Spec) -> Spec:
     return {
         "$schema": SCHEMA,
@@ -475,7 +491,8 @@ def ecdf(
     if not drawn:
         return Chart(name, title, note)
     ends = [end for curve in drawn for end in (min(curve.values), max(curve.values))]
-    scale = Scale.of([*ends, *([limit_ms] if limit_ms else [])])
+    limit = Limit.of(limit_ms, max(ends))
+    scale = Scale.of([*ends, *limit.drawn])
     layers, single = list[Spec](), len(drawn) == 1
     x, y = scale.encoding(), {**_x("y"), "scale": {"domain": [0, 1]}}
     y["axis"] = {"title": None, "format": ".0%", "values": [0, 0.5, 1]}
@@ -499,15 +516,23 @@ def ecdf(
             layers.append(_layer(ends_of, bar, x=_x("lo"), x2={"field": "hi"}, y=_x("y")))
         mark = {**line, "color": curve.colour, "strokeDash": list(curve.dash) or [1, 0]}
         layers.append(_layer(steps, mark, x=x, y=y))
-    if limit_ms is not None:
-        layers += _limit(limit_ms, x, scale, vertical=True)
+    for at_ms in limit.drawn:
+        layers += _limit(at_ms, x, scale, vertical=True)
     layers += _marked(drawn[0], scale, x, y) if single else _named(drawn, scale, x, y)
-    headers = ("", "p50", f"95{NARROW}% interval", "p90", "p95", "p99", "max", "answers")
+    headers = ("", *PERCENTILE_HEADS)
     rows = tuple(percentile_row(curve.label, curve.summary) for curve in curves)
     spec = _view(250, *layers)
     return Chart(
-        name, title, note + scale.words + " · ← less is better", (Panel(spec),), headers, rows
+        name,
+        title,
+        note + scale.words + limit.words + " · ← less is better",
+        (Panel(spec),),
+        headers,
+        rows,
     )
+
+
+PERCENTILE_HEADS = ("p50", f"95{NARROW}% interval", "p90", "p95", "p99", "max", "answers")
 
 
 def percentile_row(label: str, summary: Mapping[str, Any]) -> tuple[str, ...]:
@@ -621,6 +646,8 @@ class Timeline:
     def bins(self, least_s: float) -> tuple[float, int]:
         """Return how wide a bin is, and how many there are."""
         wide = least_s
+        if self.axis.end_s < 20 * least_s:
+            wide = 10.0 ** math.floor(math.log10(self.axis.end_s / 20))
         for step in itertools.cycle((2, 2.5, 2)):
             if self.axis.end_s / wide <= MOST_BINS:
                 break
@@ -818,10 +845,12 @@ def _latency_panel(timeline: Timeline, limit_ms: float | None) -> tuple[Panel, s
     shown = sample(measured, _extremes(measured), timeline.most)
     failed = [r for r in timeline.sent if not r.ok and r.status != "cancelled"]
     crosses = sample(failed, (), timeline.most // 2)
-    values = [cast(float, getattr(r, metric)) for r in shown]
-    scale = Scale.of([*values, *([limit_ms] if limit_ms and metric == "ttft_ms" else [])])
-    y = scale.encoding("y")
-    x = _x()
+    limit = Limit.of(
+        limit_ms if metric == "ttft_ms" else None,
+        max((cast(float, getattr(r, metric)) for r in shown), default=0.0),
+    )
+    scale = Scale.of([*(cast(float, getattr(r, metric)) for r in shown), *limit.drawn])
+    x, y = _x(), scale.encoding("y")
     points = [
         {
             "x": _seconds(cast(int, r.sent_ns) / 1e6),
@@ -834,14 +863,14 @@ def _latency_panel(timeline: Timeline, limit_ms: float | None) -> tuple[Panel, s
     dot = {"type": "point", "size": 18, "opacity": 0.75}
     layers = timeline.ground(named=True)
     layers.append(_layer(points, dot, x=x, y=y, color=_colour(), tooltip=_tip()))
-    if limit_ms is not None and metric == "ttft_ms":
-        layers += _limit(limit_ms, y, scale, vertical=False)
+    for at_ms in limit.drawn:
+        layers += _limit(at_ms, y, scale, vertical=False)
     layers += _failures(crosses, x)
-    spec = _view(150, *layers)
-    words = sampled_words(len(shown), len(measured))
-    return Panel(spec, what, f"each request a point{scale.words} · ↓ less is better"), (
-        f"All panels share the time axis{words}"
-    )
+    about = "All panels share the time axis" + sampled_words(len(shown), len(measured))
+    if not shown:
+        return Panel(_view(24, *layers), "Failures", "each request a cross, when sent"), about
+    note = f"each request a point{scale.words}{limit.words} · ↓ less is better"
+    return Panel(_view(150, *layers), what, note), about
 
 
 def _failures(failed: Sequence[st.Result], x: Spec) -> list[Spec]:

@@ -399,8 +399,9 @@ class OneRun:
             speed = f"{self.about}{st.format_number(total)} tokens/s{at_once}"
             pieces.append(speed + (f", {st.format_number(one)} for each user" if one else ""))
         if part["ttft_ms"]["n"]:
-            pieces.append(f"first token {' ('.join(filter(None, latency(part, 'ttft_ms')))}")
-            pieces[-1] += ") in the median" if "(" in pieces[-1][12:] else " in the median"
+            median, interval = latency(part, "ttft_ms")
+            said = f" (95{NARROW}%: {interval})" if interval else ""
+            pieces.append(f"first token {median} in the median{said}")
         if self.aggregate["quality"]["graded"]:
             share, interval = right(part)
             n = part["quality"]["under_load"]["n"]
@@ -424,7 +425,8 @@ class OneRun:
         said = f"95{NARROW}%: "
         first = figure("First token (TTFT), median ↓", ttft, ttft_interval and said + ttft_interval)
         if ttft == "–":
-            first = figure("First token (TTFT)", ttft, "not measured: that needs stream")
+            why = "not measured: that needs stream" if part["ok"] else "no answer came"
+            first = figure("First token (TTFT)", ttft, why)
         whole = figure("Whole answer (E2E), median ↓", e2e, e2e_interval and said + e2e_interval)
         limits = limits_text(self.slo, words=len(self.slo) < 2)
         third = figure("Within the limits ↑", within(part), limits)
@@ -749,6 +751,8 @@ class OneRun:
             charts.Key(f"{level.at_once} at once", colour)
             for level, colour in zip(shown, colours, strict=True)
         ]
+
+    latency_heads = charts.PERCENTILE_HEADS
 
     @property
     def latency_rows(self) -> list[tuple[str, ...]]:
@@ -1362,7 +1366,7 @@ border-bottom:1px solid var(--line);margin:8px 0 16px}
 .figures p{margin:0;font-size:13px;color:var(--ink2)}
 .INVALID .figures dd,.INVALID .levels{color:var(--ink3)}
 .caveats{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,300px),1fr));
-gap:14px 28px;margin:20px 0;padding:0;list-style:none}
+gap:14px 28px;margin:20px 0;padding:0;list-style:none;align-items:start}
 .caveats li{border-left:3px solid var(--warn);padding:1px 0 1px 12px;font-size:14px;
 overflow-wrap:anywhere}
 .caveats li.bad{border-color:var(--bad)}.caveats li.note{border-color:var(--edge)}
@@ -1694,12 +1698,14 @@ left is faster. \
 {{ legend(view.level_keys) }}
 {{ row(view.latency_charts) }}
 {% if not view.levels %}
-<table style="margin-top:24px"><thead><tr><th></th>
-{% for head in ("p50", "95 % interval", "p90", "p95", "p99", "max", "answers") %}<th
-class="n">{{ head }}</th>{% endfor %}
+<table class="cards" style="margin-top:24px"><thead><tr><th></th>
+{% for head in view.latency_heads %}<th class="n">{{ head }}</th>{% endfor %}
 </tr></thead><tbody>
 {% for cells in view.latency_rows %}
-<tr>{% for cell in cells %}<td{{ ' class=n' if loop.index0 }}>{{ cell }}</td>{% endfor %}</tr>
+<tr><th scope="row">{{ cells[0] }}</th>
+{% for cell in cells[1:] %}
+<td class="n" data-of="{{ view.latency_heads[loop.index0] }}">{{ cell }}</td>
+{% endfor %}</tr>
 {% endfor %}
 </tbody></table>
 {% endif %}
