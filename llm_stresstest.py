@@ -58,6 +58,7 @@ import html
 import importlib
 import importlib.util
 import io
+import ipaddress
 import itertools
 import json
 import logging
@@ -76,6 +77,7 @@ import struct
 import subprocess
 import threading
 import time
+import urllib.parse
 import uuid
 import weakref
 import zlib
@@ -579,15 +581,24 @@ def without_texts(value: Any, texts: Collection[str]) -> Any:
     return REDACTED if isinstance(value, str) and value in texts else value
 
 
+# A part of a URL's query that is a credential: `?api-key=…`, `&sig=…`, Google's `?key=…`.
+_SECRET_QUERY = re.compile(
+    r"([?&][^=&#\s\"]*(?:auth|code|credential|key|passw|pwd|secret|sig|token)[^=&#\s\"]*=)"
+    r"([^&#\s\"]+)",
+    re.IGNORECASE,
+)
+
+
 def _without_password(url: str) -> str:
-    """Return a URL with its user part replaced.
+    """Return a URL with its user part replaced, and what is secret in its query.
 
     In a text that is no good URL nobody knows where the user part ends: then all up to its last @
     is replaced.
     """
     is_url = re.fullmatch(r"[\w+.-]+://([^/?#\s\"]*@)?[^@\s\"]*", url)
     user_part = r"//[^/?#]*@" if is_url else r"//[^\s\"]*@"
-    return re.sub(user_part, f"//{REDACTED}@", url)
+    url = re.sub(user_part, f"//{REDACTED}@", url)
+    return _SECRET_QUERY.sub(rf"\g<1>{REDACTED}", url)
 
 
 _UNPRINTABLE = re.compile(
@@ -617,6 +628,7 @@ class Strict(pydantic.BaseModel):
     """
 
     model_config = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True)
+    SYNONYMS: ClassVar[Mapping[str, str]] = {}  # what other programs call a key
 
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> Self:
@@ -652,6 +664,8 @@ class Strict(pydantic.BaseModel):
         distinct = {other["loc"][:1] for other in others} - {first["loc"][:1]}
         more = f" ({len(distinct)} more such)" if distinct else ""
         shown = printable(_without_password(json.dumps(value, ensure_ascii=False)), 80)
+        if key.endswith("api_key_env"):  # where people put the key itself
+            shown = "what stands there"
         return f"{key}: {shown} is not allowed; it must be {description}{more}"
 
     @staticmethod
@@ -662,10 +676,14 @@ class Strict(pydantic.BaseModel):
                 return dict(candidate.model_fields)
         return {}
 
-    @staticmethod
-    def _unknown_key(keys: Sequence[str], fields: Mapping[str, Any]) -> str:
+    @classmethod
+    def _unknown_key(cls, keys: Sequence[str], fields: Mapping[str, Any]) -> str:
         near = difflib.get_close_matches(keys[-1], fields, 1, 0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(fields)}"
+        meant = cls.SYNONYMS.get(keys[-1].lower().replace("-", "_")) if len(keys) == 1 else None
+        if meant is not None or near:
+            hint = f"did you mean {meant or near[0]}?"
+        else:
+            hint = f"known are {', '.join(fields)}"
         return f"{printable('.'.join(keys), 80)}: unknown key; {hint}"
 
 
@@ -680,6 +698,7 @@ Levels = Level | Annotated[list[Level], pydantic.Field(min_length=1, max_length=
 Seconds = Annotated[float, pydantic.Field(gt=0, le=31_536_000, allow_inf_nan=False)]
 NotNegative = Annotated[float, pydantic.Field(ge=0, le=31_536_000, allow_inf_nan=False)]
 Positive = Annotated[float, pydantic.Field(gt=0, le=1e9, allow_inf_nan=False)]
+Rate = Annotated[float, pydantic.Field(ge=1e-6, le=1e9, allow_inf_nan=False)]
 Share = Annotated[float, pydantic.Field(ge=0, le=1, allow_inf_nan=False)]
 Name = Annotated[str, pydantic.Field(min_length=1, max_length=1000)]
 Header = Annotated[str, pydantic.Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
@@ -724,6 +743,8 @@ class Hardware(Strict):
 
     def fault(self) -> str | None:
         """Say what is wrong with it that no single key's type can show."""
+        if self.sample_s and self.sample_s < 0.1:
+            return f"sample_s: {self.sample_s:g} is too often; it must be 0.1 or more, 0 or null"
         if self.power_url and self.power_command:
             return "power_command: power_url is set as well; keep one of them"
         if self.power_path and not self.power_url:
@@ -734,6 +755,13 @@ class Hardware(Strict):
         except ValueError as error:
             return f"power_command: {error}; it is split into words as a shell does"
         return None
+
+
+class AbortIf(Strict):
+    """When a run is ended early, judged from 20 answers on; a dead server is given up anyway."""
+
+    error_rate: Comparison | None = key(None, 'a comparison such as "> 0.5"')
+    failed: Comparison | None = key(None, 'a comparison such as ">= 100"')
 
 
 class Judge(Strict):
@@ -747,18 +775,40 @@ class Judge(Strict):
 class Config(Strict):
     """config.json."""
 
+    SYNONYMS: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("url", "base_url", "api_base", "endpoint", "host"), "server"),
+        **dict.fromkeys(
+            ("concurrency", "parallel", "users", "num_workers", "threads"), "concurrent"
+        ),
+        **dict.fromkeys(("num_prompts", "num_requests", "requests", "count"), "questions"),
+        **dict.fromkeys(("request_rate", "rps", "qps"), "rate"),
+        **dict.fromkeys(("max_completion_tokens", "max_new_tokens", "num_predict"), "max_tokens"),
+        **dict.fromkeys(("api_key", "key", "token"), "api_key_env"),
+        **dict.fromkeys(("verify_ssl", "ssl_verify", "insecure"), "verify_tls"),
+        **dict.fromkeys(("ca_bundle", "cacert"), "ca_file"),
+        **dict.fromkeys(("system", "system_message"), "system_prompt"),
+        **dict.fromkeys(("streaming",), "stream"),
+        **dict.fromkeys(
+            ("top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "logit_bias"),
+            'extra_body, such as {"top_p": 0.9}',
+        ),
+    }
+
     server: Name = pydantic.Field(description=A_SERVER)
     model: Name = pydantic.Field(description=A_MODEL)
     concurrent: Levels = key(1, "an integer from 1, or a list of them (a sweep)")
     questions: Count | Literal["all"] = key("all", 'an integer from 1, or "all"')
     timeout: Seconds = key(120, "a number of seconds above 0")
+    startup_timeout: NotNegative = key(120, "a number of seconds from 0")
     api: Literal["chat", "completions", "responses"] = key(
         "chat", '"chat", "completions" or "responses"'
     )
     stream: bool = key(True, "true or false")
     api_key_env: Name | None = key(None, "the name of an environment variable, or null")
     headers: dict[Header, str] = key({}, "an object of header names and texts")
-    extra_body: dict[str, Any] = key({}, "an object, added to the body of each request")
+    extra_body: dict[str, Any] = key(
+        {}, "an object, added to the body of each request; null takes a key away"
+    )
     system_prompt: str | None = key(None, "a text, or null")
     temperature: Annotated[float, pydantic.Field(ge=0, le=100, allow_inf_nan=False)] | None = key(
         0, "a number from 0, or null"
@@ -768,12 +818,12 @@ class Config(Strict):
         None, "an integer from 0, or null"
     )
     stop: str | list[str] | None = key(None, "a text, a list of texts, or null")
-    rate: Positive | None = key(None, "a number of requests/s above 0, or null (closed loop)")
+    rate: Rate | None = key(None, "requests/s, a number from 0.000001, or null (closed loop)")
     arrival: Literal["poisson", "constant", "gamma"] = key(
         "poisson", '"poisson", "constant" or "gamma"'
     )
-    burstiness: Annotated[float, pydantic.Field(gt=0, le=1000, allow_inf_nan=False)] = key(
-        1, "a number above 0 (gamma's shape: below 1 is burstier than poisson)"
+    burstiness: Annotated[float, pydantic.Field(ge=0.001, le=1000, allow_inf_nan=False)] = key(
+        1, "a number from 0.001 (gamma's shape: below 1 is burstier than poisson)"
     )
     duration: Seconds | None = key(None, "a number of seconds above 0, or null")
     warmup: Annotated[int, pydantic.Field(ge=0, le=1_000_000)] = key(0, "an integer from 0")
@@ -781,6 +831,9 @@ class Config(Strict):
     idle_timeout: Seconds = key(30, "a number of seconds above 0")
     max_answer_bytes: Annotated[int, pydantic.Field(ge=1024, le=2**31)] = key(
         16_777_216, "an integer from 1024"
+    )
+    abort_if: AbortIf | None = key(
+        AbortIf(), 'an object such as {"error_rate": "> 0.5"}, or null (never)'
     )
     slo: Slo = key(Slo(), "an object of ttft_ms, tpot_ms, e2e_ms, quality")
     thresholds: dict[str, Comparison] = key({}, 'an object such as {"ttft_ms.p95": "<= 500"}')
@@ -796,6 +849,8 @@ class Config(Strict):
     record_chunk_times: bool = key(True, "true or false")
     verify_tls: bool = key(True, "true or false")
     ca_file: Name | None = key(None, "a file's path, or null")
+    client_cert: Name | None = key(None, "a file's path, or null")
+    client_key: Name | None = key(None, "a file's path, or null")
     proxy: Name | None = key(None, 'a URL such as "http://proxy:3128", or null')
 
     @property
@@ -837,14 +892,20 @@ class Config(Strict):
     def fault(self) -> str | None:
         """Say what is wrong with it that no single key's type can show."""
         for name, url in self.urls.items():
-            if problem := self._url_fault(url, query=name.startswith("hardware.")):
+            is_server, has_query = "server" in name, name != "proxy"
+            if problem := self._url_fault(url, of_server=is_server, query=has_query):
                 field = type(self).model_fields.get(name)
                 allowed = A_SERVER.partition(",")[0] if field is None else field.description
                 return f"{name}: {problem}; it must be {allowed}"
-        if reserved := {"model", "messages", "prompt", "input", "stream"} & self.extra_body.keys():
+        # A server may refuse `model`, or `stream` when it is false; then null takes it away.
+        given = {name for name, value in self.extra_body.items() if value is not None}
+        asked = {"messages", "prompt", "input"} & self.extra_body.keys()
+        if reserved := asked | {"model", "stream"} & given:
             return f"extra_body: {min(reserved)} is set by the test itself; take it out"
         if wrong := self.hardware.fault():
             return f"hardware.{wrong}"
+        if self.client_key is not None and self.client_cert is None:
+            return "client_key: needs client_cert, the certificate that it belongs to"
         has_quality = (HERE / "extensions" / "quality.py").is_file()
         for name, value in (("slo.quality", self.slo.quality), ("judge", self.judge)):
             if value is not None and not has_quality:
@@ -852,14 +913,21 @@ class Config(Strict):
         return ThresholdCheck.fault(self)
 
     @staticmethod
-    def _url_fault(text: str, *, query: bool = False) -> str | None:
+    def _url_fault(text: str, *, of_server: bool, query: bool) -> str | None:
         """Say why a text is no URL that can be used here."""
         with contextlib.suppress(ValueError):
             url = yarl.URL(text)
-            is_http = url.scheme in ("http", "https") and url.host and url.port
-            if is_http and not _UNPRINTABLE.search(text) and " " not in text:
-                extra = url.fragment or (url.query_string and not query)
-                return "a URL takes no query or fragment" if extra else None
+            known = url.scheme in ("http", "https") and url.host and url.port
+            known = known or (of_server and unix_socket_path(text) is not None)
+            host = (url.host or "").partition("%")[0]
+            if re.match(r"\w+://[^/?#]*\[", text) or re.fullmatch(r"[0-9]+(\.[0-9]+){3}", host):
+                ipaddress.ip_address(host)
+            if known and not _UNPRINTABLE.search(text) and " " not in text:
+                if url.fragment:
+                    return "a URL takes no fragment (#…)"
+                return (
+                    "a proxy's URL takes no query (?…)" if url.query_string and not query else None
+                )
         shown = json.dumps(printable(_without_password(text), 80), ensure_ascii=False)
         return f"{shown} is not allowed"
 
@@ -894,14 +962,17 @@ def load_config(
             f"{path.name} differs ({', '.join(differs)}); the run keeps the config it began with"
         )
     data |= kept
-    for override in overrides:
-        set_key(data, override)
+    names = [set_key(data, override) for override in overrides]
     try:
         config = Config.read(data)
         if (fault := config.fault()) is not None:
             raise ValueError(fault)
-    except ValueError as fault:
-        blamed = f"{path} with --set" if overrides else path
+    except ValueError as error:
+        fault = str(error)
+        key_path = fault.partition(":")[0]
+        set_here = (key_path == name or key_path.startswith(f"{name}.") for name in names)
+        # The shell's quotes are lost on the way, so what is wrong is often how it was written.
+        blamed = "--set" if any(set_here) else path
         raise ConfigError(f"{blamed}: {fault}") from None
     if changed := [name for name, item in kept.items() if config.model_dump()[name] != item]:
         what = ", ".join(changed)
@@ -928,8 +999,11 @@ def find_file(given: Path | None, name: str) -> Path:
     return here if here.exists() else HERE / name
 
 
-def set_key(data: dict[str, Any], override: str) -> None:
-    """Set KEY=VALUE in the data of config.json; `slo.ttft_ms=500` reaches into an object."""
+def set_key(data: dict[str, Any], override: str) -> str:
+    """Set KEY=VALUE in the data of config.json; `slo.ttft_ms=500` reaches into an object.
+
+    Returns the key. Raises ConfigError, one line.
+    """
     name, equals, text = override.partition("=")
     if not equals or not name:
         given = printable(override)
@@ -949,6 +1023,7 @@ def set_key(data: dict[str, Any], override: str) -> None:
         if not isinstance(data, dict):
             raise ConfigError(f"--set {printable(override)}: {part} is not an object")
     data[last] = value
+    return name
 
 
 # --- JSON files ---
@@ -1008,6 +1083,65 @@ class StrictJson:
         return value
 
 
+class NotJson:
+    """A text that is no JSON: says what it looks like instead, and what to do."""
+
+    def __init__(self, path: Path, text: str, fault: json.JSONDecodeError) -> None:
+        self.path, self.text = path, text
+        self.before, self.rest = text[: fault.pos], text[fault.pos :]
+        self.lines = [line.strip() for line in text.splitlines() if line.strip()][:50]
+
+    def what(self) -> str | None:
+        """Return a clause for people; None when it looks like nothing known."""
+        return next((said for look in self.LOOKS if (said := look(self)) is not None), None)
+
+    def _lines_of_json(self) -> str | None:
+        try:
+            values = [json.loads(line) for line in self.lines]
+        except (ValueError, RecursionError):
+            return None
+        if len(values) < 2 or not all(isinstance(value, dict | list) for value in values):
+            return None
+        remedy = "put the lines into one list, [line, line, …], as `jq -s .` does"
+        return f"is JSON Lines, one JSON value a line; {remedy}"
+
+    def _slip(self) -> str | None:
+        """Look for what people write into JSON and other formats allow."""
+        start = self.rest.lstrip()
+        if self.before.rstrip().endswith(",") and start[:1] in ("}", "]"):
+            return "a trailing comma; take it out, the last entry has none behind it"
+        if start[:1] == "," and start[1:].lstrip()[:1] in ("}", "]"):  # as Python 3.13 says it
+            return "a trailing comma; take it out, the last entry has none behind it"
+        if start.startswith(("//", "/*", "#")) and self.text.lstrip()[:1] in ("{", "[", "/"):
+            return "a comment, which JSON does not have; take it out"
+        if start.startswith("'"):
+            return "single quotes; texts and keys stand in double quotes"
+        if re.match(r"(True|False|None)\b", start):
+            return "a value of Python; write true, false or null"
+        if re.match(r"[A-Za-z_]\w*\s*:", start) and self.text.lstrip().startswith("{"):
+            return 'a key without quotes; write "key": value'
+        return None
+
+    def _other_format(self) -> str | None:
+        suffix, first = self.path.suffix.lower(), self.lines[0]
+        if suffix in (".yaml", ".yml") or re.match(r"---|(- )?['\"]?[\w. -]+['\"]?:(\s|$)", first):
+            return "looks like YAML; write it as JSON"
+        if first.startswith("<"):
+            return "looks like HTML or XML; write it as JSON"
+        separated = [line.count(mark) for mark in ",;\t" for line in self.lines]
+        rows = [
+            separated[n : n + len(self.lines)] for n in range(0, len(separated), len(self.lines))
+        ]
+        as_table = len(self.lines) > 1 and any(min(row) > 0 for row in rows)
+        if suffix in (".csv", ".tsv") or (as_table and first[:1] not in ("{", "[")):
+            return 'looks like CSV; write a JSON list of objects such as {"question": "…"}'
+        if first[:1] not in ("{", "["):
+            return 'looks like plain text; write a JSON list of texts: ["…", "…"]'
+        return None
+
+    LOOKS = (_lines_of_json, _slip, _other_format)
+
+
 def read_json(path: Path, error: type[StressTestError]) -> Any:
     """Read a strict JSON file in UTF-8. Raises `error`, one line."""
     try:
@@ -1028,7 +1162,8 @@ def read_json(path: Path, error: type[StressTestError]) -> Any:
         json.dumps(data, ensure_ascii=False).encode()
     except json.JSONDecodeError as cause:
         place = f"line {cause.lineno}, column {cause.colno}"
-        raise error(f"{path}: {place}: is not JSON: {cause.msg}") from None
+        what = NotJson(path, text, cause).what() or f"is not JSON: {cause.msg}"
+        raise error(f"{path}: {place}: {what}") from None
     except UnicodeEncodeError:
         half = "half of a surrogate pair (\\ud800 to \\udfff)"
         raise error(f"{path}: holds {half}, which no server can read") from None
@@ -1053,6 +1188,18 @@ GRADERS: tuple[str, ...] = get_args(Grader)
 
 class Question(Strict):
     """One entry of the catalogue: a question, or the turns of a conversation."""
+
+    SYNONYMS: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("prompt", "instruction", "input", "query", "text", "frage"), "question"),
+        **dict.fromkeys(("answer", "output", "response", "reference", "antwort"), "expected"),
+        **dict.fromkeys(("ideal", "target", "solution", "ground_truth", "lösung"), "expected"),
+        **dict.fromkeys(("conversations", "conversation", "messages", "dialog"), "turns"),
+        **dict.fromkeys(("question_id", "task_id", "custom_id", "uid", "key", "nr"), "id"),
+        **dict.fromkeys(("system", "system_message"), "system_prompt"),
+        **dict.fromkeys(("topic", "subject", "kategorie"), "category"),
+        **dict.fromkeys(("metric", "scorer", "evaluator", "type"), "grader"),
+        **dict.fromkeys(("max_completion_tokens", "max_new_tokens", "max_length"), "max_tokens"),
+    }
 
     question: str | None = key(None, "a text")
     turns: Annotated[list[str], pydantic.Field(min_length=1)] | None = key(
@@ -1168,6 +1315,7 @@ FAILURES = {
     "wrong_type": "JSON of another shape, or another content type, than the API has",
     "wrong_api": "an answer of another API",
     "server_error": "an error object inside a 200",
+    "aborted": "ended with a finish reason that names a failure",
     "truncated": "ended without [DONE] or a finish reason",
     "empty": "no text at all",
     "too_large": "longer than `max_answer_bytes`",
@@ -1190,12 +1338,23 @@ class Failure:
     kind: str  # one of FAILURES' names
     message: str
     http_status: int | None = None
-    retry_after: str | None = None  # the header of a 429 or 503, as sent; recorded, never obeyed
+    retry_after: str | None = None  # the header of a 429 or 503, as sent
+
+    @property
+    def shown(self) -> str:
+        """What went wrong in a line for people, with the status where there is one."""
+        return failure_text(self.kind, self.http_status, self.message)
 
     def to_record(self) -> dict[str, Any]:
         """Return the `error` of a results file."""
         record = {"kind": self.kind, "http_status": self.http_status, "message": self.message}
         return record if self.retry_after is None else {**record, "retry_after": self.retry_after}
+
+
+def failure_text(kind: str, status: int | None, message: str) -> str:
+    """Return a failure in a line for people: `HTTP 429: limit of 2 requests`, `reset: …`."""
+    name = kind if status in (None, 200) else f"HTTP {status}"
+    return f"{name}: {message}" if message not in ("", kind) else name
 
 
 @dataclasses.dataclass(slots=True)
@@ -1204,6 +1363,10 @@ class Result:
 
     Times are ns since the start of the run, in whole microseconds, so that files hold them exactly.
     """
+
+    FEWEST_GAPS: ClassVar = 8  # from which on the shape of a stream is judged
+    AT_ONCE_US: ClassVar = 1000
+    LONG_WAIT_US: ClassVar = 40_000
 
     index: int  # place in the run's order, from 0
     id: str
@@ -1227,7 +1390,7 @@ class Result:
     prompt_tokens: int | None = None
     reasoning_tokens: int | None = None
     cached_tokens: int | None = None
-    token_source: str | None = None  # "usage" or "chunks"
+    token_source: str | None = None  # "usage", "total" (minus the prompt) or "chunks"
     finish_reason: str | None = None
     reconnects: int = 0  # kept connections that turned out dead
     client_error_ns: int | None = None  # the first token came at most so much earlier than it says
@@ -1235,6 +1398,10 @@ class Result:
     server_queue_ms: float | None = None  # the server's own timings, where it sends them
     server_prefill_ms: float | None = None
     server_decode_ms: float | None = None
+    model: str | None = None  # as the server named it
+    token_doubt: str | None = None  # what the server's token count contradicts
+    max_tokens: int | None = None  # the limit that was sent
+    max_tokens_from: str | None = None  # whose it was: "config", "question", "extra_body"
     grader: str | None = None  # how the answer is to be graded
     quality: float = 0.0
     graded: bool = False
@@ -1272,6 +1439,47 @@ class Result:
     def came_at_once(self) -> bool:
         """Whether several tokens came in one piece, held back on the way; TPOT is unknown."""
         return self.first_ns is not None and self.first_ns == self.end_ns and (self.token or 0) > 1
+
+    @property
+    def came_in_bursts(self) -> bool:
+        """Whether most chunks came right behind another one, and then nothing for long.
+
+        Something on the way collects the stream and passes it on in pieces: the gaps, and mostly
+        TTFT as well, are that one's. Four chunks a piece are asked for, since a server that drafts
+        tokens ahead sends a few at a time.
+        """
+        gaps = self.chunk_gaps_us
+        if gaps is None or len(gaps) < self.FEWEST_GAPS:
+            return False
+        waits = sorted(gap for gap in gaps if gap >= self.AT_ONCE_US)
+        if not waits:  # nobody generates 10,000 tokens/s for one user
+            return sum(gaps) < 100 * len(gaps)
+        return len(waits) <= len(gaps) / 4 and waits[len(waits) // 2] >= self.LONG_WAIT_US
+
+    @property
+    def cut(self) -> bool:
+        """Whether the answer was cut: the server says so, or its tokens reach the limit."""
+        return self.cut_at_limit or (self.finish_reason or "").lower() in CUT_REASONS
+
+    @property
+    def cut_at_limit(self) -> bool:
+        """Whether the answer's tokens reach the limit that was sent, whatever the server says."""
+        known = self.token_source in ("usage", "total") and self.token_doubt is None
+        return known and self.max_tokens is not None and (self.token or 0) >= self.max_tokens
+
+    @property
+    def cut_early(self) -> bool:
+        """Whether it was cut, and not by a limit that was sent: the server has one of its own."""
+        if not self.cut or self.max_tokens is None:
+            return self.cut
+        known = self.token_source in ("usage", "total") and self.token_doubt is None
+        return known and (self.token or 0) < self.max_tokens - 2
+
+    @property
+    def ended_unusually(self) -> bool:
+        """Whether it has a finish reason that is neither a good end nor a cut."""
+        reason = (self.finish_reason or "").lower()
+        return bool(reason) and reason not in GOOD_REASONS and reason not in CUT_REASONS
 
     @property
     def chunk_gaps_us(self) -> list[int] | None:
@@ -1321,8 +1529,9 @@ class Result:
 
     @property
     def answer_text(self) -> str:
-        """The answer without a leading <think> block: what is graded."""
-        return self.answer[_answer_start(self.answer) :]
+        """The answer without the reasoning that leads it: what is graded."""
+        text = self.answer[_answer_start(self.answer) :]
+        return _CHANNEL_ENDS.sub("", text) if text.rstrip().endswith("|>") else text
 
     def to_record(self) -> dict[str, Any]:
         """Return the entry of `results` in a results file."""
@@ -1365,6 +1574,10 @@ class Result:
             "server_queue_ms": self.server_queue_ms,
             "server_prefill_ms": self.server_prefill_ms,
             "server_decode_ms": self.server_decode_ms,
+            "model": self.model,
+            "token_doubt": self.token_doubt,
+            "max_tokens": self.max_tokens,
+            "max_tokens_from": self.max_tokens_from,
         }
 
     @classmethod
@@ -1416,15 +1629,75 @@ def ms_to_ns(ms: float | None, start_ns: int | None = 0) -> int | None:
     return start_ns + round(ms * 1000) * 1000
 
 
-def _answer_start(answer: str) -> int:
-    """Return where the answer begins behind a leading <think> block.
+# How models mark their reasoning inside an answer, where the server leaves it there: what begins it
+# and what ends it. R1's template, Gemini, Magistral, Kimi, Seed, Command A, Sky-T1.
+_THOUGHTS = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("[THINK]", "[/THINK]"),
+    ("◁think▷", "◁/think▷"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+)
+# gpt-oss's channels; the second without its special tokens, as some servers pass it on.
+_CHANNELS = (
+    (
+        re.compile(r"<\|channel\|>"),
+        re.compile(r"<\|channel\|>final.{0,40}?<\|message\|>", re.DOTALL),
+    ),
+    (re.compile(r"analysis(?=[A-Z\s])"), re.compile(r"assistant\s?final")),
+)
+_CHANNEL_ENDS = re.compile(r"(<\|(return|end|im_end|eot_id)\|>\s*)+$")
 
-    It is the answer's length when the block is still open.
+
+def _answer_start(answer: str) -> int:
+    """Return where the answer begins behind the reasoning that leads it.
+
+    It is the answer's length when the reasoning has not ended. Its beginning may be missing: many
+    templates put it into the prompt.
     """
-    if not answer.lstrip().startswith("<think>"):
-        return 0
-    end = answer.find("</think>")
-    return len(answer) if end < 0 else end + len("</think>")
+    start = len(answer) - len(answer.lstrip())
+    for opening, closing in _THOUGHTS:
+        if answer.startswith(opening, start):
+            end = answer.find(closing)
+            return len(answer) if end < 0 else end + len(closing)
+    for channel, final in _CHANNELS:
+        if channel.match(answer, start):
+            ends = [found.end() for found in final.finditer(answer)]
+            if ends or "|" in channel.pattern:
+                return ends[-1] if ends else len(answer)
+    for opening, closing in _THOUGHTS:
+        end = answer.find(closing)
+        # Text about the mark quotes it.
+        if (
+            end >= 0
+            and opening not in answer[:end]
+            and answer[end - 1 : end] not in ("`", "'", '"')
+        ):
+            return end + len(closing)
+    return 0
+
+
+# Finish reasons, in lower case. What is in neither list is looked at: a failure by its name, or an
+# unusual end that the verdict mentions.
+CUT_REASONS = frozenset({
+    "length", "limit", "max_length", "max_tokens", "max_new_tokens", "max_output_tokens",
+    "max_completion_tokens", "token_limit", "context_length", "model_length",
+    "model_context_window_exceeded",
+})  # fmt: skip
+GOOD_REASONS = frozenset({
+    "stop", "tool_calls", "tool_use", "function_call", "eos", "eos_token", "end_turn", "end",
+    "stop_sequence", "stop_token", "complete", "completed", "done", "finish", "finished", "success",
+    "finish_reason_stop",
+})  # fmt: skip
+_FAILED_REASON = re.compile(
+    r"abort|bad_?gateway|broken|cancel|crash|disconnect|engine|error|exceeded|exception|fail|fatal"
+    r"|insufficient|interrupt|invalid|kill|lost|malformed|network|oom|out_of|overload|panic|preempt"
+    r"|refused|reject|reset|shutdown|server|system_resource|terminat|time_?out|unavailable"
+)
 
 
 # === Server ===
@@ -1445,14 +1718,26 @@ class Target:
     proxy: str | None
     server_pid: int | None = None  # the embedded server's process
     embedded: Mapping[str, Any] | None = None  # what extensions/embedded.py says of its server
+    query: str = ""  # of the server's URL; it goes with every call, as Azure's ?api-version= must
+    unix_socket: str | None = None  # the path of the socket that the server listens on
 
     def url(self, path: str) -> yarl.URL:
         """Return the address of a path of the API."""
-        return yarl.URL(f"{self.base}/{path}")
+        return yarl.URL(f"{self.base}/{path}" + (f"?{self.query}" if self.query else ""))
+
+
+def unix_socket_path(url: str) -> str | None:
+    """Return the socket's path of `http+unix://%2Frun%2Fllm.sock/v1`; None for another URL."""
+    found = re.match(r"http\+unix://([^/?#@]+)", url)
+    path = "" if found is None else urllib.parse.unquote(found[1])
+    return path if path.startswith("/") else None
 
 
 class _Credentials:
     """Collects the headers of every request and, beside them, the values that nothing may show."""
+
+    # An environment variable's name as people choose them; keys are longer and more mixed.
+    NAME = re.compile(r"_*([A-Za-z]{1,16}|[A-Za-z0-9]{1,6})(_+([A-Za-z]{1,16}|[A-Za-z0-9]{1,6}))*")
 
     def __init__(self, config: Config, environment: Mapping[str, str]) -> None:
         self._environment = environment
@@ -1468,6 +1753,11 @@ class _Credentials:
         """Return the value of an environment variable, which is secret from now on."""
         value = self._environment.get(name, "")
         if not value:
+            is_name = self.NAME.fullmatch(name) and not _LIKE_A_KEY.match(name)
+            if not is_name:  # never shown: people write the key itself there
+                what = "api_key_env (or ${…} in a header) must name an environment variable"
+                wrong = "and the text there names none; if it is the key itself"
+                raise ConfigError(f"{what}, {wrong}, export it under a name such as LLM_API_KEY")
             shown = printable(name, 80)
             raise ConfigError(
                 f"the environment variable {shown} is not set; export it with the key"
@@ -1505,6 +1795,7 @@ class _Credentials:
         if link is not None:
             for variable in re.findall(r"\$\{([^}]*)\}", link):
                 self.secret(variable)
+            self.secrets += [value for _, value in _SECRET_QUERY.findall(link)]
             url = yarl.URL(link)
             parts = (url.raw_password, url.password)
             if not url.password:
@@ -1529,103 +1820,354 @@ def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
         credentials.add_key(config.api_key_env)
     if config.judge is not None and config.judge.api_key_env is not None:
         credentials.secret(config.judge.api_key_env)
-    base, shown = config.server.rstrip("/"), config.server
+    whole, _, query = config.server.partition("?")
+    base = whole.rstrip("/")
+    unix_socket = unix_socket_path(base)
+    if unix_socket is not None:
+        base = re.sub(r"http\+unix://[^/]+", "http://localhost", base)
     url = yarl.URL(base)
+    if config.server != "embedded":
+        base = str(url)  # with a host as DNS writes it: the official client is stricter
     if config.server != "embedded" and (url.user or url.password):
         if config.api_key_env is not None:
             wrong = "has a user part, and api_key_env is set as well; keep one of them"
             raise ConfigError(f"server: {wrong}")
         credentials.add_user(url.user or "", url.password or "")
-        base, shown = str(url.with_user(None)), _without_password(config.server)
+        base = str(url.with_user(None))
     for link in config.urls.values():
         credentials.hide_user(link)
     credentials.secrets += credentials_in(config.extra_body, _SECRET_KEY)
-    redact = Redactor(credentials.secrets)
-    return Target(base, shown, credentials.headers, redact, _tls_context(config), config.proxy)
+    return Target(
+        base=base,
+        shown=_without_password(config.server),
+        headers=credentials.headers,
+        redact=Redactor(credentials.secrets),
+        tls=_tls_context(config),
+        proxy=None if config.proxy is None else str(yarl.URL(config.proxy)),
+        query=query,
+        unix_socket=unix_socket,
+    )
 
 
 def _tls_context(config: Config) -> ssl.SSLContext | bool:
-    """Return how the server's certificate is checked: as usual, by `ca_file`, or not at all."""
-    if config.ca_file is None or not config.verify_tls:
+    """Return whose certificate is trusted, and the one that is shown to the server."""
+    if config.client_cert is None and (config.ca_file is None or not config.verify_tls):
         return config.verify_tls
+    key, path = "ca_file", config.ca_file if config.verify_tls else None
     try:
-        return ssl.create_default_context(cafile=config.ca_file)
-    except OSError as error:
-        shown = printable(config.ca_file, 80)
-        raise ConfigError(f"ca_file: {shown}: cannot be used: {error.strerror or error}") from None
+        context = ssl.create_default_context(cafile=path)
+        if not config.verify_tls:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        if config.client_cert is not None:
+            key, path = "client_cert", config.client_cert
+            # Without a password of its own OpenSSL would ask for one on the terminal.
+            context.load_cert_chain(path, config.client_key, password=lambda: "")
+    except (OSError, ValueError) as error:  # a NUL in the name is a ValueError
+        reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, ssl.SSLError) and key == "client_cert":
+            reason = "no certificate with a key that fits, or the key has a password"
+        shown = printable(path, 80)
+        raise ConfigError(f"{key}: {shown}: cannot be used: {reason}") from None
+    return context
 
 
 # --- Connection test ---
 
 
-async def test_connection(client: Client) -> None:
-    """Prove with the official client that the server works.
+async def test_connection(
+    client: Client,
+    say: Callable[[str], None] | None = None,  # noqa: PT028  no test of pytest's
+) -> None:
+    """Prove that the server works, by one tiny answer asked for as the run will ask.
 
-    It can be reached, the key is good, the model is known, and a tiny question gets an answer.
-    Connecting gives up after CONNECT_TIMEOUT_S. Raises ServerUnreachableError, one line.
+    That alone decides: model lists are forbidden, paged, of aliases, wildcards or deployments. The
+    official client lists the models for a hint, and says whether real clients can read what came.
+    A server that is loading or busy (503, 425, 429) is waited for up to `startup_timeout`;
+    connecting gives up after CONNECT_TIMEOUT_S. `say` tells a person what is going on.
+    Raises ServerUnreachableError, one line.
     """
     logger.info("connecting to %s", client.target.shown)
-    await _ConnectionTest(client.config, client.target).run()
+    await _ConnectionTest(client, say or notice).run()
+
+
+async def find_prompt_cache(client: Client, questions: Sequence[Question]) -> dict[str, Any] | None:
+    """Ask the longest question twice, to see whether a cache makes the second answer come sooner.
+
+    Only in a sweep and with `duration`, which ask their prompts again and again; else, and with
+    `cache_bust`, it returns None. A mark makes the first time cold for certain. One pair may differ
+    by chance, so it takes three that agree; the first that does not ends it. `found` is None when
+    an answer failed.
+    """
+    config = client.config
+    repeats = config.passes > 1 or config.duration is not None
+    if config.cache_bust or not repeats:
+        return None
+    longest = max(questions, key=lambda question: len(question.texts[0]))
+    limited, _ = client.api.limit(config, longest)
+    few = _ConnectionTest.FEW_TOKENS if limited else None  # some servers refuse the key
+    asked = longest.model_copy(update={"max_tokens": few})
+    seen: dict[str, Any] = {"cold_ms": [], "warm_ms": [], "cached_tokens": None, "found": None}
+    for _ in range(3):
+        question, messages = client.marked(asked, [{"role": "user", "content": asked.texts[0]}])
+        for name in ("cold_ms", "warm_ms"):
+            try:
+                result = await send_question(client, PlannedRequest(0, question), messages)
+            except Exception:
+                logger.exception("looking for a prompt cache met a fault of this program")
+                return seen
+            if result.status == "cancelled":  # by a signal
+                raise asyncio.CancelledError
+            wait_ms = result.time_ms if result.ttft_ms is None else result.ttft_ms
+            if not result.ok or wait_ms is None:
+                return {**seen, "found": None}
+            seen[name].append(wait_ms)
+        cold_ms, warm_ms = seen["cold_ms"][-1], seen["warm_ms"][-1]
+        seen["cached_tokens"] = result.cached_tokens
+        if result.cached_tokens is not None and result.prompt_tokens:  # it says so itself
+            return {**seen, "found": result.cached_tokens / result.prompt_tokens >= 0.5}
+        seen["found"] = cold_ms - warm_ms > max(5, 0.25 * cold_ms)
+        if not seen["found"]:
+            break
+    return seen
 
 
 class _ConnectionTest:
-    """Asks the server with the official client, and says in one line why it cannot be used."""
+    """Asks the server one tiny thing, and says in one line why it cannot be used."""
 
-    def __init__(self, config: Config, target: Target) -> None:
-        import openai  # takes half a second, so only where it is used  # noqa: PLC0415
+    QUESTION = "Say: ok"
+    FEW_TOKENS = 16  # the lowest limit that all servers accept
+    NOT_READY = (425, 429, 503)
+    LONGEST_PAUSE_S = 5.0
+    LIST_WITHIN_S = 10.0
+    MOST_NAMES = 5000
 
-        self.openai = openai
-        self.http: Any = sys.modules.get("httpx2") or sys.modules["httpx"]  # what openai stands on
-        self.config = config
-        self.target = target
-        self.api = APIS[config.api]
-
-    async def run(self) -> None:
-        """List the models and ask for one tiny answer. Raises ServerUnreachableError."""
-        try:
-            async with self.official_client() as official:
-                # The client's own timeout starts anew with each byte.
-                async with asyncio.timeout(self.config.timeout):
-                    await self.check_model(official)
-                async with asyncio.timeout(self.config.timeout):
-                    await self.check_answer(official)
-        except (
-            self.openai.OpenAIError,
-            ValueError,
-            RecursionError,
-            TimeoutError,
-            _TooLargeError,
-        ) as error:
-            raise self.refusal(self.explain(error), 700) from error
-
-    def official_client(self) -> openai.AsyncOpenAI:
-        """Return a client that follows no redirect, invents no key and reads no endless answer."""
-        connect_s = min(CONNECT_TIMEOUT_S, self.config.timeout)
-        return self.openai.AsyncOpenAI(
-            base_url=self.target.base,
-            api_key="none",
-            max_retries=0,
-            timeout=self.openai.Timeout(self.config.timeout, connect=connect_s),
-            default_headers={**self.target.headers, "Accept": "application/json"},
-            http_client=self.openai.DefaultAsyncHttpxClient(
-                verify=self.target.tls,
-                proxy=self.target.proxy,
-                trust_env=False,
-                follow_redirects=False,
-                event_hooks={"request": [self.leave_out_key], "response": [self.bound_size]},
-            ),
+    def __init__(self, client: Client, say: Callable[[str], None]) -> None:
+        self.config, self.target, self.say = client.config, client.target, say
+        self.seen = list[Exchange]()
+        self.client = dataclasses.replace(
+            client,
+            start_ns=clock(),
+            connect_s=min(CONNECT_TIMEOUT_S, self.config.timeout),
+            watch=self.seen.append,
         )
 
+    async def run(self) -> None:
+        """Ask, and look into the answer. Raises ServerUnreachableError."""
+        result = await self.ask_until_ready()
+        if result.error is not None and self.may_do_without(result.error):
+            result = await self.ask(self.FEW_TOKENS)
+        if result.error is not None and result.error.http_status in (400, 422):
+            result = await self.ask(None)  # the limit may be too low for it
+        exchange = self.seen[-1]
+        if result.status == "cancelled":  # by a signal
+            raise asyncio.CancelledError
+        if result.error is not None and result.error.kind != "empty":
+            await self.explain_failure(result.error)
+        else:
+            await self.check_key()
+        await self.hint_at_model(result)
+        self.hint_at_types(exchange)
+
+    async def ask(self, most: int | None) -> Result:
+        """Ask one tiny thing in exactly the run's shape; `most` tokens, if there is a limit."""
+        limited, _ = self.client.api.limit(self.config, Question(question=self.QUESTION))
+        few = most if limited else None  # some servers refuse the key
+        question = Question(id="connection test", question=self.QUESTION, max_tokens=few)
+        return await send_question(self.client, PlannedRequest(-1, question))
+
+    async def ask_until_ready(self) -> Result:
+        """Ask, and ask again while the server says that it is not ready yet."""
+        deadline_ns = clock() + round(self.config.startup_timeout * NS_PER_S)
+        pause_s, said = 0.5, False
+        while True:
+            result = await self.ask(self.FEW_TOKENS)
+            error = result.error
+            if error is None or error.http_status not in self.NOT_READY:
+                return result
+            with contextlib.suppress(TypeError, ValueError):  # a date, or nothing
+                pause_s = max(pause_s, float(cast(str, error.retry_after)))
+            if clock() + pause_s * NS_PER_S > deadline_ns:
+                return result
+            if not said:
+                most = f"waiting up to {self.config.startup_timeout:g} s until it is ready"
+                self.say(f"{self.target.shown}: {printable(error.shown, 300)}; {most} …")
+                said = True
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, self.LONGEST_PAUSE_S)
+
+    def may_do_without(self, error: Failure) -> bool:
+        """Whether the server refuses what this program adds of its own, which is left out then."""
+        names = re.search(r"stream_options|include_usage", error.message)
+        mine = self.config.stream and "stream_options" not in self.config.extra_body
+        if names is None or not mine or not 400 <= (error.http_status or 0) < 600:
+            return False
+        self.client.left_out.add("stream_options")
+        lost = "asking without it, so tokens are counted as chunks unless the server says them"
+        self.say(f"{self.target.shown} refuses stream_options; {lost}")
+        return True
+
+    async def check_key(self) -> None:
+        """Refuse a server that refuses the key, inside a 200, when it is asked without streaming.
+
+        Some gateways stream something all the same. Raises ServerUnreachableError.
+        """
+        limited, _ = self.client.api.limit(self.config, Question(question=self.QUESTION))
+        if not self.config.stream or not limited:
+            return
+        error = (await self.ask_whole()).error
+        if error is None or error.kind != "server_error":
+            return
+        if re.search(r"(?i)log.?in|auth|api.?key|credential|balance", error.message):
+            raise self.refusal(f"not authorised (an error inside a 200): {error.message}", 700)
+
+    async def ask_whole(self) -> Result:
+        """Ask without streaming."""
+        config = self.config.model_copy(update={"stream": False})
+        question = Question(
+            id="connection test", question=self.QUESTION, max_tokens=self.FEW_TOKENS
+        )
+        client = dataclasses.replace(self.client, config=config, watch=lambda _: None)
+        return await send_question(client, PlannedRequest(-1, question))
+
+    async def explain_failure(self, error: Failure) -> None:
+        """Refuse the server, in one line; let pass one that only streams badly.
+
+        Raises ServerUnreachableError.
+        """
+        if error.http_status == 200 and self.config.stream and (await self.ask_whole()).ok:
+            works = "without streaming it answers; the run will say what becomes of the others"
+            self.say(f"{self.target.shown}: {printable(error.shown, 300)}; {works}")
+            return
+        status, said = error.http_status, error.message
+        if status in (401, 403):
+            key = self.config.api_key_env
+            hint = f"check the key in {key}" if key else "set api_key_env"
+            said = f"not authorised (HTTP {status}); {hint}: {said}"
+        elif status in (404, 405, 501) or (status in (400, 422) and "model" in said.lower()):
+            said = await self.explain_missing(status, said)
+        elif status == 200:
+            said = f"answered, but not as the {self.config.api} API does: {said}"
+        elif status is not None:
+            said = error.shown
+        elif error.kind == "reset" and self.target.base.startswith("http://"):
+            said += "; if it speaks TLS, write https:// in server"
+        elif error.kind == "reset" and self.config.client_cert is None:
+            said += "; if it asks for a certificate, set client_cert and client_key"
+        raise self.refusal(said, 700) from self.seen[-1].error
+
+    async def explain_missing(self, status: int, said: str) -> str:
+        """Say what is not there: the model, or the path."""
+        said = said.partition("; POST /")[0]
+        names = await self.model_names()
+        if names and not any(same_model(self.config.model, name) for name in names):
+            wrong = f"no such model {json.dumps(self.config.model)}"
+            return f"{wrong} (HTTP {status}); the server has: {self.listed(names)}: {said}"
+        if status in (400, 422) or "model" in said.lower():
+            return f"HTTP {status}: {said}"
+        path = self.client.url.path
+        hint = "does the URL end in /v1?"
+        if (double := f"/{self.client.api.path}") in self.target.base:
+            hint = f"take {double} out of server: the program adds it"
+        return f"has no path {path} (HTTP {status}); {hint} {said}"
+
+    def refusal(self, message: str, limit: int) -> ServerUnreachableError:
+        """Return the error that names the server and what is wrong."""
+        shown = printable(self.target.shown)
+        return ServerUnreachableError(f"{shown}: {printable(self.target.redact(message), limit)}")
+
+    # What is only a hint
+
+    async def hint_at_model(self, result: Result) -> None:
+        """Say when the model that answers may be another one than was asked for."""
+        asked = self.config.model
+        if result.model is not None and not same_model(asked, result.model):
+            named = printable(json.dumps(result.model, ensure_ascii=False), 100)
+            self.say(f"{self.target.shown} was asked for {json.dumps(asked)} and names {named}")
+        names = await self.model_names()
+        if not names or any(same_model(asked, name) for name in names):
+            return
+        wrong = f"{json.dumps(asked)} answers, but is not in the list of {self.target.shown}"
+        self.say(f"{wrong}; the server has: {self.listed(names)}")
+
+    def listed(self, names: Sequence[str]) -> str:
+        """Return the first names, as text for people."""
+        more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+        return printable(self.target.redact(", ".join(names[:20]) + more), 400)
+
+    async def model_names(self) -> list[str]:
+        """Return the models that the server lists, on all pages; none where it lists none."""
+        names = list[str]()
+        try:
+            os.environ.pop("OPENAI_LOG", None)  # it would show each request on stderr
+            package = await asyncio.to_thread(importlib.import_module, "openai")
+            async with asyncio.timeout(min(self.LIST_WITHIN_S, self.config.timeout)):
+                async with self.official_client(package) as official:
+                    async for name in self.each_name(official):
+                        names.append(name)
+        except Exception as error:  # noqa: BLE001  whatever it is, only the hint is lost
+            logger.info("the server lists no models: %s", type(error).__name__)
+        return sorted(set(names))
+
+    async def each_name(self, official: openai.AsyncOpenAI) -> AsyncIterator[str]:
+        """Yield the name of each listed model, page after page; lists have many shapes."""
+        query: dict[str, str] = {}
+        http: Any = sys.modules.get("httpx2") or sys.modules["httpx"]  # what openai stands on
+        for _ in range(self.MOST_NAMES // 20):
+            response = await official.get(
+                "/models", cast_to=http.Response, options={"params": query}
+            )
+            page = _decode_untyped(response.content)
+            entries = page
+            if isinstance(page, _Fields):
+                entries = page.data or page.models
+            for entry in entries or ():
+                name = entry
+                if isinstance(entry, _Fields):
+                    name = entry.id or entry.name or entry.model
+                yield str(name)
+            last = page.last_id if isinstance(page, _Fields) and page.has_more else None
+            if not last or query.get("after") == last:
+                return
+            query = {"after": str(last), "after_id": str(last)}  # OpenAI's, Anthropic's
+
+    def official_client(self, package: ModuleType) -> openai.AsyncOpenAI:
+        """Return a client that follows no redirect, invents no key and reads no endless answer."""
+        target = self.target
+        http: Any = sys.modules.get("httpx2") or sys.modules["httpx"]
+        # The measured path trusts what Python trusts; the official client has a list of its own.
+        verify = ssl.create_default_context() if target.tls is True else target.tls
+        options: dict[str, Any] = {"verify": verify, "proxy": target.proxy}
+        if target.unix_socket is not None:
+            options = {"transport": http.AsyncHTTPTransport(uds=target.unix_socket)}
+        client = package.DefaultAsyncHttpxClient(
+            **options,
+            trust_env=False,
+            follow_redirects=False,
+            event_hooks={"request": [self.leave_out_key], "response": [self.bound_size]},
+        )
+        official: openai.AsyncOpenAI = package.AsyncOpenAI(
+            base_url=target.base,
+            api_key="none",
+            max_retries=0,
+            default_headers={**target.headers, "Accept": "application/json"},
+            default_query=dict(urllib.parse.parse_qsl(target.query)),
+            http_client=client,
+        )
+        return official
+
     async def leave_out_key(self, request: Any) -> None:
-        """Take the header away that the client makes up when there is no key."""
-        if "Authorization" not in self.target.headers:
-            request.headers.pop("Authorization", None)
+        """Take the headers away that the client makes up, or finds in the environment."""
+        ours = {name.lower() for name in self.target.headers}
+        for name in ("Authorization", "OpenAI-Organization", "OpenAI-Project"):
+            if name.lower() not in ours:
+                request.headers.pop(name, None)
 
     async def bound_size(self, response: Any) -> None:
         """Keep a response to `max_answer_bytes`, and leave a gzip bomb packed."""
+        http: Any = sys.modules.get("httpx2") or sys.modules["httpx"]
         limit, stream = self.config.max_answer_bytes, response.stream
 
-        class Bounded(self.http.AsyncByteStream):  # type: ignore[misc, name-defined]
+        class Bounded(http.AsyncByteStream):  # type: ignore[misc]
             aclose = stream.aclose
 
             async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -1639,74 +2181,53 @@ class _ConnectionTest:
         response.headers.pop("Content-Encoding", None)
         response.stream = Bounded()
 
-    async def check_model(self, official: openai.AsyncOpenAI) -> None:
-        """Refuse a server that lists its models, and not this one."""
-        unreadable = (AttributeError, TypeError, ValueError, RecursionError)
-        try:
-            page = await official.models.list()
-            names = sorted(str(model.id) for model in page.data)
-        except (self.openai.NotFoundError, *unreadable) as error:
-            logger.info("the server lists no models: %s", type(error).__name__)
+    def hint_at_types(self, exchange: Exchange) -> None:
+        """Log a warning when the official client's types do not fit what came."""
+        types = sys.modules.get("openai.types")
+        if types is None or self.config.api == "responses":  # whose types take a second to build
             return
-        model = self.config.model
-        if names and model not in names and f"{model}:latest" not in names:
-            listed = ", ".join(names[:20])
-            if len(names) > 20:
-                listed += f" and {len(names) - 20} more"
-            wrong = f"no such model {json.dumps(model)}; the server has: {listed}"
-            raise self.refusal(wrong, 700)
+        kinds = {
+            ("chat", True): "ChatCompletionChunk",
+            ("chat", False): "ChatCompletion",
+        }
+        name = kinds.get((self.config.api, self.config.stream), "Completion")
+        holder = sys.modules["openai.types.chat"] if self.config.api == "chat" else types
+        kind = getattr(holder, name)
+        datas = [exchange.body]
+        if self.config.stream:
+            datas = [data for _, data in itertools.islice(exchange.timed_events(), 50)]
+        for data in datas:
+            if not data.lstrip().startswith(b"{"):
+                continue
+            try:
+                kind.model_validate_json(data)
+            except pydantic.ValidationError as error:
+                first = error.errors(include_url=False, include_input=False)[0]
+                place = ".".join(map(str, first["loc"]))
+                logger.warning("no %s of the openai client: %s: %s", name, place, first["msg"])
+                return
 
-    async def check_answer(self, official: openai.AsyncOpenAI) -> None:
-        """Refuse a server whose answer to a tiny question is none of this API."""
-        text = "Say: ok"
-        few = self.api.fewest_tokens if self.config.max_tokens else None  # some refuse the key
-        whole = self.config.model_copy(update={"stream": False})
-        question = Question(question=text, max_tokens=few)
-        body = self.api.body(whole, question, [{"role": "user", "content": text}])
-        response = await official.post("/" + self.api.path, body=body, cast_to=self.http.Response)
-        parsed = ParsedAnswer()
-        parsed.read_body(self.api, response.content)
-        problem = parsed.failure and parsed.failure.message
-        if parsed.error:
-            problem = f"an error: {_message_of(parsed.error)}"
-        if problem:
-            wrong = f"answered, but not as the {self.config.api} API does: {problem}"
-            raise self.refusal(wrong, 300)
 
-    def refusal(self, message: str, limit: int) -> ServerUnreachableError:
-        """Return the error that names the server and what is wrong."""
-        shown = printable(self.target.shown)
-        return ServerUnreachableError(f"{shown}: {printable(self.target.redact(message), limit)}")
+def same_model(asked: str, named: str) -> bool:
+    """Whether two names may be of one model: with a prefix, a tag, a date or a wildcard or not.
 
-    def explain(self, error: Exception) -> str:
-        """Say in one line why the official client failed."""
-        status = getattr(error, "status_code", None)
-        said = str(getattr(error, "message", error)) or type(error).__name__
-        if status in (401, 403):
-            key = self.config.api_key_env
-            hint = f"check the key in {key}" if key else "set api_key_env"
-            return f"not authorised (HTTP {status}); {hint}: {said}"
-        if status == 404 and "model" not in said.lower():
-            return f"has no such path (HTTP 404); does the URL end in /v1? {said}"
-        if status is not None:
-            return f"HTTP {status}: {said}"
-        if isinstance(error, ValueError | RecursionError):
-            return f"answered, but not as the {self.config.api} API does: {error}"
-        return self.explain_connection(error)
+    Such are `models/gemini`, `meta/llama-3:nitro`, `gpt-4o-2024-08-06`, `llama3:latest`,
+    `/srv/qwen.gguf`, `openai/*`.
+    """
+    asked, named = asked.casefold(), named.casefold()
+    if named.endswith("*") and asked.startswith(named[:-1]):
+        return True
+    (base, tag), (other_base, other_tag) = _model_parts(asked), _model_parts(named)
+    return base == other_base and (not tag or not other_tag or tag == other_tag)
 
-    def explain_connection(self, error: Exception) -> str:
-        """Say why there was no answer at all: the reason is at the end of a chain of errors."""
-        chain: list[BaseException] = [error]
-        while following := chain[-1].__cause__ or chain[-1].__context__:
-            chain.append(following)
-        root = chain[-1]
-        if any(isinstance(link, self.http.ConnectTimeout) for link in chain):
-            limit_s = min(CONNECT_TIMEOUT_S, self.config.timeout)
-            return f"{FAILURES['connect']} within {limit_s:g} s; is the address right?"
-        if isinstance(error, TimeoutError | self.openai.APITimeoutError):
-            return f"{FAILURES['timeout']}: {self.config.timeout:g} s"
-        kind = "too_large" if isinstance(root, _TooLargeError) else _connection_kind(root)
-        return f"{FAILURES[kind]}: {root or type(root).__name__}"
+
+def _model_parts(name: str) -> tuple[str, str]:
+    """Return the bare name of a model and its tag; `latest` is no tag, and a date is none."""
+    bare = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
+    bare, _, tag = bare.partition(":")
+    bare = re.sub(r"\.(gguf|bin|safetensors)$", "", bare)
+    bare = re.sub(r"(-latest|-preview|@.*|-20\d\d-?\d\d(-?\d\d)?|-\d{4})+$", "", bare)
+    return bare, "" if tag == "latest" else tag
 
 
 # --- Event streams ---
@@ -1873,6 +2394,13 @@ class ParsedAnswer:
 
     # What reading raises when something is not JSON, or not of the shape that the API gives it.
     UNREADABLE = (json.JSONDecodeError, AttributeError, KeyError, TypeError, IndexError)
+    # What an event that brought no text is looked into for: an error in some corner of it, usage
+    # inside a choice, reasoning or a refusal under a name that few servers use.
+    NOTABLE = re.compile(
+        rb'error|reasoning|refusal|think|thought|transcript|function_call|x_groq|base_resp|"usage"'
+        rb'|"detail"|"msg"|"message"|"code"|"success"'
+    )
+    NAMED_WITHIN = 5  # events, of which one names the model
 
     __slots__ = (
         "answer_ns",
@@ -1883,13 +2411,18 @@ class ParsedAnswer:
         "finish",
         "foreign",
         "merged",
+        "model",
+        "noise",
         "reasoning",
+        "several",
+        "strange",
         "text",
         "timings",
         "usage",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, *, several: bool = False) -> None:
+        self.several = several  # alternatives were asked for (`n`); only the first one counts
         self.text: list[str] = []  # an item for each time in answer_ns
         self.reasoning: list[str] = []
         self.chunk_ns: list[int] = []  # arrival of each chunk that brought something
@@ -1900,37 +2433,44 @@ class ParsedAnswer:
         self.timings = ServerTimings()
         self.error: Any = None  # an error object that the server sent
         self.foreign: str | None = None  # the kind of an event that this API does not know
+        self.noise = b""  # the first event that is no JSON object: a keep-alive, or plain text
+        self.model: str | None = None  # as the server names it
         self.complete = False
         self.failure: Failure | None = None  # why it could not be read to its end
+        self.strange: Failure | None = None  # what it is instead of an answer of this API
 
     def read_stream(self, api: Api, events: Iterable[tuple[int, bytes]]) -> None:
         """Read a streamed answer: each event's data with the time of the read that completed it."""
         data, decode, read_event = b"", api.events.decode, api.read_event
-        brought, before_ns = NOTHING, 0
+        brought, before_ns, all_events = NOTHING, 0, iter(events)
+        first = list(itertools.islice(all_events, self.NAMED_WITHIN))
         try:
-            for now_ns, data in events:
+            for now_ns, data in itertools.chain(first, all_events):
                 if now_ns == before_ns and brought in (ANSWER, OTHER):
                     self.merged.append(len(self.chunk_ns) - 1)
                 before_ns = now_ns
                 try:
                     event = decode(data)
                 except _MISFIT:
-                    if data == b"[DONE]":
-                        self.complete = True
+                    event = self.decode_misfit(data)
+                    if self.complete:
                         break
-                    if not data:
+                    if event is None:
                         continue
-                    event = _decode_untyped(data)
                 brought = read_event(event, self)
                 if brought == ANSWER:
                     self.chunk_ns.append(now_ns)
                     self.answer_ns.append(now_ns)
                 elif brought == OTHER:
                     self.chunk_ns.append(now_ns)
-                elif brought == FOREIGN:
-                    self.name_foreign(data)
+                elif (brought := self.look_closer(api, data, brought)) != NOTHING:
+                    self.chunk_ns.append(now_ns)
+                    if brought == ANSWER:
+                        self.answer_ns.append(now_ns)
         except self.UNREADABLE as error:
             self.failure = self.unreadable(error, "an event", data)
+        self.name_model(data for _, data in first)
+        self.drop_repeats()
         self.look_for_foreign("an event")
 
     def read_body(self, api: Api, data: bytes, now_ns: int | None = None) -> None:
@@ -1940,14 +2480,79 @@ class ParsedAnswer:
                 body = api.bodies.decode(data)
             except _MISFIT:
                 body = _decode_untyped(data)
-            if api.read_body(body, self) == FOREIGN:
-                self.name_foreign(data)
+            brought = api.read_body(body, self)
+            self.look_closer(api, data, brought)
             self.complete = True
         except self.UNREADABLE as error:
             self.failure = self.unreadable(error, "a body", data)
+        self.name_model([data])
         self.look_for_foreign("a body")
         if now_ns is not None and self.failure is None:
             self.answer_ns = [now_ns]
+
+    def decode_misfit(self, data: bytes) -> Any:
+        """Return an event that does not fit its type; None for one that is no JSON object.
+
+        Such are [DONE], which ends the stream, keep-alives (`data: ping`) and plain text.
+        """
+        text = data.strip()
+        if text.strip(b'"').upper() == b"[DONE]":
+            self.complete = True
+        elif text.startswith(b"{"):
+            return _decode_untyped(data)
+        elif text:
+            self.noise = self.noise or data[:QUOTED]
+        return None
+
+    def look_closer(self, api: Api, data: bytes, brought: int) -> int:
+        """Look into an event that brought no text, and return what it brought after all."""
+        if brought != FOREIGN and not self.NOTABLE.search(data):
+            return NOTHING
+        event = _decode_untyped(data)
+        if not isinstance(event, _Fields):
+            return NOTHING
+        if (error := _error_in(event)) is not None:
+            self.error = self.error or error
+            return NOTHING
+        if brought != FOREIGN:
+            return api.read_more(event, self)
+        self.foreign = str(event.type or event.object or "unknown")
+        return NOTHING
+
+    def name_model(self, datas: Iterable[bytes]) -> None:
+        """Take the model's name from the first event that has one."""
+        for data in datas:
+            with contextlib.suppress(*_MISFIT):
+                named = _Named.decoder.decode(data)
+                model = named.model or (named.response and named.response.model)
+                if isinstance(model, str) and model:
+                    self.model = model
+                    return
+
+    def take_usage(self, usage: Any) -> None:
+        """Take token counts; a later 0, or a count left out, never replaces one."""
+        if not isinstance(usage, Mapping):
+            return
+        if isinstance(self.usage, Mapping) and not (
+            usage.get("completion_tokens") and usage.get("prompt_tokens")
+        ):
+            usage = {**self.usage, **{name: count for name, count in usage.items() if count}}
+        self.usage = usage
+
+    def drop_repeats(self) -> None:
+        """Count text once that was sent again.
+
+        Some servers send all the text so far in each chunk, some repeat everything in a last one.
+        """
+        self.reasoning = _increments(self.reasoning)
+        text = self.text
+        if len(text) > 3 and len(text[-1]) >= 20 and text[-1] == "".join(text[:-1]):
+            text.pop()
+            if self.chunk_ns.pop() != self.answer_ns.pop():
+                raise AssertionError("an answer's chunk is a chunk")
+            self.merged = [place for place in self.merged if place < len(self.chunk_ns) - 1]
+        else:
+            self.text = _increments(text)
 
     def unreadable(self, error: Exception, what: str, data: bytes) -> Failure:
         """Say why these bytes are not what the API sends."""
@@ -1956,15 +2561,19 @@ class ParsedAnswer:
             return Failure("bad_json", f"{what} that is not JSON: {error.msg}: {text}")
         return Failure("wrong_type", f"{what} of another shape: {text}")
 
-    def name_foreign(self, data: bytes) -> None:
-        """Note what an event of another API calls itself."""
-        fields = _decode_untyped(data)
-        self.foreign = str(fields.type or fields.object or "unknown")
-
     def look_for_foreign(self, what: str) -> None:
-        """Say that the answer is one of another API when nothing of this API came."""
-        if self.foreign and not (self.failure or self.error or self.chunk_ns or self.text):
-            self.failure = Failure("wrong_api", f"{what} of another API: {self.foreign}")
+        """Say that the answer is one of another API, or none, when nothing of this API came."""
+        if self.failure or self.error or self.chunk_ns or self.text or self.finish:
+            return
+        if self.foreign:
+            self.strange = Failure("wrong_api", f"{what} of another API: {self.foreign}")
+        elif self.noise:
+            try:
+                _decode_untyped(self.noise)
+                error: Exception = TypeError()
+            except json.JSONDecodeError as found:
+                error = found
+            self.strange = self.unreadable(error, what, self.noise)
 
     def fill(self, result: Result, start_ns: int, redact: Redactor) -> None:
         """Write down what was read: texts without secrets, times, token counts."""
@@ -1972,6 +2581,8 @@ class ParsedAnswer:
         result.reasoning = redact(_whole_text("".join(self.reasoning)))
         if self.finish is not None:
             result.finish_reason = redact(_whole_text(str(self.finish)))[:200]
+        if self.model is not None:
+            result.model = redact(_whole_text(self.model))[:200]
         chunks = [(now_ns - start_ns) // 1000 * 1000 for now_ns in self.chunk_ns]
         result.chunk_ns, result.chunks = chunks, len(chunks)
         if chunks:
@@ -1995,28 +2606,118 @@ class ParsedAnswer:
 
     def fill_tokens(self, result: Result) -> None:
         """Take the token counts from the server's usage; count chunks where it gives none."""
-        result.token = self.usage_count("completion_tokens")
-        if result.token is not None:
-            result.token_source = "usage"  # noqa: S105
-        elif result.chunks:
-            result.token, result.token_source = result.chunks, "chunks"
-        result.prompt_tokens = self.usage_count("prompt_tokens")
-        result.reasoning_tokens = self.usage_count("completion_tokens_details", "reasoning_tokens")
-        if result.reasoning_tokens is None:
-            result.reasoning_tokens = self.usage_count("reasoning_tokens")
-        result.cached_tokens = self.usage_count("prompt_tokens_details", "cached_tokens")
-        if result.cached_tokens is None:
-            result.cached_tokens = self.usage_count("prompt_cache_hit_tokens")
+        result.prompt_tokens = self.usage_count("prompt_tokens", "input_tokens")
+        result.reasoning_tokens = self.usage_count(
+            "completion_tokens_details.reasoning_tokens",
+            "output_tokens_details.reasoning_tokens",
+            "reasoning_tokens",
+        )
+        result.cached_tokens = self.usage_count(
+            "prompt_tokens_details.cached_tokens",
+            "input_tokens_details.cached_tokens",
+            "prompt_cache_hit_tokens",
+            "cached_tokens",
+        )
+        counts = TokenCounts(
+            said=self.usage_count("completion_tokens", "output_tokens", "generated_tokens"),
+            rest=None,
+            chunks=result.chunks,
+            reasoning=result.reasoning_tokens,
+        )
+        total = self.usage_count("total_tokens")
+        if total is not None and result.prompt_tokens is not None:
+            counts.rest = total - result.prompt_tokens
+        size = len(result.answer.encode()) + len(result.reasoning.encode())
+        silent = self.several or result.finish_reason in ("tool_calls", "tool_use", "function_call")
+        counts.judge(size, thought=bool(self.reasoning), silent=silent)
+        result.token, result.token_source, result.token_doubt = (
+            counts.token,
+            counts.source,
+            counts.doubt,
+        )
         self.timings.fill(result)
 
-    def usage_count(self, *keys: str) -> int | None:
-        """Return a count of the usage; None when it is not given, or cannot be one."""
-        value = self.usage
-        for key in keys:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53:
-            return value
+    def usage_count(self, *paths: str) -> int | None:
+        """Return the first count of the usage that is given and can be one."""
+        for path in paths:
+            value = self.usage
+            for name in path.split("."):
+                value = value.get(name) if isinstance(value, Mapping) else None
+            if isinstance(value, float) and value.is_integer():
+                value = int(value)
+            if isinstance(value, str) and re.fullmatch(r"[0-9]{1,15}", value):
+                value = int(value)
+            if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53:
+                return value
         return None
+
+
+@dataclasses.dataclass
+class TokenCounts:
+    """What a server says of an answer's tokens, held against what came."""
+
+    said: int | None  # output tokens
+    rest: int | None  # total tokens minus those of the prompt
+    chunks: int
+    reasoning: int | None
+    token: int | None = None
+    source: str | None = None
+    doubt: str | None = None
+
+    SLACK: ClassVar = 16  # tokens without text: those that end a turn or open a channel
+
+    def judge(self, size: int, *, thought: bool, silent: bool) -> None:
+        """Choose a count that has ground, and say what it contradicts.
+
+        `size` is the text's length in bytes: no token is shorter. `thought`: reasoning was
+        streamed. `silent`: tokens were spent on what is not in the text.
+        """
+        if self.said:
+            self.token, self.source = self.said, "usage"
+        elif self.rest and self.rest > 0:
+            self.token, self.source = self.rest, "total"
+        elif self.said == 0 and not size:
+            self.token, self.source = 0, "usage"
+        if self.token is None:
+            if self.chunks:
+                self.token, self.source = self.chunks, "chunks"
+        elif not silent:
+            self._hold_against_total()
+            self._hold_against_text(size, thought=thought)
+
+    def _hold_against_total(self) -> None:
+        said, rest = self.said or 0, self.rest or 0
+        if not said or rest <= 0 or said == rest:
+            return
+        self.doubt = f"usage says {said} output tokens, its total leaves {rest}"
+        # As where Gemini's reasoning is left out of the one and counted in the other.
+        if rest > said and (rest - said == self.reasoning or self.chunks > said):
+            self.token, self.source = rest, "total"
+
+    def _hold_against_text(self, size: int, *, thought: bool) -> None:
+        token, chunks = cast(int, self.token), self.chunks
+        hidden = 0 if thought else self.reasoning or 0
+        if token > size + hidden + self.SLACK:
+            self.doubt = f"{self.source} says {token} tokens for {size} bytes of text"
+            if chunks:
+                self.token, self.source = chunks, "chunks"
+        elif chunks > 1.1 * token + 2:
+            self.doubt = f"{self.source} says {token} tokens for {chunks} chunks"
+            if thought:  # which it leaves out
+                self.token, self.source = chunks, "chunks"
+
+
+def _increments(texts: list[str]) -> list[str]:
+    """Return what each text adds to the one before, if each holds all of it; else the texts."""
+    if len(texts) < 3 or not texts[1].startswith(texts[0]):
+        return texts
+    pairs = list(itertools.pairwise(texts))
+    grown = sum(len(later) > len(earlier) for earlier, later in pairs)
+    if grown < max(2, len(pairs) / 2) or len(texts[-1]) < 10:
+        return texts
+    if not all(later.startswith(earlier) for earlier, later in pairs):
+        return texts
+    return [texts[0], *(later[len(earlier) :] for earlier, later in pairs)]
 
 
 def _whole_text(text: str) -> str:
@@ -2034,11 +2735,50 @@ def _whole_us(ns: int | None, start_ns: int) -> int | None:
 
 
 def _message_of(error: Any) -> str:
-    """Return the message of an error object, or the whole of it where it has none."""
-    message = error.get("message") if isinstance(error, dict) else error
-    if isinstance(message, str):
-        return message
+    """Return the message of an error object, or the whole of it where it has none.
+
+    It stands in many places: `message`, FastAPI's list in `detail`, Cloudflare's `errors`, behind
+    OpenRouter's "Provider returned error" in `metadata`.
+    """
+    if isinstance(error, str):
+        return error
+    if isinstance(error, list) and error:
+        return "; ".join(_message_of(part) for part in error[:3])
+    if isinstance(error, dict):
+        raw = error.get("metadata")
+        raw = raw.get("raw") if isinstance(raw, dict) else None
+        behind = f": {raw}" if isinstance(raw, str) and raw else ""
+        if isinstance(loc := error.get("loc"), list) and isinstance(error.get("msg"), str):
+            return f"{'.'.join(map(str, loc))}: {error['msg']}"
+        for name in _MESSAGES:
+            if error.get(name) and not isinstance(error[name], bool | int | float):
+                return _message_of(error[name]) + behind
     return json.dumps(error, ensure_ascii=False, default=str)
+
+
+_MESSAGES = ("message", "msg", "detail", "error", "errors", "status_msg", "error_msg",
+    "error_message", "error_description", "title", "reason", "description")  # fmt: skip
+
+
+def _error_in(event: _Fields) -> Any:
+    """Return the error that an event carries in whatever corner of it; None without one."""
+    choices = event.choices
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    for holder in (event, choice, event.x_groq, event.response):
+        if isinstance(holder, _Fields) and holder.error:
+            return holder.error
+    base = event.base_resp
+    if isinstance(base, _Fields) and base.status_code not in (None, 0, "0"):
+        return base
+    if event.object == "error" or event.type == "error":
+        return event
+    if choices or event.type or event.usage:
+        return None
+    said = next((name for name in _MESSAGES if event.get(name)), None)
+    failed = event.success is False or event.status in ("error", "failed") or event.errors
+    codes = (event.code, event.status_code, event.statusCode, event.error_code)
+    failed = failed or any(code not in (None, 0, "0", 200, "200", "") for code in codes)
+    return event if said and (failed or event.detail) else None
 
 
 # --- APIs ---
@@ -2084,6 +2824,18 @@ class _Choices(msgspec.Struct, gc=False):
     eval_duration: Any = None
 
 
+class _Named(msgspec.Struct):
+    """An event or a body as far as it names its model."""
+
+    model: Any = None
+    response: _Named | None = None
+
+    decoder: ClassVar[msgspec.json.Decoder[_Named]]
+
+
+_Named.decoder = msgspec.json.Decoder(_Named)
+
+
 class _Response(msgspec.Struct):
     """A body of the Responses API; its last event holds one as well."""
 
@@ -2108,7 +2860,9 @@ class Api:
 
     path: ClassVar[str]
     limit_name: ClassVar[str] = "max_tokens"
-    fewest_tokens: ClassVar[int] = 1  # the lowest limit that servers accept
+    # What else is a limit, given in extra_body.
+    LIMIT_NAMES: ClassVar = ("max_tokens", "max_completion_tokens", "max_output_tokens",
+        "max_new_tokens", "n_predict", "num_predict")  # fmt: skip
     events: ClassVar[msgspec.json.Decoder[Any]]
     bodies: ClassVar[msgspec.json.Decoder[Any]]
 
@@ -2116,19 +2870,40 @@ class Api:
         self, config: Config, question: Question, messages: list[dict[str, str]]
     ) -> dict[str, Any]:
         """Return the body of a request; `messages` is the conversation, the new question last."""
-        sampling = {
-            "temperature": config.temperature,
-            self.limit_name: question.max_tokens or config.max_tokens,
-            "seed": config.seed,
-            "stop": config.stop,
-        }
-        return {
+        sampling = {"temperature": config.temperature, "seed": config.seed, "stop": config.stop}
+        body = {
             "model": config.model,
             **self.prompt(question.system(config), messages),
-            **{name: value for name, value in sampling.items() if value is not None},
+            **sampling,
             **self.stream_options(config),
-            **config.extra_body,
+            self.limit_name: config.max_tokens,
+            **config.extra_body,  # where null takes a key away
         }
+        name = self.limit_key(config)
+        if name != self.limit_name:
+            body[self.limit_name] = None
+        if question.max_tokens is not None and name is not None:
+            body[name] = question.max_tokens
+        return {name: value for name, value in body.items() if value is not None}
+
+    def limit_key(self, config: Config) -> str | None:
+        """Return the key that holds an answer's limit: a newer one when `extra_body` has it."""
+        given = config.extra_body
+        newer = [name for name in self.LIMIT_NAMES if isinstance(given.get(name), int)]
+        if newer:
+            return newer[0]
+        return None if self.limit_name in given else self.limit_name
+
+    def limit(self, config: Config, question: Question) -> tuple[int | None, str | None]:
+        """Return the most tokens that an answer may have, and whose limit that is."""
+        name = self.limit_key(config)
+        if name is None:
+            return None, None
+        if question.max_tokens is not None:
+            return question.max_tokens, "question"
+        if name in config.extra_body:
+            return config.extra_body[name], "extra_body"
+        return config.max_tokens, None if config.max_tokens is None else "config"
 
     def prompt(self, system: str | None, messages: list[dict[str, str]]) -> dict[str, Any]:
         """Return the keys that hold the conversation."""
@@ -2148,6 +2923,11 @@ class Api:
         """Read an answer that came in one piece, and return what it brought."""
         raise NotImplementedError
 
+    def read_more(self, event: _Fields, parsed: ParsedAnswer) -> int:
+        """Read what few servers have in an event, and return what it brought."""
+        del event, parsed
+        return NOTHING
+
 
 class Completions(Api):
     """`/completions`, the oldest: a prompt in, a text out."""
@@ -2163,7 +2943,7 @@ class Completions(Api):
     def read_event(self, event: _Choices, parsed: ParsedAnswer) -> int:
         """Read what stands around the text, then the text of the first choice."""
         if event.usage:
-            parsed.usage = event.usage
+            parsed.take_usage(event.usage)
             parsed.timings.take(event)
         if event.error:
             parsed.error = event.error
@@ -2171,9 +2951,9 @@ class Completions(Api):
         if not event.choices:
             is_usage = event.choices is not None or (event.usage and not event.type)
             return NOTHING if is_usage else FOREIGN
-        choice = event.choices[0]
-        if choice.index and isinstance(choice.index, int):
-            return NOTHING  # a second alternative, which nobody asked for
+        choice = event.choices[0]  # the answer, whatever its index, unless several were asked for
+        if parsed.several and choice.index:
+            return NOTHING
         if choice.finish_reason:
             parsed.finish = choice.finish_reason
             parsed.timings.take(event)
@@ -2191,11 +2971,37 @@ class Completions(Api):
         brought = self.read_event(body, parsed)
         return brought if body.choices else FOREIGN
 
+    def read_more(self, event: _Fields, parsed: ParsedAnswer) -> int:
+        """Read usage that stands inside the choice, or under `x_groq`; then the choice."""
+        groq, choices = event.x_groq, event.choices
+        if isinstance(groq, _Fields):
+            parsed.take_usage(groq.usage)
+        if not isinstance(choices, list) or not choices or not isinstance(choices[0], _Fields):
+            return NOTHING
+        parsed.take_usage(choices[0].usage)
+        message = choices[0].delta or choices[0].message
+        return self.read_unusual(message, parsed) if isinstance(message, _Fields) else NOTHING
+
+    def read_unusual(self, message: _Fields, parsed: ParsedAnswer) -> int:
+        """Read what a message of this API never has, and return what it brought."""
+        del message, parsed
+        return NOTHING
+
 
 class Chat(Completions):
     """`/chat/completions`: messages in, a message out. Only its choices differ from above."""
 
     path = "chat/completions"
+    # Beside `reasoning_content`, `reasoning` and `reasoning_details`.
+    REASONING_NAMES = (
+        "reasoning_text",
+        "thinking",
+        "thinking_content",
+        "thought",
+        "thoughts",
+        "reasoning_summary",
+        "thinking_blocks",
+    )
 
     def prompt(self, system: str | None, messages: list[dict[str, str]]) -> dict[str, Any]:
         """Return the conversation as messages."""
@@ -2226,17 +3032,37 @@ class Chat(Completions):
         """Read content that is a list of parts: text, or thinking that holds parts of its own."""
         text = thought = ""
         for part in parts:
-            if part.get("type") == "thinking":
-                inner = part.get("thinking") or ""
+            if part.get("type") in ("thinking", "reasoning", "thought"):
+                inner = part.get("thinking") or part.get("text") or part.get("summary") or ""
                 thought += inner if isinstance(inner, str) else self.joined(inner, "text")
             else:
-                text += part.get("text") or ""
+                text += part.get("text") or part.get("refusal") or ""
         if thought:
             parsed.reasoning.append(thought)
         if text:
             parsed.text.append(text)
             return ANSWER
         return OTHER if thought else NOTHING
+
+    def read_unusual(self, message: _Fields, parsed: ParsedAnswer) -> int:
+        """Read a refusal, which is text, and reasoning under the names that few servers use."""
+        if message.content or message.reasoning_content or message.reasoning:
+            return NOTHING  # in a body; it has been read
+        audio = message.audio
+        text = message.refusal or (audio.transcript if isinstance(audio, _Fields) else None)
+        if isinstance(text, str) and text:
+            parsed.text.append(text)
+            return ANSWER
+        for name in self.REASONING_NAMES:
+            thought = message.get(name)
+            if isinstance(thought, _Fields):
+                thought = thought.text or thought.content or thought.thinking
+            elif isinstance(thought, list):
+                thought = self.joined(thought, "text", "thinking", "summary", "content")
+            if isinstance(thought, str) and thought:
+                parsed.reasoning.append(thought)
+                return OTHER
+        return OTHER if message.function_call else NOTHING
 
     @staticmethod
     def joined(parts: Any, *names: str) -> str:
@@ -2252,10 +3078,9 @@ class Responses(Api):
 
     path = "responses"
     limit_name = "max_output_tokens"
-    fewest_tokens = 16
     events = msgspec.json.Decoder(_ResponseEvent)
     bodies = msgspec.json.Decoder(_Response)
-    ANSWER_EVENTS = frozenset({"response.output_text.delta"})
+    ANSWER_EVENTS = frozenset({"response.output_text.delta", "response.refusal.delta"})
     REASONING_EVENTS = frozenset(
         {"response.reasoning_text.delta", "response.reasoning_summary_text.delta"}
     )
@@ -2289,16 +3114,8 @@ class Responses(Api):
         return NOTHING
 
     def read_end(self, response: _Response, parsed: ParsedAnswer) -> None:
-        """Read what stands beside the text: usage (under its older names), error, finish reason."""
-        if usage := response.usage:
-            inputs = usage.get("input_tokens_details") or {}
-            outputs = usage.get("output_tokens_details") or {}
-            parsed.usage = {
-                "prompt_tokens": usage.get("input_tokens"),
-                "completion_tokens": usage.get("output_tokens"),
-                "prompt_tokens_details": {"cached_tokens": inputs.get("cached_tokens")},
-                "completion_tokens_details": {"reasoning_tokens": outputs.get("reasoning_tokens")},
-            }
+        """Read what stands beside the text: usage, error, finish reason."""
+        parsed.take_usage(response.usage)
         parsed.error = response.error
         reason = (response.incomplete_details or {}).get("reason")
         parsed.finish = "length" if reason == "max_output_tokens" else reason or "stop"
@@ -2315,6 +3132,8 @@ class Responses(Api):
             for part in item.get("content") or ():
                 if part.get("type") == "output_text":
                     parsed.text.append(part["text"] + "")
+                elif part.get("type") == "refusal":
+                    parsed.text.append(part["refusal"] + "")
                 elif part.get("type") in ("reasoning_text", "summary_text"):
                     parsed.reasoning.append(part["text"] + "")
         return ANSWER
@@ -2431,14 +3250,16 @@ class StampedSocket(socket.socket):
         """Read, with the stamp."""
         size = min(size, self.READ_BYTES)
         data, ancillary, _, _ = self.recvmsg(size, self.ANCILLARY_BYTES, flags)
-        self.last_read = self.clock.arrival(ancillary, self.last_read[0])
+        if data:  # else the end, which has no stamp
+            self.last_read = self.clock.arrival(ancillary, self.last_read[0])
         return data
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         """Read into a buffer, with the stamp; so asyncio reads what TLS then decrypts."""
         view = memoryview(buffer)[: nbytes or None]
         count, ancillary, _, _ = self.recvmsg_into([view], self.ANCILLARY_BYTES, flags)
-        self.last_read = self.clock.arrival(ancillary, self.last_read[0])
+        if count:
+            self.last_read = self.clock.arrival(ancillary, self.last_read[0])
         return count
 
     def send(self, data: Any, flags: int = 0) -> int:
@@ -2473,18 +3294,57 @@ class TimedConnector(aiohttp.TCPConnector):
 
     used = sys.platform == "linux"
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, unix_socket: str | None = None, **options: Any) -> None:
         self.arrivals = ArrivalClock()
+        self._unix_socket = unix_socket
         self._by_fileno = weakref.WeakValueDictionary[int, StampedSocket]()
+        self._first: StampedSocket | None = None
         if self.used and isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
             options["socket_factory"] = self._make_socket
+            # The kernel begins to stamp a moment after the first socket that asks for it is there.
+            self._first = StampedSocket(socket.AF_INET, socket.SOCK_STREAM, 0, self.arrivals)
         super().__init__(**options)
+
+    def close(self, *, abort_ssl: bool = False) -> Coroutine[Any, Any, None]:
+        """Close all connections."""
+        if self._first is not None:
+            self._first.close()
+        return super().close(abort_ssl=abort_ssl)
 
     def _make_socket(self, address: tuple[Any, ...]) -> StampedSocket:
         family, kind, protocol = address[:3]
         made = StampedSocket(family, kind, protocol, self.arrivals)
         self._by_fileno[made.fileno()] = made
         return made
+
+    async def _get(self, key: Any, traces: Any) -> aiohttp.connector.Connection | None:
+        """Return a kept connection, unless a fresh one is wanted.
+
+        One that holds more than the answer that it was used for would give that to the next.
+        """
+        if _exchange_now.get().fresh:
+            return None
+        while (kept := await super()._get(key, traces)) is not None:
+            if kept.protocol is not None and not kept.protocol.should_close:
+                return kept
+            kept.close()
+        return None
+
+    async def _create_connection(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: Any,
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109
+    ) -> aiohttp.client_proto.ResponseHandler:
+        """Open a connection, to a Unix socket where the server has one."""
+        if self._unix_socket is None:
+            return await super()._create_connection(req, traces, timeout)
+        try:
+            create = self._loop.create_unix_connection
+            _, handler = await create(self._factory, self._unix_socket)
+        except OSError as error:
+            raise aiohttp.ClientConnectorError(req.connection_key, error) from error
+        return handler
 
     def timing_of(self, transport: asyncio.Transport) -> StampedSocket | LoopTime:
         """Return what takes the times of a connection."""
@@ -2506,6 +3366,8 @@ class Exchange:
         1 << 18
     )  # bytes of a body that are read at a time: a hostile one holds millions of events
     MERGED_NS = NS_PER_MS  # a chunk is called merged when it may have come so much earlier
+    DEAD_WITHIN_NS = 100 * NS_PER_MS  # a kept connection that dies later died with the request
+    STREAM_STARTS = (b"data:", b"event:", b"id:", b"retry:", b": ", b":\n", b":\r")
     TYPES: ClassVar = {
         True: ("text/event-stream",),
         False: ("application/json", "application/problem+json"),
@@ -2514,6 +3376,7 @@ class Exchange:
     def __init__(self, limit: int, connector: aiohttp.BaseConnector | None = None) -> None:
         self.limit = limit
         self.connector = connector
+        self.fresh = False  # no kept connection will do
         self.begun_ns = clock()
         self.connected_ns: int | None = None
         self.sent_ns: int | None = None
@@ -2528,12 +3391,14 @@ class Exchange:
         self.content_type = ""
         self.retry_after: str | None = None
         self.queue_ms: int | None = None
+        self.location: str | None = None
         self.content: aiohttp.StreamReader | None = None
         self.protocol: TimingProtocol | None = None
         self.news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.done_seen = False  # [DONE] may have come; the bytes must say
         self.too_large = False
         self.lost: BaseException | None = None  # what ended the connection
+        self.lost_ns: int | None = None  # when it may have ended at the earliest
         self.error: BaseException | None = None
 
     def received(self, arrived_ns: int, early_ns: int | None, data: bytes) -> None:
@@ -2560,6 +3425,7 @@ class Exchange:
         queue_ms = response.headers.get("x-queue-time", "")  # Text Generation Inference
         if queue_ms.isascii() and queue_ms.isdigit():
             self.queue_ms = int(queue_ms[:15])
+        self.location = response.headers.get("Location")
         self.content = response.content
         if not self.reads_ns:  # it had come before it was asked for
             self.reads_ns = [clock()]
@@ -2605,9 +3471,22 @@ class Exchange:
 
     @property
     def died_unused(self) -> bool:
-        """Whether a kept connection turned out dead before the first byte of a response."""
+        """Whether a kept connection turned out dead at once, before a byte of a response.
+
+        A 408 that comes at once is such a death as well: the server gave up an idle connection just
+        when it was used again.
+        """
+        if not self.reused or self.ended_ns is None:
+            return False
+        died_ns = self.lost_ns or self.ended_ns
+        if self.reads_ns:
+            died_ns = self.reads_ns[0] - (self.early_ns.get(self.reads_ns[0]) or 0)
+        if self.sent_ns is not None and died_ns - self.sent_ns > self.DEAD_WITHIN_NS:
+            return False
+        if self.status == 408:
+            return True
         dead = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError)
-        return self.reused and isinstance(self.error, dead) and not self.reads_ns
+        return isinstance(self.error, dead) and not self.reads_ns
 
     @property
     def body(self) -> bytes:
@@ -2641,9 +3520,17 @@ class Exchange:
             result.client_error_ns = early_ns[0] // 1000 * 1000
 
     def is_answer(self, stream: bool) -> bool:
-        """Whether the head is that of an answer as it was asked for."""
+        """Whether this is an answer as it was asked for; where the head does not say, by its start.
+
+        Good streams are called text/plain by some, and good JSON as well.
+        """
+        if self.status != 200:
+            return False
         mime = self.content_type.partition(";")[0].strip().lower()
-        return self.status == 200 and (not mime or mime in self.TYPES[stream])
+        if not mime or mime in self.TYPES[stream]:
+            return True
+        start = self.body[:64].removeprefix(codecs.BOM_UTF8).lstrip()
+        return start.startswith(self.STREAM_STARTS if stream else (b"{",))
 
     def timed_events(self) -> Iterator[tuple[int, bytes]]:
         """Yield the data of each event with the time of the read that completed it."""
@@ -2690,7 +3577,7 @@ class TimingProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Pass the bytes on, and their time. Bytes that nobody asked for end the connection."""
         arrived_ns, early_ns = self.timing.last_read
-        if self.exchange is not None:
+        if self.exchange is not None and self.exchange.sent_ns is not None:
             self.handler.data_received(data)
             self.exchange.received(arrived_ns, early_ns, data)
         elif self.handler.transport is not None:
@@ -2701,7 +3588,13 @@ class TimingProtocol(asyncio.Protocol):
         self.handler.connection_lost(exc)
         if self.exchange is not None:
             error = self.handler.exception() or exc
+            if isinstance(exc, ssl.SSLError):  # an alert, such as that a certificate is wanted
+                error = exc
             self.exchange.lost = error or aiohttp.ServerDisconnectedError()
+            loop = asyncio.get_running_loop()
+            # A loop that is behind learns of it late.
+            now_ns = loop.watch.since_ns if isinstance(loop, WatchedLoop) else clock()
+            self.exchange.lost_ns = now_ns
             self.exchange.wake()
 
 
@@ -2729,7 +3622,10 @@ class MeasuredRequest(aiohttp.ClientRequest):
     async def write_bytes(self, *args: Any, **kwargs: Any) -> None:
         """Take the time, then write; the socket knows it better."""
         exchange = _exchange_now.get()
-        timing = exchange.protocol.timing if exchange.protocol else LoopTime()
+        if exchange.protocol is None:  # which `attach` will refuse
+            await super().write_bytes(*args, **kwargs)
+            return
+        timing = exchange.protocol.timing
         exchange.sent_ns, timing.sent_ns = clock(), None
         try:
             await super().write_bytes(*args, **kwargs)
@@ -2745,8 +3641,14 @@ def check_aiohttp() -> None:
     used = {
         aiohttp.ClientRequest: ("send", "write_bytes"),
         aiohttp.connector.Connection: ("protocol", "transport"),
-        aiohttp.client_proto.ResponseHandler: ("transport", "exception", "data_received"),
+        aiohttp.client_proto.ResponseHandler: (
+            "transport",
+            "exception",
+            "data_received",
+            "should_close",
+        ),
         aiohttp.StreamReader: ("_buffer", "total_bytes", "is_eof", "exception"),
+        aiohttp.TCPConnector: ("_get", "_create_connection"),
     }
     missing = [
         f"{owner.__name__}.{name}"
@@ -2773,7 +3675,11 @@ def open_session(config: Config, target: Target) -> aiohttp.ClientSession:
     """
     check_aiohttp()
     connector = TimedConnector(
-        limit=max(config.levels), ttl_dns_cache=300, keepalive_timeout=60, ssl=target.tls
+        unix_socket=target.unix_socket,
+        limit=max(config.levels),
+        ttl_dns_cache=300,
+        keepalive_timeout=60,
+        ssl=target.tls,
     )
     return aiohttp.ClientSession(
         connector=connector,
@@ -2862,6 +3768,10 @@ class Client:
     target: Target
     start_ns: int = dataclasses.field(default_factory=clock)
     desk: Desk = dataclasses.field(default_factory=Desk)
+    # Keys of the body that the connection test found refused, and that are nobody's wish.
+    left_out: set[str] = dataclasses.field(default_factory=set)
+    connect_s: float | None = None  # bounds connecting, which else only `timeout` does
+    watch: Callable[[Exchange], None] = lambda _: None  # sees each request's bytes
 
     @functools.cached_property
     def api(self) -> Api:
@@ -2881,22 +3791,34 @@ class Client:
     def request_body(self, question: Question, messages: list[dict[str, str]]) -> bytes:
         """Return a request's body; `cache_bust` puts a mark first that no prefix cache has seen."""
         if self.config.cache_bust:
-            mark, system = f"[{uuid.uuid4().hex}] ", question.system(self.config)
-            if system is not None:
-                question = question.model_copy(update={"system_prompt": mark + system})
-            else:
-                first, *others = messages
-                messages = [{**first, "content": mark + first["content"]}, *others]
-        return pydantic_core.to_json(self.api.body(self.config, question, messages))
+            question, messages = self.marked(question, messages)
+        whole = self.api.body(self.config, question, messages)
+        kept = {name: value for name, value in whole.items() if name not in self.left_out}
+        return pydantic_core.to_json(kept)
 
-    async def exchange(self, body: bytes) -> Exchange:
+    def marked(
+        self, question: Question, messages: list[dict[str, str]]
+    ) -> tuple[Question, list[dict[str, str]]]:
+        """Put a unique mark where the prompt begins."""
+        mark, system = f"[{uuid.uuid4().hex}] ", question.system(self.config)
+        if system is not None:
+            return question.model_copy(update={"system_prompt": mark + system}), messages
+        first, *others = messages
+        return question, [{**first, "content": mark + first["content"]}, *others]
+
+    async def exchange(self, body: bytes, *, fresh: bool = False) -> Exchange:
         """Send one request and keep what comes back; what goes wrong is kept as `error`."""
         exchange = Exchange(self.config.max_answer_bytes, self.session.connector)
+        exchange.fresh = fresh
         _exchange_now.set(exchange)
         try:
             async with asyncio.timeout(self.config.timeout):
                 response = await self.session.post(
-                    self.url, data=body, allow_redirects=False, proxy=self.target.proxy
+                    self.url,
+                    data=body,
+                    allow_redirects=False,
+                    proxy=self.target.proxy,
+                    timeout=aiohttp.ClientTimeout(total=None, connect=self.connect_s),
                 )
                 try:
                     exchange.attach(response)
@@ -2907,11 +3829,16 @@ class Client:
         # Every failure becomes a result.
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
             exchange.error = error
+            if isinstance(exchange.lost, ssl.SSLError):
+                exchange.error = exchange.lost
         exchange.detach()
         return exchange
 
     async def wait_for_end(self, exchange: Exchange) -> None:
-        """Wait until the body has ended, or cannot; its bytes are read only when in doubt."""
+        """Wait until the body has ended, or cannot; its bytes are read only when in doubt.
+
+        Waiting for the first token is no idling: it may queue, or think where nobody sees it.
+        """
         idle_ns = round(self.config.idle_timeout * NS_PER_S)
         deadline_ns = clock() + idle_ns if self.config.stream else sys.maxsize
         looks = 0
@@ -2922,11 +3849,12 @@ class Client:
                 exchange.done_seen, looks = False, looks + 1
                 await exchange.wait_for_news(self.GRACE_S)
                 if not exchange.has_ended and self.parse(exchange).complete:
+                    exchange.raise_if_broken()
                     return
                 continue
             if clock() >= deadline_ns:
                 parsed = self.parse(exchange)
-                deadline_ns = max([deadline_ns - idle_ns, *parsed.chunk_ns[-1:]]) + idle_ns
+                deadline_ns = (parsed.chunk_ns[-1] if parsed.chunk_ns else clock()) + idle_ns
                 if parsed.complete:
                     return
                 if clock() >= deadline_ns:
@@ -2935,7 +3863,7 @@ class Client:
 
     def parse(self, exchange: Exchange) -> ParsedAnswer:
         """Return what can be read of the answer so far; nothing of what is no answer."""
-        parsed = ParsedAnswer()
+        parsed = ParsedAnswer(several=self.config.extra_body.get("n", 1) != 1)
         parsed.timings.said["header_ms"] = exchange.queue_ms
         if not exchange.is_answer(self.config.stream):
             return parsed
@@ -2948,6 +3876,7 @@ class Client:
     def fill(self, result: Result, exchange: Exchange) -> Result:
         """Write into the result what the raw bytes say, or why they do not count."""
         redact = self.target.redact
+        self.watch(exchange)
         parsed = self.parse(exchange)
         result.question = redact(result.question)
         result.sent_ns = _whole_us(exchange.sent_ns, self.start_ns)
@@ -2969,30 +3898,97 @@ class Client:
 
     def failure(self, exchange: Exchange, parsed: ParsedAnswer) -> Failure | None:
         """Say why the answer does not count, if so; what the server said comes first."""
-        status, stream = exchange.status, self.config.stream
-        if status is not None and status != 200:
-            kind = "redirect" if status in (301, 302, 303, 307, 308) else "http_status"
-            return Failure(kind, _error_text(exchange.body) or FAILURES[kind])
+        if exchange.status is not None and exchange.status != 200:
+            return self.refused(exchange)
         if parsed.error is not None:
             return Failure("server_error", _message_of(parsed.error))
         if parsed.failure is not None:
-            return parsed.failure
-        if exchange.error is not None and not parsed.complete:
+            return self.said_in_stream(exchange, parsed.failure, certain=False)
+        broke = isinstance(exchange.error, aiohttp.ClientError | ConnectionError)
+        if exchange.error is not None and (not parsed.complete or (broke and not parsed.finish)):
+            if parsed.complete:  # an interrupted stream of llama-cpp-python looks so
+                wrong = "broke off, though [DONE] had come: there is no finish reason"
+                return Failure("truncated", wrong)
             return self.transport_failure(exchange.error)
-        if not exchange.is_answer(stream):
+        if not exchange.is_answer(self.config.stream):
             return self.wrong_content(exchange)
-        if not parsed.complete and parsed.finish is None:
-            return Failure("truncated", FAILURES["truncated"])
+        return self.bad_end(exchange, parsed)
+
+    def bad_end(self, exchange: Exchange, parsed: ParsedAnswer) -> Failure | None:
+        """Say what is wrong with an answer that came whole, as far as the transfer goes."""
+        if parsed.strange is not None:
+            return self.said_in_stream(exchange, parsed.strange, certain=False)
+        finish = str(parsed.finish or "").lower()
+        if finish and finish not in GOOD_REASONS and _FAILED_REASON.search(finish):
+            return Failure("aborted", f"finish reason {json.dumps(parsed.finish)}")
+        if not parsed.complete and not finish:
+            ended = Failure("truncated", FAILURES["truncated"])
+            return self.said_in_stream(exchange, ended, certain=False)
         if not parsed.text and not parsed.chunk_ns and not parsed.reasoning:
-            return Failure("empty", f"{FAILURES['empty']} (finish reason: {parsed.finish})")
+            reason = f"{FAILURES['empty']} (finish reason: {parsed.finish})"
+            return self.said_in_stream(exchange, Failure("empty", reason), certain=False)
+        if not finish:
+            return self.said_in_stream(exchange, None, certain=True)
         return None
+
+    def said_in_stream(
+        self, exchange: Exchange, failure: Failure | None, *, certain: bool
+    ) -> Failure | None:
+        """Return the failure with what the server said beside its events, if it said something.
+
+        `certain`: only what is surely an error; anything else leaves the answer as it is.
+        """
+        words, is_error = _stray_words(exchange.body) if self.config.stream else ("", False)
+        if is_error:
+            return Failure("server_error", words)
+        if certain or failure is None:
+            return None
+        if not words or failure.kind == "bad_json":
+            return failure
+        return dataclasses.replace(failure, message=f"{failure.message}: {words}")
+
+    def refused(self, exchange: Exchange) -> Failure:
+        """Say what another status than 200 means, in the server's words and with the remedy."""
+        status, words = cast(int, exchange.status), _error_text(exchange.body)
+        if status in (301, 302, 303, 307, 308):
+            place = _without_password(exchange.location or "")
+            base = place.partition("?")[0].removesuffix(f"/{self.api.path}")
+            moved = f"moved to {place}; to ask there, set server to {base}"
+            return Failure("redirect", moved if place else f"{FAILURES['redirect']}: {words}")
+        remedy = ""
+        if status == 407:
+            remedy = "the proxy asks for a user: write proxy as http://user:password@host:port"
+        elif status in (404, 405, 501):
+            remedy = f'POST {self.url.path}, api "{self.config.api}"'
+        elif "HTTPS port" in words or "HTTPS server" in words:
+            remedy = "write https:// in server"
+        elif 400 <= status < 600:
+            remedy = self.key_remedy(words)
+        words = words or FAILURES["http_status"]
+        return Failure("http_status", f"{words[:380]}; {remedy}" if remedy else words)
+
+    def key_remedy(self, words: str) -> str:
+        """Say which key of the body the server refuses, ready to copy."""
+        question = Question(question="?")
+        sent = self.api.body(self.config, question, [{"role": "user", "content": "?"}])
+        limit = self.api.limit_name
+        if "max_completion_tokens" in words and "max_completion_tokens" not in sent:
+            tokens = self.config.max_tokens or 512
+            return f'set "extra_body": {{"{limit}": null, "max_completion_tokens": {tokens}}}'
+        # Words of English too; a server that means the key quotes it.
+        plain = {"stop", "seed", "stream", "user", "model"}
+        for name in sent.keys() - {"model", "messages", "prompt", "input", "stream"}:
+            mark = rf"[`'\"\[.]{re.escape(name)}\b" if name in plain else rf"\b{re.escape(name)}\b"
+            if re.search(mark, words):
+                return f'to leave {name} out, set "extra_body": {{"{name}": null}}'
+        return ""
 
     def wrong_content(self, exchange: Exchange) -> Failure:
         """Say what a 200 with another content type was: an error object, or something else."""
         text, stream = _error_text(exchange.body), self.config.stream
-        with contextlib.suppress(ValueError, RecursionError):
-            body = json.loads(exchange.body)
-            if isinstance(body, dict) and body.get("error"):
+        with contextlib.suppress(json.JSONDecodeError):
+            body = _decode_untyped(exchange.body)
+            if isinstance(body, _Fields) and _error_in(body) is not None:
                 return Failure("server_error", text)
         hint = '; set "stream": false' if stream and "json" in exchange.content_type else ""
         expected = exchange.TYPES[stream][0]
@@ -3004,27 +4000,45 @@ class Client:
         config = self.config
         if isinstance(error, asyncio.CancelledError):
             return Failure("cancelled", FAILURES["cancelled"])
+        if isinstance(error, aiohttp.ConnectionTimeoutError) and self.connect_s:
+            late = f"{FAILURES['connect']} within {self.connect_s:g} s; is the address right?"
+            return Failure("connect", late)
         if isinstance(error, _IdleError):
             return Failure("idle", f"no token for {config.idle_timeout:g} s")
         if isinstance(error, TimeoutError):
             return Failure("timeout", f"took longer than {config.timeout:g} s")
         if isinstance(error, _TooLargeError):
             return Failure("too_large", f"longer than {config.max_answer_bytes} bytes")
+        if isinstance(error, aiohttp.ClientHttpProxyError | aiohttp.ClientProxyConnectionError):
+            return self.proxy_failure(error)
         if isinstance(error, aiohttp.ClientPayloadError):
             cut = isinstance(error.__cause__, ConnectionError) or "ConnectionReset" in str(error)
             return Failure("reset" if cut else "truncated", f"the body broke off: {error}")
         if isinstance(
             error, aiohttp.ClientResponseError | aiohttp.http_exceptions.HttpProcessingError
         ):
-            said = getattr(error, "message", error)
-            return Failure("bad_http", f"{FAILURES['bad_http']}: {said}")
+            said = str(getattr(error, "message", error))
+            return Failure("bad_http", f"{FAILURES['bad_http']}: {said}{_protocol_remedy(said)}")
         if isinstance(error, aiohttp.ClientError | OSError):
             kind = _connection_kind(error)
             if kind == "connect" and not isinstance(error, aiohttp.ClientConnectorError):
                 kind = "reset"
-            return Failure(kind, f"{FAILURES[kind]}: {error}")
+            remedy = _tls_remedy(str(error)) if kind == "tls" else ""
+            return Failure(kind, f"{FAILURES[kind]}{remedy}: {error}")
         logger.error("a request met a fault of this program", exc_info=error)
         return Failure("internal", f"{type(error).__name__}: {error}")
+
+    def proxy_failure(
+        self, error: aiohttp.ClientHttpProxyError | aiohttp.ClientProxyConnectionError
+    ) -> Failure:
+        """Say that it was the proxy, not the server, that failed."""
+        proxy = _without_password(self.target.proxy or "")
+        if isinstance(error, aiohttp.ClientHttpProxyError):
+            asks = "; write proxy as http://user:password@host:port" if error.status == 407 else ""
+            said = f"the proxy {proxy} answered HTTP {error.status} {error.message}{asks}"
+            return Failure("connect", said)
+        kind = _connection_kind(error)
+        return Failure(kind, f"the proxy {proxy} cannot be reached: {FAILURES[kind]}: {error}")
 
 
 async def send_question(
@@ -3037,17 +4051,18 @@ async def send_question(
 
     `messages` is the conversation so far, the new question last. `release` is called as soon as the
     server is done with the request, so that the next one can start before this answer is read.
-    A kept connection that dies before the first byte of a response is replaced, the clock taken
-    anew; nothing else is tried again.
+    A kept connection that dies at once, before a byte of a response, is replaced by a fresh one,
+    the clock taken anew; nothing else is tried again.
     """
     said = messages or [{"role": "user", "content": planned.question.texts[0]}]
     result = planned.new_result(said)
     result.scheduled_ns = _whole_us(planned.scheduled_ns, client.start_ns)
     body = client.request_body(planned.question, said)
+    result.max_tokens, result.max_tokens_from = client.api.limit(client.config, planned.question)
     exchange = await client.exchange(body)
-    while exchange.died_unused:
-        result.reconnects += 1
-        exchange = await client.exchange(body)
+    if exchange.died_unused:
+        result.reconnects = 1
+        exchange = await client.exchange(body, fresh=True)
     release()
     await client.desk.wait_for_turn()
     return client.fill(result, exchange)
@@ -3070,14 +4085,74 @@ def _connection_kind(error: BaseException) -> str:
     return "connect"
 
 
+def _tls_remedy(said: str) -> str:
+    """Say what to do about a TLS connection that failed."""
+    said = said.lower().replace("_", " ")
+    remedies = {
+        "hostname mismatch|doesn't match|not valid for": "the certificate is of another host name",
+        "has expired": "the certificate has expired",
+        "certificate verify failed": "to trust its certificate, name it in ca_file; verify_tls "
+        "false trusts any",
+        "certificate required|handshake failure|bad certificate|unknown ca": "the server asks for "
+        "a certificate: set client_cert and client_key",
+        "wrong version number|record layer failure|http request|packet length too long"
+        "|unexpected eof|eof occurred": "is it plain HTTP? Then write http:// in server",
+    }
+    found = (remedy for marks, remedy in remedies.items() if re.search(marks, said))
+    return "".join(f" ({remedy})" for remedy in itertools.islice(found, 1))
+
+
+def _protocol_remedy(said: str) -> str:
+    """Say which other protocol the first bytes of an answer are of, as aiohttp quotes them."""
+    if r"\x15\x03" in said or "\x15\x03" in said:
+        return " (it speaks TLS: write https:// in server)"
+    if re.search(r"(\\x00|\x00){2}.{1,8}\\?x?04", said) and "HTTP/1" not in said:
+        return " (it speaks HTTP/2 only; put a proxy before it that speaks HTTP/1.1)"
+    return ""
+
+
 def _error_text(body: bytes) -> str:
-    """Return what the server said in an error's body."""
+    """Return what the server said in an error's body: JSON, a web page or plain text."""
     text = body[:QUOTED].decode("utf-8", "replace")
     with contextlib.suppress(ValueError, RecursionError):
         content = json.loads(text)
-        if isinstance(content, dict) and content.get("error"):
-            return _message_of(content["error"])
+        if isinstance(content, dict | list) and content:
+            return _message_of(content)
+    if re.match(r"\s*(<!doctype html|<html|<head|<body)", text, re.IGNORECASE):
+        title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
+        text = re.sub(r"(?is)<(script|style|title).*?</\1>|<[^>]*>", " ", text)
+        named = f" {json.dumps(title[1].strip(), ensure_ascii=False)}" if title else ""
+        text = f"a web page{named}: {' '.join(html.unescape(text).split())}"
     return text
+
+
+def _stray_words(body: bytes) -> tuple[str, bool]:
+    """Return what a stream says outside of its data, and whether that is an error.
+
+    Such is llama.cpp's old `error:` field, the text behind `event: error`, and JSON or a page that
+    somebody on the way wrote into the stream unframed.
+    """
+    if len(body) > QUOTED:
+        body = body[: QUOTED // 2] + b"\n" + body[-QUOTED // 2 :]
+    stray, event, is_error = list[str](), "", False
+    for line in re.split(r"\r\n|\n|\r", body.decode("utf-8", "replace")):
+        name, colon, value = line.partition(":")
+        if not line:
+            event = ""
+        elif name == "event":
+            event = value.strip()
+        elif (name == "error" and colon) or (
+            name == "data" and "error" in event and value.strip() != "[DONE]"
+        ):
+            stray.append(value.strip())
+            is_error = True
+        elif name not in ("data", "id", "retry", "") or not colon:
+            stray.append(line)
+    text = "\n".join(stray)
+    with contextlib.suppress(json.JSONDecodeError):
+        content = _decode_untyped(text.encode("utf-8", "replace"))
+        is_error = is_error or (isinstance(content, _Fields) and _error_in(content) is not None)
+    return _error_text(text.encode("utf-8", "replace")), is_error
 
 
 # === Load ===
@@ -3184,6 +4259,8 @@ class LoadReport:
     server_info: Mapping[str, Any] | None = None
     fault: BaseException | None = None  # what `record` raised
     interrupted: bool = False
+    gave_up: str | None = None  # why it was ended early
+    backed_off_s: float = 0.0  # how long it waited after failures in a row
 
     def __post_init__(self) -> None:
         self.itl_lost = self.itl_lost or self.start.itl_lost
@@ -3193,6 +4270,8 @@ class LoadReport:
             self.ended_ns = self.start.start_ns + round(footer["duration_ms"] * NS_PER_MS)
             self.client, self.warmup = dict(footer["client"]), Counter(footer["warmup"])
             self.clock_jump_s = footer["clock_jump_s"]
+            self.gave_up = footer.get("gave_up")
+            self.backed_off_s = footer.get("backed_off_s", 0.0)
 
     @property
     def clients(self) -> list[Mapping[str, Any]]:
@@ -3215,6 +4294,8 @@ class LoadReport:
             "client": self.client,
             "clock_jump_s": self.clock_jump_s,
             "warmup": dict(self.warmup),
+            "gave_up": self.gave_up,
+            "backed_off_s": self.backed_off_s,
             "itl_us": {str(stage): sorted(counts.items()) for stage, counts in self.itl_us.items()},
         }
 
@@ -3226,6 +4307,8 @@ class LoadReport:
             LoadStart(resumed=meta["resumed"], clients=tuple(client["earlier_parts"])),
             client=client,
             clock_jump_s=meta["clock_jump_s"],
+            gave_up=meta["gave_up"],
+            backed_off_s=meta["backed_off_s"],
             hardware=meta["hardware"] or {},
             interrupted=meta["status"] != "complete",
         )
@@ -3342,11 +4425,16 @@ class Stage:
             question = self.questions[place % len(self.questions)]
             yield due_ns, PlannedRequest(index, question, self.number, scheduled_ns)
 
+    def left_s(self, begun_ns: int) -> float | None:
+        """Return how much of a closed loop's `duration` is left; None without one."""
+        if self.duration_ns is None or self.offsets_ns is not None:
+            return None
+        return (begun_ns + self.duration_ns - clock()) / NS_PER_S
+
     def is_over(self, begun_ns: int) -> bool:
         """Whether a closed loop's `duration` has passed; an open loop's schedule ends by itself."""
-        if self.duration_ns is None or self.offsets_ns is not None:
-            return False
-        return clock() - begun_ns >= self.duration_ns
+        left_s = self.left_s(begun_ns)
+        return left_s is not None and left_s <= 0
 
 
 def arrival_offsets(config: Config, count: int | None, seed: str) -> Iterator[int]:
@@ -3408,10 +4496,13 @@ class LoadGenerator:
         self.config, self.questions = config, questions
         self.send, self.record = send, record
         self.report, self.lag = report, lag
+        self.patience = Patience(config)
+        self._work: asyncio.Task[Any] | None = None
 
     async def run(self) -> None:
         """Ask all; when cancelled, the requests in flight end as "cancelled"."""
         config, start = self.config, self.report.start
+        self._work = asyncio.current_task()
         if config.duration is not None and start.done:
             # Nobody knows how much of the time was left when it was killed: it is only saved.
             self.report.interrupted = True
@@ -3441,12 +4532,24 @@ class LoadGenerator:
     def _discard(self, result: Result) -> None:
         self.report.warmup[result.status] += 1
 
+    def _judge(self, result: Result) -> None:
+        """End the run when its failures say that there is no point in going on."""
+        if self.report.gave_up is None and (reason := self.patience.judge(result)) is not None:
+            logger.warning("gave up: %s", reason)
+            self.report.gave_up, self.report.interrupted = reason, True
+            if self._work is not None:
+                self._work.cancel()
+
     async def _run_stage(self, stage: Stage, record: Callable[[Result], None]) -> None:
         """Ask the stage's questions with at most `level` in flight."""
         limit, tasks = ConcurrencyLimit(stage.level, stage.ramp_s), set[asyncio.Task[None]]()
         begun_ns = clock()
+        self.patience.level = stage.level
         try:
             for due_ns, planned in stage.planned_requests(begun_ns):
+                if stage.offsets_ns is None:
+                    waited_s = await self.patience.pause(stage.left_s(begun_ns))
+                    self.report.backed_off_s = round(self.report.backed_off_s + waited_s, 6)
                 if (wait_ns := due_ns - clock()) > 0:
                     await asyncio.sleep(wait_ns / NS_PER_S)
                 slot = await limit.take()
@@ -3489,6 +4592,7 @@ class LoadGenerator:
                     done = slot.release if turn == last else lambda: None
                     result = await self._ask(planned, list(messages), done)
                 record(result)
+                self._judge(result)
                 if not result.ok and not skipped:
                     stopped = result.status == "cancelled"
                     skipped = "cancelled" if stopped else "turn_skipped"
@@ -3519,6 +4623,94 @@ class LoadGenerator:
         result.status = _STATUS_OF_KIND.get(kind, "error")
         result.error = Failure(kind, prefix + FAILURES[kind])
         return result
+
+
+class Patience:
+    """Judges failures in a row, by time of end: asks slower after some, gives up after more."""
+
+    LEAST = 20  # failures in a row before it gives up; at least twice the level
+    SLOWER_FROM = 5  # at least the level; then there is a pause after each so many
+    FIRST_PAUSE_S = 0.25
+    LONGEST_PAUSE_S = 5.0
+    LONGEST_WISH_S = 60.0  # of a Retry-After
+
+    def __init__(self, config: Config) -> None:
+        self.abort_if, self.patience_s = config.abort_if, config.startup_timeout
+        self.level = 1
+        self.judged = self.failed = 0
+        self._succeeded = asyncio.Event()
+        self._start_row()
+
+    def _start_row(self) -> None:
+        self.in_a_row = self.counted = self._started = 0
+        self._since_ns = clock()
+        self._pause_s, self._wish_s = self.FIRST_PAUSE_S, 0.0
+        self._said: Counter[str] = Counter()
+
+    def judge(self, result: Result) -> str | None:
+        """Take a result that has ended; return why the run should end, if it should.
+
+        A 429 or 503 with Retry-After asks for patience: it counts only once that has lasted longer
+        than a server is waited for at the start.
+        """
+        if result.ok:
+            self.judged += 1
+            self._start_row()
+            self._succeeded.set()
+            return None
+        error = result.error
+        if error is None or result.status == "cancelled":
+            return None
+        self.judged += 1
+        self.failed += 1
+        self.in_a_row += 1
+        self._said[error.shown[:200]] += 1
+        if error.http_status in (429, 503) and error.retry_after is not None:
+            with contextlib.suppress(ValueError):  # a date
+                self._wish_s = min(float(error.retry_after), self.LONGEST_WISH_S)
+        else:
+            self.counted += 1
+        return self._verdict()
+
+    def _verdict(self) -> str | None:
+        if self.abort_if is None:
+            return None
+        most, waited_s = max(self.LEAST, 2 * self.level), (clock() - self._since_ns) / NS_PER_S
+        dead = self.counted >= most
+        if dead or (self.in_a_row >= most and waited_s > self.patience_s):
+            return f"{self.in_a_row} failures in a row, mostly {self._said.most_common(1)[0][0]}"
+        seen = {"error_rate": self.failed / self.judged, "failed": self.failed}
+        for name, condition in self.abort_if.model_dump(exclude_none=True).items():
+            if self.judged >= self.LEAST and ThresholdCheck.of(name, condition, seen).met:
+                most_said = self._said.most_common(1)[0][0]
+                return f"{name} {condition} ({seen[name]:.4g}), lately {most_said}"
+        return None
+
+    async def pause(self, most_s: float | None) -> float:
+        """Wait before the next request where failures in a row ask for it; return how long.
+
+        As many as the level follow each other without a pause, so that a server that has come back
+        is noticed at once. A success ends the pause.
+        """
+        slower_from = max(self.SLOWER_FROM, self.level)
+        if self.in_a_row < slower_from:
+            return 0.0
+        self._started += 1
+        if self._started % slower_from != 1:
+            return 0.0
+        if self._started == 1:
+            said = self._said.most_common(1)[0][0]
+            logger.warning("%d requests in a row failed (%s); asking slower", self.in_a_row, said)
+        pause_s = max(self._pause_s, self._wish_s)
+        if most_s is not None:
+            pause_s = min(pause_s, max(most_s, 0.0))
+        self._pause_s = min(2 * self._pause_s, self.LONGEST_PAUSE_S)
+        begun_ns = clock()
+        self._succeeded.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._succeeded.wait()
+        return (clock() - begun_ns) / NS_PER_S
 
 
 class ConcurrencyLimit:
@@ -3638,9 +4830,9 @@ class StageWatch:
         if waited_s is not None and self._waited_s is not None:
             self.cpu_wait_s = waited_s - self._waited_s
         shares = []
-        for (pid, name), cpu_s in self._cpu_of_others().items():
-            used_s = cpu_s - self._others.get((pid, name), 0.0)
-            shares.append((used_s / max(self.elapsed_s, 0.001), pid, name))
+        for pid, (name, cpu_s) in self._cpu_of_others().items():
+            _, before_s = self._others.get(pid, ("", 0.0))
+            shares.append(((cpu_s - before_s) / max(self.elapsed_s, 0.001), pid, name))
         for share, pid, name in sorted(shares, reverse=True)[: self.MOST_RIVALS]:
             if share >= self.RIVAL_SHARE:
                 self.rivals.append({"name": name, "pid": pid, "cpu_share": share})
@@ -3654,8 +4846,8 @@ class StageWatch:
             return None
 
     @staticmethod
-    def _cpu_of_others() -> dict[tuple[int, str], float]:
-        """Return the CPU seconds of every other process that can be seen; none but on Linux."""
+    def _cpu_of_others() -> dict[int, tuple[str, float]]:
+        """Return name and CPU seconds of each other process in sight, by id; none but on Linux."""
         used = {}
         for path in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError, ValueError, IndexError):
@@ -3664,7 +4856,7 @@ class StageWatch:
                 user, system = fields.split()[11:13]
                 name = head.partition(b"(")[2].decode("utf-8", "replace")
                 if pid != os.getpid():
-                    used[pid, name] = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+                    used[pid] = name, (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
         return used
 
     @classmethod
@@ -3872,11 +5064,17 @@ def min_samples(quantile: float) -> int:
 def requests_missing(metric: Mapping[str, Any], name: str) -> int:
     """Return about how many more values a percentile of an aggregate needs for both its bounds.
 
-    Each new one counts as much as those before did: `n_eff` / `n`.
+    Each new one counts as much as those before did. A percentile that had too few values to know
+    that goes by the lower ones.
     """
-    n_eff: float = metric["n_eff"][name] or 1.0
-    each: float = metric["n"] / n_eff
-    return max(math.ceil((min_samples(PERCENTILES[name]) - n_eff) * each), 0)
+    n: int = metric["n"]
+    share = 1.0
+    for lower, quantile in PERCENTILES.items():
+        if n >= min_samples(quantile):
+            share = min(share, max(metric["n_eff"][lower] or 0.0, 5.0) / n)
+        if lower == name:
+            break
+    return max(math.ceil(min_samples(PERCENTILES[name]) / share) - n, 0)
 
 
 def student_t(tail: float, df: float) -> float:
@@ -4144,6 +5342,7 @@ class Aggregator:
         "server_decode_ms",
         "server_wait_ms",
     )
+    MOST_SAID = 1000  # different failures whose words are kept apart
 
     def __init__(self, config: Config, level: int | None = None) -> None:
         self.config = config
@@ -4170,6 +5369,10 @@ class Aggregator:
         self.due_ns = array.array("q")  # open loop: when they should have been sent
         self.statuses: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
+        self.said: Counter[tuple[str, int | None, str]] = Counter()  # kind, status, message
+        self.models: Counter[str] = Counter()  # as the server named them
+        self.token_doubts: Counter[str] = Counter()
+        self.cut_limits: Counter[str] = Counter()  # whose limit cut answers
         self.token_sources: Counter[str] = Counter()
         self.finish_reasons: Counter[str] = Counter()
         self.sums: Counter[str] = Counter()
@@ -4191,9 +5394,16 @@ class Aggregator:
         if result.ok and timed:
             self._add_ok(result)
         elif result.error is not None:
-            self.failures[result.error.kind] += 1
+            self._add_failure(result.error)
             if result.status != "cancelled" and result.error.kind != "turn_skipped":
                 self._add_failed(result)
+
+    def _add_failure(self, error: Failure) -> None:
+        self.failures[error.kind] += 1
+        said = (error.kind, error.http_status, error.message[:300])
+        if len(self.said) >= self.MOST_SAID and said not in self.said:
+            said = (error.kind, error.http_status, "")  # each its own words: only counted
+        self.said[said] += 1
 
     def _add_ok(self, result: Result) -> None:
         sent_ns = cast(int, result.sent_ns)
@@ -4224,9 +5434,31 @@ class Aggregator:
         if result.server_prefill_ms and result.prompt_tokens is not None:
             self.sums["prefilled"] += result.prompt_tokens - (result.cached_tokens or 0)
             self.prefill_ms.append(result.server_prefill_ms)
+        self.sums["came_in_bursts"] += result.came_in_bursts and not result.came_at_once
         self._judge(result)
-        if not result.answer_text.strip() and (result.reasoning or result.answer):
-            self.sums["reasoning_only"] += 1
+        self._add_ends(result)
+
+    def _add_ends(self, result: Result) -> None:
+        """Count how the answer ended, and what the server said of it."""
+        if result.model is not None:
+            self.models[result.model] += 1
+        if result.token_doubt is not None:
+            self.sums["doubtful"] += 1
+            self.token_doubts[result.token_doubt] += 1
+        if result.chunks and result.token_source in ("usage", "total"):
+            self.sums["chunk_tokens"] += result.token or 0
+            self.sums["chunks"] += result.chunks
+        if result.cut:
+            self.sums["cut"] += 1
+            if result.cut_early:
+                self.sums["cut_early"] += 1
+            elif result.max_tokens_from is not None:
+                self.cut_limits[f"{result.max_tokens} of {result.max_tokens_from}"] += 1
+        self.sums["ended_unusually"] += result.ended_unusually
+        if not result.answer_text.strip():
+            thought = bool(result.reasoning.strip() or result.answer.strip())
+            self.sums["reasoning_only" if thought else "blank"] += 1
+            self.sums["reasoning_only_cut"] += thought and result.cut and not result.cut_early
 
     def _append(self, name: str, value: float | None) -> None:
         """Add to a column, which begins with the first value that was measured."""
@@ -4403,9 +5635,11 @@ class Aggregator:
         gaps, squares = self.itl_clusters["gaps"], self.itl_clusters["squares"]
         answers = max(gaps * gaps / squares, 1.0) if squares else 1.0
         n_eff = dict.fromkeys(PERCENTILES, answers)
+        n_eff = dict.fromkeys(PERCENTILES, answers)
         if tpot["n"]:
             shares = {name: n / tpot["n"] for name, n in tpot["n_eff"].items()}
             n_eff = {name: max(answers * share, 1.0) for name, share in shares.items()}
+        n_eff = {name: round(independent, 1) for name, independent in n_eff.items()}
         values = {us / 1000: times for us, times in self.itl_us.items()}
         return describe(Histogram(values), n_eff)
 
@@ -4480,6 +5714,20 @@ class Aggregator:
             "reasoning_only": self.sums["reasoning_only"],
             "came_at_once": self.sums["came_at_once"],
             "reconnects": self.sums["reconnects"],
+            "came_in_bursts": self.sums["came_in_bursts"],
+            "failure_reasons": self._failure_reasons(),
+            "models": dict(self.models.most_common(20)),
+            "cut": self.sums["cut"],
+            "cut_early": self.sums["cut_early"],
+            "cut_limits": dict(self.cut_limits.most_common(3)),
+            "reasoning_only_cut": self.sums["reasoning_only_cut"],
+            "blank": self.sums["blank"],
+            "ended_unusually": self.sums["ended_unusually"],
+            "tokens_doubtful": self.sums["doubtful"],
+            "token_doubts": dict(self.token_doubts.most_common(3)),
+            "tokens_per_chunk": (
+                self.sums["chunk_tokens"] / self.sums["chunks"] if self.sums["chunks"] else None
+            ),
             "merged_chunks": self.sums["merged_chunks"] if self.sums["timed_chunks"] else None,
             "timed_chunks": self.sums["timed_chunks"],
             "prefill_tokens_per_s": (
@@ -4488,6 +5736,18 @@ class Aggregator:
                 else None
             ),
         }
+
+    def _failure_reasons(self) -> list[dict[str, Any]]:
+        """Return each kind of failure with its status, its number and its commonest words."""
+        times: Counter[tuple[str, int | None]] = Counter()
+        words: dict[tuple[str, int | None], str] = {}
+        for (kind, status, message), count in self.said.most_common():
+            times[kind, status] += count
+            words.setdefault((kind, status), message)
+        return [
+            {"kind": kind, "http_status": status, "message": words[kind, status], "times": count}
+            for (kind, status), count in times.most_common()
+        ]
 
 
 class Steady(NamedTuple):
@@ -4765,9 +6025,11 @@ def calculate_aggregates(
             aggregate["stages"].append({"stage": number, "concurrent": level, **record})
     cost = energy(aggregate["stages"] or [aggregate]) if energy is not None else None
     if cost is not None:
-        aggregate["energy"] = cost["whole"]
-        for record, part in zip(aggregate["stages"], cost["stages"], strict=False):
+        records = [aggregate, *aggregate["stages"]]
+        for record, part in zip(records, [cost["whole"], *cost["stages"]], strict=False):
             record["energy"] = part
+            wh = part["wall"]["wh_per_1000_correct"]
+            record["quality"]["wh_per_correct"] = None if wh is None else wh / 1000
     if itl_us:
         aggregate["itl_histogram_us"] = {
             str(stage): sorted(counts.items()) for stage, counts in itl_us.items()
@@ -4930,9 +6192,29 @@ def judge_validity(
     return {"verdict": VERDICTS[worst], "reasons": shown}
 
 
+def failure_reasons(aggregate: Mapping[str, Any], most: int = 3) -> str:
+    """Return the commonest failures in the server's own words: `10 × HTTP 429: limit of 2`."""
+    reasons = aggregate["failure_reasons"]
+    texts = [
+        f"{reason['times']:,} × "
+        + printable(failure_text(reason["kind"], reason["http_status"], reason["message"]), 160)
+        for reason in reasons[:most]
+    ]
+    more = [f"{len(reasons) - most} more kinds"] if len(reasons) > most else []
+    return "; ".join([*texts, *more])
+
+
+@validity_rule
+def _gave_up(run: Evidence) -> Reason | None:
+    if run.load.gave_up is None:
+        return None
+    message = f"ended early: {printable(run.load.gave_up, 300)}; --resume asks what is left"
+    return Reason("INVALID", "gave_up", message)
+
+
 @validity_rule
 def _interrupted(run: Evidence) -> Reason | None:
-    if not run.load.interrupted:
+    if not run.load.interrupted or run.load.gave_up is not None:
         return None
     return Reason("SUSPECT", "interrupted", "stopped before its end; --resume goes on with it")
 
@@ -4952,8 +6234,7 @@ def _resumed(run: Evidence) -> Reason | None:
 def _no_answers(run: Evidence) -> Reason | None:
     if run.aggregate["ok"]:
         return None
-    counted = run.aggregate["failures"].items()
-    failures = ", ".join(f"{kind} {times}×" for kind, times in counted) or "nothing was asked"
+    failures = failure_reasons(run.aggregate) or "nothing was asked"
     message = f"no request succeeded: {failures}; see `error` in the results"
     return Reason("INVALID", "no_answers", message)
 
@@ -4963,7 +6244,7 @@ def _failures(run: Evidence) -> Reason | None:
     rate = run.aggregate["error_rate"]
     if not run.aggregate["ok"] or not rate or rate < 0.01:
         return None
-    kinds = ", ".join(f"{kind} {times}×" for kind, times in run.aggregate["failures"].items())
+    kinds = failure_reasons(run.aggregate, 1)
     advice = "latencies are of the survivors; look into the failures, or lower the load"
     message = f"{rate:.1%} of the requests failed ({kinds}); {advice}"
     return Reason("INVALID" if rate >= 0.5 else "SUSPECT", "failures", message)
@@ -5179,32 +6460,139 @@ def _slow_connect(run: Evidence) -> Reason | None:
 
 
 @validity_rule
-def _buffered(run: Evidence) -> Reason | None:
-    at_once = run.aggregate["came_at_once"]
-    if not at_once or at_once / run.aggregate["ok"] < 0.5:
+def _backed_off(run: Evidence) -> Reason | None:
+    waited_s = run.load.backed_off_s
+    if not waited_s:
         return None
-    came = f"{at_once} streamed answers came in one piece"
-    message = f"{came}: TTFT is their E2E; look for a proxy that buffers"
+    message = (
+        f"after failures in a row it asked more slowly, and waited {waited_s:.1f} s in all: the "
+        "load was not what was asked for"
+    )
+    return Reason("SUSPECT", "backed_off", message)
+
+
+@validity_rule
+def _reconnects(run: Evidence) -> Reason | None:
+    times, requests = run.aggregate["reconnects"], run.aggregate["requests"]
+    if not times or times / requests < 0.05:
+        return None
+    message = (
+        f"{times} of {requests} requests found their kept connection closed, and were sent again "
+        "on a new one: look at the keep-alive timeouts of the server and of what stands before it"
+    )
+    return Reason("SUSPECT", "reconnects", message)
+
+
+@validity_rule
+def _other_model(run: Evidence) -> Reason | None:
+    asked = run.config.model
+    others = {
+        name: times
+        for name, times in run.aggregate["models"].items()
+        if run.config.server != "embedded" and not same_model(asked, name)
+    }
+    if not others:
+        return None
+    name, times = max(others.items(), key=operator.itemgetter(1))
+    named = printable(json.dumps(name, ensure_ascii=False), 100)
+    message = (
+        f"{times} answers came from {named}, says the server, not from {json.dumps(asked)}; unless "
+        "that is an alias of it, set model to the one that you mean"
+    )
+    return Reason("SUSPECT", "other_model", message)
+
+
+@validity_rule
+def _no_finish_reason(run: Evidence) -> Reason | None:
+    without, ok = run.aggregate["finish_reasons"].get("None", 0), run.aggregate["ok"]
+    if not ok or without / ok < 0.05:
+        return None
+    message = f"{without} of {ok} answers have no finish reason: some may have been cut unnoticed"
+    return Reason("SUSPECT", "no_finish_reason", message)
+
+
+@validity_rule
+def _unusual_ends(run: Evidence) -> Reason | None:
+    ends, ok = run.aggregate["ended_unusually"], run.aggregate["ok"]
+    if not ends or ends / ok < 0.05:
+        return None
+    usual = GOOD_REASONS | CUT_REASONS | {"none"}
+    reasons = [
+        f"{printable(reason, 40)} {times}×"
+        for reason, times in run.aggregate["finish_reasons"].items()
+        if reason.lower() not in usual
+    ]
+    message = f"{ends} of {ok} answers ended unusually ({', '.join(reasons[:3])}), so speed and "
+    return Reason("SUSPECT", "unusual_ends", message + "quality may be of stumps")
+
+
+@validity_rule
+def _buffered(run: Evidence) -> Reason | None:
+    at_once, bursts = run.aggregate["came_at_once"], run.aggregate["came_in_bursts"]
+    if not run.aggregate["ok"] or (at_once + bursts) / run.aggregate["ok"] < 0.5:
+        return None
+    if at_once >= bursts:
+        came = f"{at_once} streamed answers came in one piece"
+        message = f"{came}: TTFT is their E2E; look for a proxy that buffers"
+    else:
+        came = f"{bursts} streamed answers came in a few bursts"
+        message = (
+            f"{came}: TTFT and ITL are those of whatever collects them; look for a proxy that "
+        )
+        message += "buffers"
     return Reason("SUSPECT", "stream_buffered", message)
 
 
 @validity_rule
 def _cut_answers(run: Evidence) -> Reason | None:
-    cut, ok = run.aggregate["finish_reasons"].get("length", 0), run.aggregate["ok"]
+    cut, early, ok = (run.aggregate[name] for name in ("cut", "cut_early", "ok"))
     if not ok or cut / ok < 0.1:
         return None
-    were = f"{cut} of {ok} answers were cut at max_tokens"
-    message = f"{were}: lengths and quality are not the model's; raise it"
-    return Reason("SUSPECT", "answers_cut", message)
+    if early > cut / 2:
+        where = "by a limit of the server, such as its context, and not by max_tokens"
+        remedy = "look at how the server was started"
+    else:
+        limits = ", ".join(run.aggregate["cut_limits"])
+        where, remedy = f"at max_tokens ({limits})", "raise it"
+    message = f"{cut} of {ok} answers were cut {where}; lengths and quality are not the model's; "
+    return Reason("SUSPECT", "answers_cut", message + remedy)
 
 
 @validity_rule
 def _reasoning_only(run: Evidence) -> Reason | None:
-    only = run.aggregate["reasoning_only"]
+    only, cut = run.aggregate["reasoning_only"], run.aggregate["reasoning_only_cut"]
     if not only or only / run.aggregate["ok"] < 0.05:
         return None
-    message = f"{only} answers hold reasoning and nothing else; raise max_tokens"
+    limits = ", ".join(run.aggregate["cut_limits"])
+    remedy = "look at what the model or its template does"
+    if cut > only / 2:
+        remedy = f"raise max_tokens ({limits})"
+    message = f"{only} answers hold reasoning and nothing else; {remedy}"
     return Reason("SUSPECT", "reasoning_only", message)
+
+
+@validity_rule
+def _blank_answers(run: Evidence) -> Reason | None:
+    blank, ok = run.aggregate["blank"], run.aggregate["ok"]
+    if not blank or blank / ok < 0.05:
+        return None
+    message = (
+        f"{blank} of {ok} answers are white space and nothing else; look at the prompt's template"
+    )
+    return Reason("SUSPECT", "blank_answers", message)
+
+
+@validity_rule
+def _doubtful_tokens(run: Evidence) -> Reason | None:
+    doubtful, ok = run.aggregate["tokens_doubtful"], run.aggregate["ok"]
+    if not doubtful or doubtful / ok < 0.05:
+        return None
+    example = next(iter(run.aggregate["token_doubts"]))
+    message = (
+        f"the server's token counts of {doubtful} answers contradict what came ({example}); "
+        "token_source says what was used"
+    )
+    return Reason("SUSPECT", "tokens_doubtful", message)
 
 
 @validity_rule
@@ -5220,11 +6608,13 @@ def _cached(run: Evidence) -> Reason | None:
         advice = "look into it" if run.config.cache_bust else "set cache_bust"
         came = f"{worst:.0%} of the prompt tokens{where} came from a cache"
         return Reason("SUSPECT", "prompt_cache", f"{came}, so TTFT is flattered; {advice}")
-    known = all(part["cached_tokens_sum"] is not None for part in run.parts if part["ok"])
-    if is_sweep and not known and not run.config.cache_bust and run.aggregate["ok"]:
+    pairs = filter(None, (client.get("prompt_cache") for client in run.load.clients))
+    pair = next((pair for pair in pairs if pair["found"] and pair["cached_tokens"] is None), None)
+    if pair is not None and run.aggregate["ok"]:
+        cold, warm = format_ms(pair["cold_ms"][-1]), format_ms(pair["warm_ms"][-1])
         message = (
-            "each stage asks the same prompts, and the server does not say what came from its "
-            "cache; set cache_bust"
+            f"prompts repeat, and the server answers those that it knows from a cache: {warm} to "
+            f"the first token instead of {cold}; set cache_bust"
         )
         return Reason("SUSPECT", "prompt_cache", message)
     return None
@@ -5233,7 +6623,7 @@ def _cached(run: Evidence) -> Reason | None:
 @validity_rule
 def _estimated_tokens(run: Evidence) -> Reason | None:
     chunks = run.aggregate["token_sources"].get("chunks", 0)
-    if not chunks:
+    if not chunks or chunks <= run.aggregate["tokens_doubtful"]:  # which says it
         return None
     message = (
         f"the server gave no usage for {chunks} answers; their tokens are counted as chunks, which "
@@ -6154,7 +7544,11 @@ def run_meta(
         "warmup": dict(load.warmup),
         "resumed": load.start.resumed,
         "clock_jump_s": load.clock_jump_s,
-        "tls_verified": target.tls is not False if config.server.startswith("https") else None,
+        "gave_up": load.gave_up,
+        "backed_off_s": load.backed_off_s,
+        "tls_verified": config.verify_tls and target.tls is not False
+        if config.server.startswith("https")
+        else None,
         "embedded": header.get("embedded"),
         "server_info": load.server_info,
         "thresholds": [check._asdict() for check in check_thresholds(config, aggregate)],
@@ -6321,8 +7715,8 @@ def log_run(
         logger.info("stage %s", stage)
         grades = {name: quality[name] for name in ("graded", "ungraded", "correct", "avg")}
         logger.info("quality %s", logfmt(stage=part["stage"], **grades))
-    for kind, times in aggregate["failures"].items():
-        logger.warning("failures %s", logfmt(kind=kind, times=times))
+    for reason in aggregate["failure_reasons"]:
+        logger.warning("failures %s", logfmt(**reason))
     for check in meta["thresholds"]:
         level = logging.INFO if check["met"] else logging.WARNING
         logger.log(level, "threshold %s", logfmt(**check))
@@ -6448,12 +7842,14 @@ class Headline:
             return None
         if not self.aggregate["failures"]:
             return "No answer came: nothing was asked."
-        kind, times = next(iter(self.aggregate["failures"].items()))
-        return f"No answer came: {times:,} × {kind.replace('_', ' ')}."
+        return f"No answer came: {failure_reasons(self.aggregate, 1)}."
 
     def client_saturated(self) -> str | None:
         """Say when this program was the bottleneck."""
-        if "client_saturated" not in self.codes:
+        starved = "client_starved" in self.codes
+        if starved and self.meta["validity"]["verdict"] != "INVALID":
+            starved = False  # its times still hold
+        if "client_saturated" not in self.codes and not starved:
             return None
         return "These times are this program's own, not the server's."
 
@@ -6946,6 +8342,8 @@ class Summary:
             counts.append(f"{aggregate['cancelled']:,} cancelled")
         if aggregate["good"] is not None:
             counts.append(f"{self._within_limits(aggregate)} within limits")
+        if aggregate["reconnects"]:
+            counts.append(f"{aggregate['reconnects']:,} reconnects")
         lines += self._keyed("answers", SEPARATOR.join(counts))
         if aggregate["ok"]:
             lines += self._keyed("speed", self._speed())
@@ -7003,9 +8401,10 @@ class Summary:
         if aggregate["token_sum"] is not None:
             each = format_number(aggregate["token_avg"])
             pieces.append(f"{aggregate['token_sum']:,} tokens, {each} an answer")
-        if aggregate["steady"]["share"] and aggregate["tokens_per_s"]:
-            gross = format_number(aggregate["tokens_per_s"])
-            pieces.append(f"{gross} tokens/s with beginning and end, when slots were empty")
+        gross, steady = aggregate["tokens_per_s"], aggregate["steady"]["tokens_per_s"]
+        if gross and steady and abs(gross - steady) > 0.05 * steady:
+            said = f"{format_number(gross)} tokens/s with beginning and end"
+            pieces.append(f"{said}, when slots were empty")
         return SEPARATOR.join(pieces)
 
     def _quality(self) -> str:
@@ -7140,7 +8539,7 @@ class Summary:
                 ("≥" + NARROW_SPACE if name in late["lower_bounds"] else "") + format_ms(late[name])
                 for name in PERCENTILES
             ]
-            latencies.add_row("E2E, with failures", *cells, "", "")
+            latencies.add_row("E2E + failures", *cells, "", "")
         return latencies
 
     def _measured(self) -> list[str]:
@@ -7159,6 +8558,14 @@ class Summary:
         measured = self._measured()
         shown = [metric for metric in measured if not self.stages or metric in self.IN_LEVELS]
         sentences = [self.METRICS[metric][1] for metric in shown]
+        errors = [part["client_error_ms"]["p95"] for part in self.parts]
+        if "ttft_ms" in shown and None not in errors:
+            off = format_ms(max(0.1, *errors))
+            ttft = f"TTFT: time to the first token, ±{NARROW_SPACE}{off} (client)."
+            sentences[shown.index("ttft_ms")] = ttft
+        each = self.aggregate["tokens_per_chunk"]
+        if "itl_ms" in shown and each is not None and not 2 / 3 <= each <= 3 / 2:
+            sentences.append(f"A chunk holds {format_number(each)} tokens.")
         sentences.append("p50: half are faster.")
         if self.slo:
             limits = [
@@ -7183,16 +8590,20 @@ class Summary:
         if not needs:
             return ""
         where = " more a level." if self.stages else " more."
-        return "In brackets: too few answers for an interval; " + ", ".join(needs) + where
+        why = "too few answers for an interval; "
+        if (fewest["e2e_ms"]["n_eff"]["p50"] or 0) < fewest["ok"] / 2:
+            why = "answers depend on each other; for an interval run longer or at a lower load: "
+        return f"In brackets: {why}" + ", ".join(needs) + where
 
     # What the numbers rest on
 
     def _failures(self) -> list[rich.text.Text]:
-        return [
-            line
-            for kind, times in self.aggregate["failures"].items()
-            for line in self._keyed("failed", f"{times:,} × {kind}: {FAILURES.get(kind, '')}")
-        ]
+        """Return what the server said of each kind of failure, once."""
+        lines: list[rich.text.Text] = []
+        for reason in self.aggregate["failure_reasons"]:
+            said = failure_text(reason["kind"], reason["http_status"], reason["message"])
+            lines += self._keyed("failed", f"{reason['times']:,} × {printable(said, 300)}")
+        return lines
 
     def _reasons(self) -> list[rich.text.Text]:
         sign, style, _ = VERDICT_SIGNS[self.verdict]
@@ -7443,6 +8854,8 @@ class RunParser(Parser):
                 continue
             if key.partition(".")[0] in Config.model_fields:
                 value = value or next(iter(arguments[place + 1 :]), "VALUE")
+                if key.endswith("api_key_env"):  # where people put the key itself
+                    value = "NAME"
                 meant = shlex.quote(f"{key}={value}")
                 raise ConfigError(f"{name}: is a key of config.json, no option: --set {meant}")
             near = difflib.get_close_matches(name, self._option_string_actions, 1)
@@ -7800,6 +9213,7 @@ class Run:
             self.machine: Any = import_extension("hardware", "hardware").Watch(config)
         except ExtensionError as error:
             self.machine = Unwatched(str(error))
+        self.prompt_cache: dict[str, Any] | None = None  # see find_prompt_cache
         self._closing = contextlib.AsyncExitStack()  # server and session, before the results
         self._until_saved = contextlib.ExitStack()  # the journal's lock guards unsaved answers
 
@@ -7825,9 +9239,13 @@ class Run:
     async def __aexit__(self, *exc_info: object) -> None:
         await self._stack.aclose()
 
-    def say(self, message: str) -> None:
+    def warn(self, message: str) -> None:
+        """Tell what a person should know, on stderr and as a warning in the log."""
+        self.say(message, logging.WARNING)
+
+    def say(self, message: str, level: int = logging.INFO) -> None:
         """Tell what is going on, on stderr and in the log."""
-        logger.info("%s", message)
+        logger.log(level, "%s", message)
         if not self.options.quiet:
             with contextlib.suppress(OSError, ValueError):
                 sys.stderr.write(printable(message, 1000) + "\n")
@@ -7847,6 +9265,9 @@ class Run:
             try:
                 await self.stop_signal.unless_stopped(test)
                 await self.stop_signal.unless_stopped(self.grading.test_judge())
+                if not self.options.resume:  # else an earlier part has looked
+                    cache = find_prompt_cache(self.client, self.questions)
+                    self.prompt_cache = await self.stop_signal.unless_stopped(cache)
             finally:
                 timer.cancel()
             await self.stop_signal.unless_stopped(self.machine.start())
@@ -7907,6 +9328,7 @@ class Run:
         with self.journal.kept_when_writing_fails():
             if not self.is_over:
                 load.client["timestamps"] = self.client.timestamps
+                load.client["prompt_cache"] = self.prompt_cache
                 self.journal.append("footer", load.to_footer())
             await self.grading.grade(self.journal, self.stop_signal, self.target.redact)
         load.interrupted = load.interrupted or self.stop_signal.signum is not None
@@ -7986,7 +9408,7 @@ async def main(options: Options) -> int:
         return 0
     async with run:
         if not run.is_over:
-            await run.connect(test_connection(run.client))
+            await run.connect(test_connection(run.client, run.warn))
         run.open_journal()
         send = functools.partial(send_question, run.client)
         async with run.watched():

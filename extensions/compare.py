@@ -187,12 +187,12 @@ class Gate:
         holds = COMPARE[self.sign](value, self.bound)
         if self.kind == "fail-if":
             return ("failed" if holds else "passed"), what
-        ends = [interval or (None, None) for _, interval in found]
-        # Of each interval the end that is first on the wrong side decides.
-        far, near = (1, 0) if "<" in self.sign else (0, 1)
-        holds_at = COMPARE[self.sign]
-        good = [(end := ends_[far]) is not None and holds_at(end, self.bound) for ends_ in ends]
-        bad = [(end := ends_[near]) is not None and not holds_at(end, self.bound) for ends_ in ends]
+        good, bad = [], []
+        for _, interval in found:
+            low, high = interval or (None, None)
+            best, worst = (low, high) if "<" in self.sign else (high, low)
+            good.append(worst is not None and COMPARE[self.sign](worst, self.bound))
+            bad.append(best is not None and not COMPARE[self.sign](best, self.bound))
         if all(good) or all(bad):
             return ("passed" if all(good) else "failed"), what
         return "undecided", f"{what}; its 95 % interval does not decide it; more questions would"
@@ -214,7 +214,7 @@ def look_up(
     `stages.8.ttft_ms.p95` is that of the level 8. Raises ConfigError for an unknown name.
     """
     tree: Any = aggregate
-    path = name.split(".")
+    path = name.removeprefix("pooled.").split(".")
     if path[0] == "stages" and len(path) > 2:
         stages = aggregate.get("stages") or []
         tree = next((part for part in stages if str(part.get("concurrent")) == path[1]), None)
@@ -255,7 +255,7 @@ def notify(command: str, content: Mapping[str, Any]) -> None:
     """Run a command with JSON on its standard input; a failure is told, and changes nothing."""
     try:
         words = shlex.split(command)
-        text = json.dumps(content, ensure_ascii=False)
+        text = json.dumps(content)
         done = subprocess.run(words, input=text, text=True, timeout=60, check=False)  # noqa: S603
         problem = f"ended with exit code {done.returncode}" if done.returncode else None
     except (OSError, ValueError, IndexError, subprocess.TimeoutExpired) as error:
@@ -434,9 +434,7 @@ class Report:
     def _refuse(self, found: Sequence[Comparison]) -> int:
         """Say why nothing is compared."""
         if self.options.format == "json":
-            self._write(
-                json.dumps(self._json(found, [[] for _ in found]), ensure_ascii=False, indent=1)
-            )
+            self._write(json.dumps(self._json(found, [[] for _ in found]), indent=1) + "\n")
         for each in found:
             for refusal in each.refused:
                 names = " and ".join(st.printable(side.first.name, 80) for side in (each.a, each.b))
@@ -461,10 +459,13 @@ class Report:
         """Return the output; a list of parts for the terminal."""
         kind = self.options.format
         if kind == "json":
-            return json.dumps(self._json(found, outcomes), ensure_ascii=False, indent=1) + "\n"
-        if kind != "text":
-            make = {"md": markdown, "html": page, "junit": junit, "github": github}[kind]
-            return "\n".join(make(*each) for each in zip(found, outcomes, strict=True))
+            return json.dumps(self._json(found, outcomes), indent=1) + "\n"
+        pairs = list(zip(found, outcomes, strict=True))
+        if kind in ("html", "junit"):
+            return page(pairs) if kind == "html" else junit(pairs)
+        if kind in ("md", "github"):
+            make = markdown if kind == "md" else github
+            return "\n".join(make(*each) for each in pairs)
         parts = list[Any]()
         for each, part in zip(found, outcomes, strict=True):
             parts += ["", ""] if parts else []
@@ -477,7 +478,7 @@ class Report:
         """Print the output, or write it to the file that was named. Raises ResultsError."""
         path = self.options.output
         if path is None:
-            st.show(content) if isinstance(content, list) else st.show([unwrapped(content)])
+            st.show(content if isinstance(content, list) else [unwrapped(content)])
             return
         try:
             with path.open("x", encoding="utf-8") as file:

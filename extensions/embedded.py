@@ -52,12 +52,14 @@ async def serve(slots: int = 1) -> AsyncIterator[EmbeddedServer]:
     _require("xllamacpp")
     process = await asyncio.create_subprocess_exec(
         sys.executable,
+        "-P",  # the packages that this program has, and not the files beside this one
         __file__,
         str(model),
         str(slots),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
+        env=_environment(),
         start_new_session=True,  # Ctrl-C is for the test, which then ends its server
     )
     try:
@@ -65,6 +67,14 @@ async def serve(slots: int = 1) -> AsyncIterator[EmbeddedServer]:
         yield EmbeddedServer(f"{address}/v1", _description(model, slots), process.pid)
     finally:
         await _end(process)
+
+
+def _environment() -> dict[str, str]:
+    """Return what the server needs of the environment: where libraries are, and no key."""
+    kept = ["PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"]
+    kept += ["SYSTEMROOT", "TEMP"]  # Windows starts no process without them
+    environment = {name: os.environ[name] for name in kept if name in os.environ}
+    return {**environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 def model_path() -> Path:

@@ -455,15 +455,17 @@ class ServerLock:
         self._folder = folder if folder is not None else runtime_folder()
         self._held: list[int] = []
         self._sizes: dict[int, int] = {}
-        self.shared = False
+        self.shared: bool | None = None  # None: not known
 
     async def take(self, *, wait: bool, waiting: Callable[[str], None]) -> None:
         """Take the lock. With `wait`, wait for other runs, and say so once.
 
-        Raises OSError when the folder cannot be used.
+        Raises OSError when the folder cannot be used, or the system has no such locks.
         """
-        if fcntl is None or not self._names:
+        if not self._names:
             return
+        if fcntl is None:
+            raise OSError(0, "this system has no file locks of the kind that is needed")
         check_folder(self._folder)
         told = False
         try:
@@ -496,6 +498,7 @@ class ServerLock:
                 return False
             fcntl.flock(guests, fcntl.LOCK_UN)
             self._sizes[guests] = os.fstat(guests).st_size
+        self.shared = False
         return True
 
     def _be_guest(self) -> None:
@@ -570,7 +573,7 @@ class Watch:
     def __init__(self, config: st.Config) -> None:
         self._config = config
         self._target: st.Target | None = None
-        self._redact: Callable[[str], str] = str
+        self._names: dict[str, str] = {}  # of columns, as they may be shown
         self._record: Callable[[Row], None] | None = None
         self._start_ns = 0  # what the rows' times count from
         self._before: list[Row] = []  # rows that came before the load, until that is known
@@ -595,7 +598,7 @@ class Watch:
         """
         if self._target is not None:  # a tool loads the same server again
             return
-        self._target, self._redact = target, target.redact
+        self._target = target
         if self._config.server != "embedded":
             self._lock = ServerLock(await resolve(target.base))
             try:
@@ -604,7 +607,8 @@ class Watch:
                 st.logger.warning("other runs on this server are not seen: %s", error)
         try:
             await self._start_sampler(target)
-        except (OSError, ModuleNotFoundError) as error:
+        except Exception as error:  # noqa: BLE001  the run goes on without
+            st.logger.warning("the machine is not watched", exc_info=error)
             self.inventory = {"unavailable": str(error) or type(error).__name__}
 
     async def start(self) -> None:
@@ -612,14 +616,20 @@ class Watch:
         target = cast("st.Target", self._target)
         if self.server_info is not None:
             return
-        told = await Fingerprint(target, self._config.model).take()
+        try:
+            told = await Fingerprint(target, self._config.model).take()
+        except Exception as error:  # noqa: BLE001  a server may answer anything
+            st.logger.warning("the server's fingerprint failed", exc_info=error)
+            told = dict.fromkeys(COMMON_FACTS)
         self.server_info = {**told, **self._embedded(target)}
+        known = [str(self.server_info[name]) for name in COMMON_FACTS if self.server_info[name]]
+        st.logger.info("the server says: %s", st.printable(", ".join(known), 300) or "nothing")
         if self._reading is None:
             return
-        known = asyncio.create_task(self._known.wait())
-        both = (known, self._reading)
+        described = asyncio.create_task(self._known.wait())
+        both = (described, self._reading)
         await asyncio.wait(both, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
-        known.cancel()
+        described.cancel()
         if not self.inventory:
             why = self.missing.get("sampler") or "it did not say what the machine is"
             self.inventory = {"unavailable": f"the sampler's process: {why}"}
@@ -686,7 +696,7 @@ class Watch:
             "client_pid": os.getpid(),
             "server": {
                 "pid": target.server_pid,
-                "port": urllib.parse.urlsplit(target.base).port or 80,
+                "port": next((port for _, port in addresses), 0),
                 "local": bool(addresses) and all(is_local(address) for address, _ in addresses),
             },
             "metrics": page if hardware.metrics_url else None,
@@ -701,15 +711,19 @@ class Watch:
         output = cast(asyncio.StreamReader, cast(Any, self._process).stdout)
         with contextlib.suppress(ValueError):  # a line without an end
             while line := await output.readline():
-                self._take(json.loads(self._redact(line.decode())))
+                self._take(json.loads(line))
         if self._known.is_set() and not self._stopping and self._config.hardware.sample_s:
             self._fail("sampler", "it ended during the run; what it watched is null from then on")
 
     def _take(self, line: Mapping[str, Any]) -> None:
         if "t" in line:
-            row = {"t": line["t"] + self._offset_ns, "values": line["v"]}
+            values = {self._name(name): value for name, value in line["v"].items()}
+            row = {"t": line["t"] + self._offset_ns, "values": values}
             self._pass_on({**row, "idle": True} if self._idle else row)
-        elif "fault" in line:
+            return
+        if self._target is not None:
+            line = self._target.redact.tree(line)
+        if "fault" in line:
             for name, why in line["fault"].items():
                 self._fail(name, why)
         elif "hello" in line:
@@ -724,6 +738,13 @@ class Watch:
                 self._fail(name, line["missing"][name])
         else:
             self.others = line["others"]
+
+    def _name(self, name: str) -> str:
+        """Return a column's name without secrets, which a server's page may echo."""
+        if name not in self._names:
+            shown = name if self._target is None else self._target.redact(name)
+            self._names[name] = shown  # looking takes long, and the same ones come each time
+        return self._names[name]
 
     def _pass_on(self, row: Row) -> None:
         """Hand a row over with its time in the run, or keep it until that is known."""
@@ -907,10 +928,12 @@ class Segment(NamedTuple):
     end_w: float
 
     def clipped(self, start_ms: float, end_ms: float) -> Segment | None:
-        """Return the part that lies in a window."""
+        """Return the part that lies in a window; itself where that is all of it."""
         low, high = max(self.start_ms, start_ms), min(self.end_ms, end_ms)
         if low >= high:
             return None
+        if (low, high) == (self.start_ms, self.end_ms):
+            return self
         slope = (self.end_w - self.start_w) / (self.end_ms - self.start_ms)
         ends = (self.start_w + slope * (at - self.start_ms) for at in (low, high))
         return Segment(low, high, *ends)
@@ -944,8 +967,21 @@ def segments(samples: Mapping[str, Any], source: str) -> list[Segment]:
 
 
 def power(line: Sequence[Segment], start_ms: float, end_ms: float) -> dict[str, Any]:
-    """Return `mean_w`, `peak_w` and the `coverage` of a window; null watts when under COVERED."""
-    parts = [part for each in line if (part := each.clipped(start_ms, end_ms)) is not None]
+    """Return `mean_w`, `peak_w` and the `coverage` of a window; null watts when under COVERED.
+
+    At a window's ends the power changes: before a stage the machine rests, or does another one. So
+    the time up to the first sample inside counts with that sample's power, not with what lies
+    between it and the one before; the same at the end.
+    """
+    both = [(each, part) for each in line if (part := each.clipped(start_ms, end_ms)) is not None]
+    parts = [part for _, part in both]
+    cut = [part is not each for each, part in both]
+    if len(parts) > 2:
+        first, second, before_last, last = parts[0], parts[1], parts[-2], parts[-1]
+        if cut[0] and first.end_ms == second.start_ms:
+            parts[0] = first._replace(start_w=second.start_w, end_w=second.start_w)
+        if cut[-1] and last.start_ms == before_last.end_ms:
+            parts[-1] = last._replace(start_w=before_last.end_w, end_w=before_last.end_w)
     covered_ms = sum(part.end_ms - part.start_ms for part in parts)
     coverage = covered_ms / (end_ms - start_ms) if end_ms > start_ms else 0.0
     if coverage < COVERED:
@@ -1275,7 +1311,7 @@ def busy_machine(run: st.Evidence) -> st.Reason | None:
             continue
         used = Counter[str]()
         for other in load["others"]:
-            used[other["name"]] += other["cpu_s"]
+            used[st.printable(other["name"], 40)] += other["cpu_s"]
         named = [f"{name} ({seconds:.0f} s)" for name, seconds in used.most_common()]
         who = ", ".join(named) if named and what == "cores" else "they do not show from here"
         said = f"other processes used {share:.0%} of the {what.replace('gpu', 'GPU')}: {who}"

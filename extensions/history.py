@@ -361,7 +361,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = _folder(options.results_dir)
     history = read_history(options.prefix, folder, everything=options.all)
     if options.format == "json":
-        st.show([unwrapped(json.dumps(history.to_json(), ensure_ascii=False, indent=1))])
+        st.show([unwrapped(json.dumps(history.to_json(), indent=1))])
     else:
         st.show(history_parts(history))
     return 0
@@ -376,7 +376,7 @@ def main_list(argv: Sequence[str] | None = None) -> int:
     entries = list_entries(_folder(options.results_dir))
     if options.format == "json":
         content = {"schema_version": SCHEMA_VERSION, "runs": [entry.to_json() for entry in entries]}
-        st.show([unwrapped(json.dumps(content, ensure_ascii=False, indent=1))])
+        st.show([unwrapped(json.dumps(content, indent=1))])
     else:
         st.show(list_parts(entries))
     return 0

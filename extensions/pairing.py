@@ -149,6 +149,7 @@ def read_run(path: Path) -> Run:
 def _columns_of(saved: st.SavedRun) -> Run:
     config = saved.meta["config"]  # as it is: another version may have had other keys
     levels, slo = as_list(config["concurrent"]), st.Slo.model_validate(config.get("slo") or {})
+    limits = None if slo == st.Slo() else slo
     # A conversation is graded at its end, and its turns are as good as that.
     scores = {result.index: result.quality for result in saved.results if result.graded}
     seen = Counter[tuple[str, int, int]]()
@@ -160,7 +161,7 @@ def _columns_of(saved: st.SavedRun) -> Run:
         seen[place] += 1
         if result.turn == 0:
             asked[result.id] = (result.question, result.grader)
-        rows.append(_row_of(result, slo, scores.get(result.index)))
+        rows.append(_row_of(result, limits, scores.get(result.index)))
         spans.append((_ms(result.sent_ns), _ms(result.end_ns)))
     shape = (len(rows), len(PAIRED))
     values = np.array([row for row, _ in rows], dtype=np.float64).reshape(shape)
@@ -180,12 +181,12 @@ def _columns_of(saved: st.SavedRun) -> Run:
 
 
 def _row_of(
-    result: st.Result, slo: st.Slo, score: float | None
+    result: st.Result, slo: st.Slo | None, score: float | None
 ) -> tuple[list[float | None], list[float]]:
     """Return a request's columns, and which of them are only lower bounds."""
     failed = None if result.status == "cancelled" else float(not result.ok)
     good = None
-    if slo != st.Slo() and failed is not None:
+    if slo is not None and failed is not None:
         right = slo.quality is None or (score is not None and score >= slo.quality)
         good = float(result.ok and right and slo.is_in_time(result))
     shares = [good, failed, result.quality if result.graded else None]
@@ -503,7 +504,7 @@ class Rate(NamedTuple):
         return np.diff(done) / (self.window_ms / count) * 1000
 
 
-MOST_BLOCKS = 30
+MOST_BLOCKS = 20
 
 
 def pair_up(a: Side, b: Side, *, anyway: bool = False, level: int | None = None) -> Grid:
@@ -624,6 +625,8 @@ class Table:
         estimates = self.resampling.estimate([cast("Sums", draft.sums) for draft in asked])
         for draft, estimate in zip(asked, estimates, strict=True):
             slack = tuple(math.log(LATE_FACTOR) * late / draft.pairs for late in draft.late)
+            if draft.spec.metric.kind == "share":
+                estimate = self.resampling.few_flips(cast("Sums", draft.sums), estimate)
             draft.estimate = dataclasses.replace(estimate, slack=cast(Any, slack))
         known = [draft for draft in drafts if draft.estimate is not None]
         if self.covers_runs and known:

@@ -24,7 +24,6 @@ choice, json, code, judge and semantic), the process that grades, a run's grades
 
 from __future__ import annotations
 
-import argparse
 import ast
 import asyncio
 import contextlib
@@ -43,9 +42,17 @@ import textwrap
 import unicodedata
 import warnings
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, NoReturn, Self
+from typing import Any, ClassVar, NamedTuple, NoReturn, Self, TypeVar
 
 import regex
 
@@ -53,6 +60,7 @@ if __name__ != "__main__":  # the process that grades, which runs this file, sta
     import llm_stresstest as st
     from extensions import sandbox
 
+T = TypeVar("T")
 REASON_CHARS = 120
 QUOTE_CHARS = 40  # of a text that a reason quotes
 LIMIT_S = 1.0  # processor time for an answer, by the rules
@@ -130,7 +138,10 @@ def check_question(question: st.Question) -> str | None:
             those = " and ".join(other for other in GRADERS if name in GRADERS[other].takes)
             return f"{question.grader} takes no {name}; only {those} can"
     _import_packages(grader)
-    problem = grader.check(question.expected)
+    try:
+        problem = grader.check(question.expected)
+    except Exception as error:  # noqa: BLE001 - a catalogue may hold anything
+        problem = f"something that can be read ({type(error).__name__}: {error})"
     if problem is None:
         return None
     return f"{question.grader} needs expected: {st.printable(problem, 200)}"
@@ -842,7 +853,7 @@ class Json(Grader, name="json"):
         return f"{path}: expected {_quoted(expected)}, found {_quoted(value)}"
 
 
-_BRACKET = regex.compile(r"[{\[]")
+_BRACKET = regex.compile(r'\{(?=\s*["}])|\[(?=\s*[]"[{\d\-tfn])')  # where JSON may begin
 _SHORT = 2000
 
 
@@ -886,9 +897,11 @@ class Code(Grader, name="code"):
 
     @staticmethod
     def grade_of(verdict: sandbox.Verdict) -> Grade:
-        """Return the grade that a verdict is."""
+        """Return the grade that a verdict is. Raises CannotGradeError."""
         if verdict.error is None:
             return Grade(1.0, "every assert holds")
+        if not verdict.ran:
+            raise CannotGradeError(verdict.error)
         return Grade(0.0, verdict.error)
 
     def find(self, answer: str) -> str:
@@ -983,83 +996,72 @@ class JudgeServer:
         """Close the connections, and end the embedded server."""
         await self._stack.aclose()
 
+    async def test(self) -> None:
+        """Prove that it works, like the measured server. Raises ServerUnreachableError."""
+        await st.test_connection(await self._open())
+
     async def ask(self, prompt: str) -> str:
         """Return the model's answer. Raises CannotGradeError."""
         client = await self._open()
         planned = st.PlannedRequest(0, st.Question(id="judge", question=prompt))
-        attempt = 0
-        while True:
-            async with self._places:
-                result = await st.send_question(client, planned)
-            failure = result.error
-            if failure is None or failure.kind == "empty":
-                return result.answer_text
-            attempt += 1
-            if attempt == JUDGE_TRIES or not _is_busy(failure):
-                raise CannotGradeError(f"the judge failed: {failure.kind}: {failure.message}")
-            await asyncio.sleep(_pause_s(failure.retry_after, attempt))
+
+        async def send() -> tuple[st.Failure | None, str]:
+            result = await st.send_question(client, planned)
+            said_nothing = result.error is not None and result.error.kind == "empty"
+            return None if said_nothing else result.error, result.answer_text
+
+        return await self._patiently(send)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Return the embeddings of texts. Raises CannotGradeError."""
-        import aiohttp  # noqa: PLC0415 - the process that grades needs none
-
-        await self._open()
+        embedder = dataclasses.replace(await self._open())
+        vars(embedder)["url"] = self.target.url("embeddings")  # where the cached property keeps it
         content = {"model": self.config.model, "input": list(texts), "encoding_format": "float"}
-        url, proxy = f"{self.target.base}/embeddings", self.target.proxy
+
+        async def send() -> tuple[st.Failure | None, bytes]:
+            exchange = await embedder.exchange(json.dumps(content).encode())
+            failure = None
+            if exchange.status not in (None, 200):
+                failure = embedder.failure(exchange, embedder.parse(exchange))
+            elif exchange.error is not None:
+                failure = embedder.transport_failure(exchange.error)
+            return failure, exchange.body
+
+        body = await self._patiently(send)
         try:
-            async with (
-                self._places,
-                asyncio.timeout(self.config.timeout),
-                self._embedding_session.post(
-                    url, json=content, allow_redirects=False, proxy=proxy
-                ) as response,
-            ):
-                body = await self._read(response)
-            if response.status != 200:
-                said = self.redact(body.decode(errors="replace")[: 4 * MOST_QUOTED])
-                raise CannotGradeError(f"the judge failed: HTTP {response.status}: {said}")
             data = sorted(json.loads(body)["data"], key=operator.itemgetter("index"))
             return [[float(number) for number in item["embedding"]] for item in data]
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            said = self.redact(f"{type(error).__name__}: {error}")
-            raise CannotGradeError(f"the judge failed: {said}") from None
         except (ValueError, TypeError, KeyError, RecursionError):
             raise CannotGradeError("the judge's answer is no list of embeddings") from None
 
-    async def _read(self, response: Any) -> bytes:
-        """Read a body, as far as it is allowed to be long."""
-        body = bytearray()
-        async for piece in response.content.iter_any():
-            body += piece
-            if len(body) > self.config.max_answer_bytes:
-                raise CannotGradeError("the judge's answer is longer than max_answer_bytes")
-        return bytes(body)
+    async def _patiently(self, send: Callable[[], Awaitable[tuple[st.Failure | None, T]]]) -> T:
+        """Send, and once more while the judge is busy. Raises CannotGradeError."""
+        attempt = 0
+        while True:
+            async with self._places:
+                failure, answer = await send()
+            if failure is None:
+                return answer
+            if failure.kind == "cancelled":  # a request tells of it, and does not raise it
+                raise asyncio.CancelledError
+            attempt += 1
+            if attempt == JUDGE_TRIES or not _is_busy(failure):
+                status = f" {failure.http_status}" if failure.http_status else ""
+                said = f"{failure.kind}{status}: {failure.message}"
+                raise CannotGradeError(f"the judge failed: {self.redact(said)}")
+            await asyncio.sleep(_pause_s(failure.retry_after, attempt))
 
     async def _open(self) -> st.Client:
         """Return the client; start the server first when it is the embedded one."""
-        import aiohttp  # noqa: PLC0415 - see above
-
         async with self._opening:
             if self._client is None:
                 if self.config.server == "embedded":
                     embedded = st.import_extension("embedded", "embedded")
-                    server = await self._stack.enter_async_context(
-                        embedded.serve(slots=JUDGE_AT_ONCE)
-                    )
+                    serving = embedded.serve(slots=JUDGE_AT_ONCE)
+                    server = await self._stack.enter_async_context(serving)
                     self.target = dataclasses.replace(self.target, base=server.url)
-                session = await self._stack.enter_async_context(
-                    st.open_session(self.config, self.target)
-                )
-                # Embeddings are no API of the measured path: the same rules, said once more.
-                self._embedding_session = await self._stack.enter_async_context(
-                    aiohttp.ClientSession(
-                        connector=aiohttp.TCPConnector(ssl=self.target.tls),
-                        headers=self.target.headers,
-                        cookie_jar=aiohttp.DummyCookieJar(),
-                        auto_decompress=False,
-                        trust_env=False,
-                    )
-                )
+                session = st.open_session(self.config, self.target)
+                await self._stack.enter_async_context(session)
                 self._client = st.Client(session, self.config, self.target)
         return self._client
 
@@ -1091,7 +1093,7 @@ class ServerGrader(Grader):
         raise NotImplementedError
 
     async def test(self, server: JudgeServer) -> None:
-        """Ask the server one thing. Raises CannotGradeError."""
+        """Ask the server one thing. Raises CannotGradeError, ServerUnreachableError."""
         raise NotImplementedError
 
 
@@ -1121,7 +1123,7 @@ class Judge(ServerGrader, name="judge"):
 
     async def test(self, server: JudgeServer) -> None:
         """Have it answer anything."""
-        await server.ask("Say: ok")
+        await server.test()
 
 
 class Semantic(ServerGrader, name="semantic"):
@@ -1213,6 +1215,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
+        self._is_ready = False  # it has got all that waits
         self._waiting: deque[tuple[bytes, asyncio.Future[Any]]] = deque()
         self._serving: asyncio.Task[None] | None = None
         self._broken = ""  # why it cannot be started
@@ -1225,7 +1228,7 @@ class Worker:
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         line = json.dumps([rule, answer]).encode() + b"\n"
         self._waiting.append((line, done))
-        if self._process is not None:
+        if self._is_ready:
             self._send(line)
         if self._serving is None or self._serving.done():
             self._serving = asyncio.create_task(self._serve())
@@ -1283,6 +1286,7 @@ class Worker:
             raise CannotGradeError(self._broken) from None
         for line, _ in self._waiting:
             self._send(line)
+        self._is_ready = True
 
     def _send(self, line: bytes) -> None:
         process = self._process
@@ -1308,7 +1312,7 @@ class Worker:
         raise CannotGradeError(f"the grader crashed on this answer ({named})")
 
     async def _end(self) -> None:
-        process, self._process = self._process, None
+        process, self._process, self._is_ready = self._process, None, False
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
@@ -1382,15 +1386,15 @@ async def test_judge(config: st.Config, questions: Iterable[st.Question]) -> Non
     if config.judge is None or not graders:
         return
     server = JudgeServer(config, config.judge)
+    shown = st.printable(server.target.shown)
     try:
         for grader in graders:
             assert isinstance(grader, ServerGrader)  # noqa: S101 - for mypy
             await grader.test(server)
+    except st.ServerUnreachableError as error:
+        raise st.ServerUnreachableError(f"judge: {error}") from None
     except CannotGradeError as error:
-        said = st.printable(server.redact(str(error)), 500)
-        raise st.ServerUnreachableError(
-            f"judge: {st.printable(server.target.shown)}: {said}"
-        ) from None
+        raise st.ServerUnreachableError(f"judge: {shown}: {st.printable(error, 500)}") from None
     finally:
         await server.close()
 
@@ -1539,6 +1543,8 @@ class Graders:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Grade a results file anew and write a new one beside it; return the exit code."""
+    from extensions import hardware  # noqa: PLC0415 - a run that grades has it, or does without
+
     options = _parser().parse_args(argv)
     run = st.load_results(st.find_results(options.name, options.results_dir))
     path = st.find_file(options.questions, "questions.json")
@@ -1554,13 +1560,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in check_run(run.config, questions.values(), options.allow_code):
         st.notice(line)
     graded = asyncio.run(_graded_anew(run, questions, options.allow_code))
-    energy = None
-    if run.samples is not None:
-        hardware = st.import_extension("hardware", "hardware")
-        host = (run.meta["hardware"] or {}).get("host")
-        energy = functools.partial(
-            hardware.energy, run.samples, prices=run.config.hardware, host=host
-        )
+    host = (run.meta.get("hardware") or {}).get("host")
+    energy = functools.partial(hardware.energy, run.samples, prices=run.config.hardware, host=host)
     aggregate = st.calculate_aggregates(graded, run.config, run.itl_us, energy)
     meta = {
         **run.meta,
@@ -1581,7 +1582,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> st.Parser:
     parser = st.Parser(prog="llm_stresstest.py grade", description="Grade a results file anew.")
     parser.add_argument("name", help="a results file, or the name of a run")
     parser.add_argument(

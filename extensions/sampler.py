@@ -1164,7 +1164,7 @@ class Sampler:
 
         server = self._settings["server"]
         pid, through = server["pid"], None
-        if pid is None and server["local"]:
+        if pid is None and server["local"] and self._sample_s:
             pid, through = listener(psutil, server["port"])
         here = server["local"] and through not in TUNNELS
         machine = Machine(psutil)
@@ -1182,7 +1182,7 @@ class Sampler:
             self._add_asked_for()
         facts = {
             "host": "client and server" if here else "client",
-            "server_process": None if pid is None else psutil.Process(pid).name(),
+            "server_process": process_name(psutil, pid),
         }
         watched = [source.name for source in self._fast] + [slow.name for slow in self._slow]
         self._say({"inventory": {**inventory(psutil, gpus), **facts}, "sources": watched})
@@ -1200,6 +1200,9 @@ class Sampler:
         raise UnavailableError("; ".join(why) or "no GPU that can be read is there")
 
     def _nvidia(self) -> Nvidia:
+        signs = ("/dev/nvidiactl", "/dev/dxg")  # of its driver, and of the one of WSL
+        if not self._sample_s and sys.platform == "linux" and not any(map(os.path.exists, signs)):
+            raise AbsentError("no driver's device is there")  # importing it takes 0.1 s
         try:
             import pynvml  # noqa: PLC0415
         except ModuleNotFoundError:
@@ -1291,16 +1294,31 @@ def listener(psutil: Any, port: int) -> tuple[int | None, str | None]:
 
     The number is None when none shows (it may be another user's), or when it only passes on.
     """
-    try:
-        connections = psutil.net_connections("tcp")
-    except psutil.Error:
-        return None, None
-    for connection in connections:
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
-            with contextlib.suppress(psutil.Error):
-                name = psutil.Process(connection.pid).name() if connection.pid else None
-                return (None if name in PROXIES else connection.pid), name
+    for pid in _listening(psutil, port):
+        name = process_name(psutil, pid)
+        return (None if name in PROXIES else pid), name
     return None, None
+
+
+def _listening(psutil: Any, port: int) -> Iterator[int]:
+    """Yield the processes that listen on a port, as far as they show."""
+    try:
+        connections = [(each.pid, each) for each in psutil.net_connections("tcp")]
+    except psutil.Error:  # macOS shows only root all of them; one's own processes show theirs
+        connections = []
+        for process in psutil.process_iter(["pid"]):
+            with contextlib.suppress(psutil.Error):
+                connections += [(process.pid, each) for each in process.net_connections("tcp")]
+    for pid, connection in connections:
+        if pid and connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+            yield pid
+
+
+def process_name(psutil: Any, pid: int | None) -> str | None:
+    """Return a process's name, None when it does not show."""
+    with contextlib.suppress(psutil.Error):
+        return None if pid is None else str(psutil.Process(pid).name())
+    return None
 
 
 def rounded(value: Any) -> Any:

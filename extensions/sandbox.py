@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     import subprocess
 
 CODE_S = 5.0
+START_S = 30.0  # until the code begins, on a machine that has no time
+STARTED = b"started\n"
 MEMORY_MB = 512
 DISK_MB = 64
 DISK_FILES = 4096
@@ -64,6 +66,7 @@ class Verdict(NamedTuple):
 
     error: str | None  # None: every assert holds
     layers: list[str]  # those of LAYERS that the system has; empty when there is no verdict
+    ran: bool = True  # False: the sandbox itself could not start
 
 
 def run_confined(code: str, asserts: str, layers: Iterable[str] = LAYERS) -> Verdict:
@@ -135,12 +138,15 @@ class Confined:
 
     def verdict(self) -> Verdict:
         """Wait for the code to end, at most CODE_S, and return how it did."""
-        ended = self._wait()
+        stopped_for = self._wait()
         self._kill()
-        if ended is not None:
-            return Verdict(ended, [])
         self._written.seek(0)
-        for line in self._written.read().splitlines():
+        written = self._written.read()
+        if not written.startswith(STARTED):
+            return Verdict(f"the sandbox could not start ({stopped_for or 'it ended'})", [], False)
+        if stopped_for is not None:
+            return Verdict(stopped_for, [])
+        for line in written.splitlines():
             # What stands behind the nonce is the child's; all else was written by the code.
             if line.startswith(self._nonce.encode()):
                 return Verdict(**json.loads(line[len(self._nonce) :]))
@@ -150,14 +156,16 @@ class Confined:
         """Wait for the end; return why the code had to be stopped, or None."""
         import subprocess  # noqa: PLC0415
 
-        end = time.monotonic() + CODE_S
+        end, started = time.monotonic() + START_S, False
         while time.monotonic() < end:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(min(WATCH_S, CODE_S))
                 return "was stopped" if self._stopped else None
+            if not started and os.fstat(self._written.fileno()).st_size:
+                end, started = time.monotonic() + CODE_S, True
             if not _fits_on_disk(self._folder):
                 return f"used more than {DISK_MB} MB of disk or {DISK_FILES} files"
-        return f"took longer than {CODE_S:g} s"
+        return f"took longer than {CODE_S if started else START_S:g} s"
 
     def _kill(self) -> None:
         try:
@@ -198,6 +206,7 @@ def main() -> None:
     for descriptor in range(3):
         os.dup2(null, descriptor)
     layers = Confinement(task["folder"], task["layers"], task["memory"], task["cpu_s"]).put_on()
+    os.write(verdict, STARTED)
     error = _run(task["code"], task["asserts"])
     said = task["nonce"] + json.dumps({"error": error, "layers": layers})
     os.write(verdict, b"\n" + said.encode() + b"\n")

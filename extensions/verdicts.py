@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, cast
+from xml.etree import ElementTree as ET
 
 import llm_stresstest as st
 from extensions.pairing import (
@@ -26,6 +27,7 @@ from extensions.pairing import (
     Comparison,
     Metric,
     Row,
+    Side,
     Table,
     said,
 )
@@ -47,9 +49,13 @@ VERDICT_SIGN = {"same": "=", "cannot_tell": "?", "not_measured": "–"}
 
 
 def percent(share: float, *, sign: bool = False) -> str:
-    """Return a share, or with `sign` a change, in percent."""
-    text = st.format_share(share)
-    return "+" + text if sign and share > 0 and text[0] != "0" else text
+    """Return a share, or with `sign` a change, in percent: whole from 10, else one decimal."""
+    if not sign:
+        return st.format_share(share)
+    size = abs(share) * 100
+    text = f"{size:,.0f}" if size >= 9.95 else f"{size:.1f}".removesuffix(".0")
+    way = "" if text == "0" else MINUS if share < 0 else "+"
+    return f"{way}{text}{st.NARROW_SPACE}%"
 
 
 def points(share: float) -> str:
@@ -172,13 +178,7 @@ def caveats(comparison: Comparison) -> list[str]:
     """Return what a reader must know besides the table."""
     lines = [f"not comparable, compared anyway: {refusal.line()}" for refusal in comparison.refused]
     for side in (comparison.a, comparison.b):
-        for run in side.runs:
-            lines += [
-                f"{side.label} ({st.printable(run.name, 100)}) is {run.verdict}: "
-                f"{st.printable(reason.get('message'), 300)} [{st.printable(reason.get('code'))}]"
-                for reason in run.meta["validity"].get("reasons", [])
-                if run.verdict != "VALID"
-            ]
+        lines += _reasons(side)
     if comparison.implausible:
         names = ", ".join(row.metric.label for row in comparison.implausible)
         lines.append(
@@ -191,6 +191,22 @@ def caveats(comparison: Comparison) -> list[str]:
             f"timed out: {late[0]} of A, {late[1]} of {comparison.b.label}; each counts as between "
             f"its timeout and {LATE_FACTOR} times as long"
         )
+    return lines
+
+
+def _reasons(side: Side) -> list[str]:
+    """Return why a side's runs deserve less trust, each reason once."""
+    found: dict[str, list[str]] = {}
+    for run in side.runs:
+        for reason in run.meta["validity"].get("reasons") or []:
+            if run.verdict != "VALID":
+                text, name = st.printable(reason.get("message"), 300), st.printable(run.name, 100)
+                code = st.printable(reason.get("code"))
+                found.setdefault(f"is {run.verdict}: {text} [{code}]", []).append(name)
+    lines = []
+    for text, names in found.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        lines.append(f"{side.label} ({names[0]}{more}) {text}")
     return lines
 
 
@@ -493,31 +509,31 @@ def _md(text: object) -> str:
     return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", st.printable(text, 1000))
 
 
-def junit(comparison: Comparison, outcomes: Sequence[Outcome]) -> str:
+def junit(found: Sequence[tuple[Comparison, Sequence[Outcome]]]) -> str:
     """Return it as JUnit XML: a test case a gate, or a row where there is no gate."""
-    from xml.etree import ElementTree as ET  # noqa: PLC0415 - it only writes
+    root = ET.Element("testsuites")
+    for comparison, outcomes in found:
+        names = f"{comparison.a.first.name} and {comparison.b.first.name}"
+        suite = ET.SubElement(root, "testsuite", name=st.printable(f"compare {names}", 300))
+        counts = Counter(outcome.state for outcome in outcomes)
+        for outcome in outcomes:
+            case = _case(suite, st.printable(outcome.gate, 300))
+            if outcome.state != "passed":
+                tag = "failure" if outcome.state == "failed" else "error"
+                ET.SubElement(case, tag, message=st.printable(outcome.message, 500))
+        for row in [] if outcomes else shown_rows(comparison):
+            cells = cells_of(row, comparison.options.margin)
+            text = f"{cells.a} and {cells.b}: {cells.change} ({cells.interval}), {cells.verdict}"
+            ET.SubElement(_case(suite, row.spec.name), "system-out").text = text
+        suite.set("tests", str(len(suite)))
+        suite.set("failures", str(counts["failed"]))
+        suite.set("errors", str(counts["undecided"]))
+    ET.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, "unicode") + "\n"
 
-    names = f"{comparison.a.first.name} and {comparison.b.first.name}"
-    suite = ET.Element("testsuite", name=st.printable(f"compare {names}", 300))
-    counts = Counter[str]()
-    for outcome in outcomes:
-        case = ET.SubElement(
-            suite, "testcase", classname="compare", name=st.printable(outcome.gate, 300)
-        )
-        counts[outcome.state] += 1
-        if outcome.state != "passed":
-            tag = "failure" if outcome.state == "failed" else "error"
-            ET.SubElement(case, tag, message=st.printable(outcome.message, 500))
-    for row in [] if outcomes else shown_rows(comparison):
-        case = ET.SubElement(suite, "testcase", classname="compare", name=row.spec.name)
-        cells = cells_of(row, comparison.options.margin)
-        text = f"{cells.a} and {cells.b}: {cells.change} ({cells.interval}), {cells.verdict}"
-        ET.SubElement(case, "system-out").text = st.printable(text, 500)
-    suite.set("tests", str(len(suite)))
-    suite.set("failures", str(counts["failed"]))
-    suite.set("errors", str(counts["undecided"]))
-    ET.indent(suite)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(suite, "unicode") + "\n"
+
+def _case(suite: ET.Element, name: str) -> ET.Element:
+    return ET.SubElement(suite, "testcase", classname="compare", name=name)
 
 
 def github(comparison: Comparison, outcomes: Sequence[Outcome]) -> str:
@@ -580,20 +596,31 @@ td[data-of]::before{{content:attr(data-of);color:var(--ink3)}}}}
 @media print{{:root{{color-scheme:light}} tr{{break-inside:avoid}}}}
 </style></head>
 <body><main>
-<h1>{h1}</h1>
+{articles}</main></body></html>
+"""
+
+
+ARTICLE = """<article>
+<{level}>{sentence}</{level}>
 <p class="lede">{lede}</p>
 {runs}
 <section aria-label="verdicts"><h2>{against}</h2>
 {table}
 <p class="note">{legend}</p></section>
 {gates}{caveats}{levels}{flips}
-</main></body></html>
+</article>
 """
 
 
-def page(comparison: Comparison, outcomes: Sequence[Outcome]) -> str:
+def page(found: Sequence[tuple[Comparison, Sequence[Outcome]]]) -> str:
     """Return one self-contained HTML page, without a script and without the network."""
-    names = [run.name for side in (comparison.a, comparison.b) for run in side.runs]
+    sides = [found[0][0].a, *(comparison.b for comparison, _ in found)]
+    names = [run.name for side in sides for run in side.runs]
+    articles = [_article(*each, first=not place) for place, each in enumerate(found)]
+    return PAGE.format(title=_h(" and ".join(names)), articles="".join(articles))
+
+
+def _article(comparison: Comparison, outcomes: Sequence[Outcome], *, first: bool) -> str:
     notes = "".join(f'<p class="caveat">{_h(note)}</p>\n' for note in caveats(comparison))
     gates = "".join(
         f'<p class="{_OUTCOME_CLASS[o.state]}"><span aria-hidden="true">'
@@ -601,9 +628,9 @@ def page(comparison: Comparison, outcomes: Sequence[Outcome]) -> str:
         f"{_h(o.message)}</p>\n"
         for o in outcomes
     )
-    return PAGE.format(
-        title=_h(" and ".join(names)),
-        h1=_h(sentence(comparison)),
+    return ARTICLE.format(
+        level="h1" if first else "h2",
+        sentence=_h(sentence(comparison)),
         lede=_h(one_run_note(comparison)),
         runs=_html_runs(comparison),
         against=f"{comparison.b.label} against A",

@@ -128,6 +128,28 @@ def streams(*texts: str, pause_s: float = 0.0, reason: str = "stop") -> Behaviou
     return sends(*pieces, http_chunk(ends) + b"0\r\n\r\n", pause_s=pause_s)
 
 
+def passing_answer(request: Request) -> bytes:
+    """Return what passes the connection test, in the shape that was asked for."""
+    choice = {"index": 0, "text": "ok", "finish_reason": "stop"}
+    answer = {"id": "t", "created": 1, "model": MODEL, "choices": [choice]}
+    output = [{"type": "message", "content": [{"type": "output_text", "text": "ok"}]}]
+    if not request.json.get("stream"):
+        choice["message"] = {"role": "assistant", "content": "ok"}
+        body = {**answer, "object": "chat.completion", "output": output}
+        return whole(json.dumps(body).encode(), content_type="application/json")
+    if request.path.endswith("/responses"):
+        response = {"id": "t", "status": "completed", "output": output, "model": MODEL}
+        delta = {"type": "response.output_text.delta", "delta": "ok"}
+        return whole(sse(delta, {"type": "response.completed", "response": response}))
+    if request.path.endswith("/chat/completions"):
+        del choice["text"]
+        choice["delta"] = {"role": "assistant", "content": "ok"}
+        answer["object"] = "chat.completion.chunk"
+    else:
+        answer["object"] = "text_completion"
+    return whole(sse(answer, "[DONE]"))
+
+
 @dataclass
 class ScriptedServer:
     """An HTTP server whose answers are scripts; it lists one model and passes the connection test by itself."""
@@ -202,19 +224,7 @@ class ScriptedServer:
             }
             writer.write(whole(json.dumps(models).encode(), content_type="application/json"))
         elif self.passes_test and b"Say: ok" in request.body:
-            message = {"role": "assistant", "content": "ok"}
-            choices = [{"index": 0, "message": message, "text": "ok", "finish_reason": "stop"}]
-            answer = {
-                "id": "t",
-                "object": "chat.completion",
-                "created": 1,
-                "model": MODEL,
-                "choices": choices,
-            }
-            answer["output"] = [
-                {"type": "message", "content": [{"type": "output_text", "text": "ok"}]}
-            ]
-            writer.write(whole(json.dumps(answer).encode(), content_type="application/json"))
+            writer.write(passing_answer(request))
         else:
             request.number = len(self.requests)
             self.requests.append(request)

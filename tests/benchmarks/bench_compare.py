@@ -136,7 +136,7 @@ class Bench:
             ("truth at the limit", 0.10, {"passed": 0.05, "failed": 0.05}),
             ("no change", 0.0, {"failed": 0.01}),
         ):
-            tries, states = self.tries(300), list[str]()
+            tries, states = self.tries(200), list[str]()
             for seed in range(tries):
                 a, b = Server(noise=0.15), Server(noise=0.15, slower=slower)
                 states.append(gate.check(self.comparison(World(60, seed), a, b)).state)
@@ -155,10 +155,14 @@ class Bench:
                 more, _ = made.table.more(row, abs(gap))
                 advised.append(60 + (more or 0))
         middle = statistics.median(advised)
+        factors = (0.5, 0.67, 0.8, 1.0, 1.25, 1.5, 2.0)
         needed = next(
-            count
-            for count in np.geomspace(middle / 3, middle * 3, 21)
-            if self._decided(gate, server, round(float(count))) >= 0.8
+            (
+                middle * factor
+                for factor in factors
+                if self._decided(gate, server, round(middle * factor)) >= 0.8
+            ),
+            math.inf,
         )
         rate, factor = self._decided(gate, server, round(middle)), middle / needed
         detail = f"advised {middle:.0f}, needed {needed:.0f}; with the advised {rate:.0%} decided"
@@ -169,7 +173,7 @@ class Bench:
 
     def _decided(self, gate: tool.Gate, server: Server, questions: int) -> float:
         """Return the share of tables that are decided with so many questions."""
-        tries = self.tries(60)
+        tries = self.tries(50)
         made = (
             self.comparison(World(questions, 1000 + seed), server, server) for seed in range(tries)
         )
@@ -251,12 +255,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             "history": bench.history,
             "size": bench.size,
         }
+        header = ("target", "limit", "measured", "spread", "met")
         for name in (options.only or ",".join(parts)).split(","):
             start = time.monotonic()
-            targets += parts[name]()
-            print(f"  {name}: {time.monotonic() - start:.0f} s\n", flush=True)
-    header = ("target", "limit", "measured", "spread", "met")
-    print_table("targets", header, [target.row() for target in targets])
+            found = list(parts[name]())
+            title = f"{name}, {time.monotonic() - start:.0f} s"
+            print_table(title, header, [target.row() for target in found])
+            targets += found
     return 0 if all(target.met for target in targets) else 1
 
 

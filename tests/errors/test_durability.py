@@ -188,7 +188,8 @@ def test_a_resumed_run_ends_in_the_file_of_an_unbroken_one(
 ) -> None:
     project.configure(server=echoing.url, **{"concurrent": 1, **config})
     assert project.run("unbroken").code == 0
-    asked = len(echoing.requests)
+    # A sweep looks for a prompt cache first, with marked questions.
+    asked = sum(not request.question.startswith("[") for request in echoing.requests)
     leave_journal(project, answers)
     before = len(echoing.requests)
     finished = project.run("run", "--resume")

@@ -119,7 +119,7 @@ SHAPES = [
         "groq: reasoning, x_groq beside choices, usage in it",
         sse(delta({"x_groq": {"id": "req_1"}}, role="assistant", content=None, channel="analysis", reasoning="Hm"),
             delta({}, content="Ja"), delta({"x_groq": {"id": "req_1", "usage": counts(9, 9)}}, "stop"), DONE),
-        "Ja", "Hm", 2,
+        "Ja", "Hm", 9,
     ),
     Shape(
         "groq: event: error and no [DONE]",

@@ -57,9 +57,7 @@ def test_a_run_that_had_ended_is_saved_as_it_ended_and_asks_nobody(
     codes = {reason["code"] for reason in first["meta"]["validity"]["reasons"]}
     assert not codes & {"resumed", "interrupted"}
     figures = {name: value for name, value in footer["client"].items() if name != "loop_lag_ms"}
-    assert figures == pytest.approx(
-        {name: first["meta"]["client"][name] for name in figures}, abs=1e-5
-    )
+    assert st.rounded(figures) == {name: first["meta"]["client"][name] for name in figures}
     assert not path.exists()
     # The same when it was killed between saving and removing.
     path.write_bytes(kept)
@@ -138,8 +136,9 @@ def test_what_the_self_check_found_in_each_part_is_kept(
     assert first["earlier_parts"] == []
     assert project.run("run", "--resume").code in (0, 1)
     client = project.results()["meta"]["client"]
-    names = ("loop_lag_ms", "cpu_share", "cpu_wait_share")
-    assert client["earlier_parts"] == [{name: first[name] for name in names}]
+    (part,) = client["earlier_parts"]
+    assert {"loop_lag_ms", "cpu_share", "cpu_wait_share", "stages", "timestamps"} <= part.keys()
+    assert part == {name: first[name] for name in part}
 
 
 def test_a_part_in_which_this_client_was_the_bottleneck_stays_in_the_verdict(
@@ -209,3 +208,34 @@ def test_a_failed_run_is_over_too(project: Project, server: ScriptedServer) -> N
 
 async def _refuse(writer: asyncio.StreamWriter) -> None:
     writer.write(whole(b"no", "500 Oops", "text/plain"))
+
+
+@pytest.mark.parametrize("options", [(), ("--overwrite",)], ids=["new", "overwriting"])
+def test_runs_that_start_at_once_under_one_name_each_have_files_of_their_own(
+    project: Project, options: tuple[str, ...]
+) -> None:
+    processes = [project.start("run", "--quiet", *options) for _ in range(4)]
+    ends = [process.communicate(timeout=120) for process in processes]
+    assert {process.returncode for process in processes} <= {0, 1}, ends
+    saved = sorted((project.folder / "results").iterdir())
+    assert {path.suffix for path in saved} == {".json"}, "no journal and no temporary file is left"
+    runs = [project.results(path.stem) for path in saved]
+    assert all(data["meta"]["status"] == "complete" for data in runs)
+    assert all(len(data["results"]) == 4 for data in runs)
+    assert len({data["meta"]["run_id"] for data in runs}) == len(runs)
+    assert len(runs) == 4 or options, "only a run that had ended may be overwritten"
+    assert len(list((project.folder / "logs").iterdir())) == 4
+
+
+def test_of_several_that_go_on_with_one_run_only_one_does(
+    project: Project, server: ScriptedServer
+) -> None:
+    stopped_in_the_middle(project, server)
+    asked = len(server.requests)
+    processes = [project.start("run", "--quiet", "--resume") for _ in range(3)]
+    ends = [process.communicate(timeout=120) for process in processes]
+    codes = sorted(process.returncode for process in processes)
+    assert codes[0] in (0, 1) and set(codes[1:]) <= {0, 2}, ends  # 0: it came when all was done
+    assert len(server.requests) - asked == 4
+    assert project.results()["aggregate"]["ok"] == 8
+    assert [path.name for path in (project.folder / "results").iterdir()] == ["run.json"]

@@ -168,7 +168,11 @@ def test_a_key_that_the_server_echoes_is_found_nowhere(
 def test_a_fault_of_this_program_does_not_show_the_key_either(
     project: Project, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    def faulty(*_args: Any, **_options: Any) -> Any:
+    whole: Any = getattr(st, where)
+
+    def faulty(*args: Any, **options: Any) -> Any:
+        if len(args) > 1 and getattr(args[1], "index", 0) == -1:  # that of the connection test
+            return whole(*args, **options)
         raise RuntimeError(f"with {CANARY} in {json.dumps({'key': CANARY})}")
 
     monkeypatch.setattr(st, where, faulty)
@@ -193,7 +197,10 @@ def test_a_killed_run_leaves_no_key_behind_and_none_in_the_process_list(
             await asyncio.sleep(30)
 
     server.behaviour = behave
-    project.configure(server=server.url, api_key_env="KEY", questions=len(ECHOES) + 2, timeout=30)
+    asked = len(ECHOES) + 2
+    project.configure(
+        server=server.url, api_key_env="KEY", questions=asked, timeout=30, abort_if=None
+    )
     project.write("questions.json", json.dumps(list(ECHOES)))
     process = project.start("run", "--log-level", "DEBUG", env={"KEY": CANARY})
     while len(server.requests) < len(ECHOES) + 2:
@@ -565,3 +572,34 @@ def test_a_run_whose_config_has_a_credential_can_be_gone_on_with(
     finished = project.run("run", "--resume")
     assert finished.code == 0, finished.err
     assert server.requests[-1].headers["x-password"] == "hunter2"
+
+
+def test_the_official_client_takes_nothing_from_the_environment(
+    project: Project, server: ScriptedServer
+) -> None:
+    async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
+        listed = {"object": "list", "data": [{"id": MODEL, "object": "model", "created": 1}]}
+        if request.method == "GET":
+            body = json.dumps(listed).encode()
+            writer.write(whole(body, content_type="application/json"))
+        else:
+            await streams("ok")(request, writer)
+
+    server.passes_test, server.behaviour = False, behave
+    environment = {
+        "OPENAI_API_KEY": CANARY, "OPENAI_ADMIN_KEY": CANARY, "OPENAI_ORG_ID": CANARY, "OPENAI_PROJECT_ID": CANARY,
+        "OPENAI_BASE_URL": "http://127.0.0.1:1/", "OPENAI_CUSTOM_HEADERS": f"X-A: {CANARY}", "OPENAI_LOG": "debug",
+        "HTTP_PROXY": "http://127.0.0.1:1", "HTTPS_PROXY": "http://127.0.0.1:1", "ALL_PROXY": "http://127.0.0.1:1",
+        "http_proxy": "http://127.0.0.1:1", "all_proxy": "http://127.0.0.1:1", "NETRC": "/dev/null",
+    }  # fmt: skip
+    finished = project.spawn("run", "--quiet", env=environment)
+    assert finished.code in (0, 1), finished.err
+    assert "DEBUG" not in finished.err
+    assert [request.method for request in server.requests].count("GET") >= 1
+    assert {request.method for request in server.requests} == {"GET", "POST"}
+    for request in server.requests:
+        assert CANARY not in str(request.headers) + request.body.decode()
+        assert (
+            not {"authorization", "openai-organization", "openai-project"} & request.headers.keys()
+        )
+    assert leaks(everything(project, finished)) == []

@@ -199,7 +199,7 @@ def test_junit_counts_failures_and_undecided_gates_and_parses(runs: Project) -> 
         "--format",
         "junit",
     )
-    suite = ET.fromstring(done.out)
+    (suite,) = ET.fromstring(done.out)
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("3", "1", "1")
     assert [case.get("name") for case in suite] == [
         "e2e_ms slower",
@@ -207,6 +207,14 @@ def test_junit_counts_failures_and_undecided_gates_and_parses(runs: Project) -> 
         "quality not lower than 1 point",
     ]
     assert done.code == 1
+
+
+def test_three_runs_make_one_page_and_one_xml_document(runs: Project) -> None:
+    root = ET.fromstring(runs.run("compare", "a", "same", "slow", "--format", "junit").out)
+    assert [suite.get("name") for suite in root] == ["compare a and same", "compare a and slow"]
+    page = runs.run("compare", "a", "same", "slow", "--format", "html").out
+    assert page.count("<html") == page.count("<h1>") == 1
+    assert "C against A" in page
 
 
 def test_github_gets_annotations_and_its_step_summary(runs: Project, tmp_path: Path) -> None:

@@ -136,6 +136,19 @@ def test_an_interval_of_shares_leaves_0_out_only_when_the_exact_test_does(
     assert (low <= 0 <= high) == (estimate.exact_p >= 0.05)
 
 
+def test_sixty_questions_without_a_flip_do_not_prove_that_there_is_none() -> None:
+    row = Sums(np.zeros(60), np.full(60, 3.0))
+    resampling = Resampling(60)
+    (bare,) = resampling.estimate([row])
+    estimate = resampling.few_flips(row, bare)
+    low, high = Family([estimate]).interval(estimate).ci95
+    tango = inference._tango(0, 0, 60, 1.959964)
+    assert (low, high) == pytest.approx(tango, abs=0.01)
+    many = Sums(np.where(np.arange(60) < 20, 3.0, 0.0), np.full(60, 3.0))
+    (estimate,) = resampling.estimate([many])
+    assert resampling.few_flips(many, estimate) is estimate
+
+
 def test_what_bounds_hide_widens_the_interval_and_the_p_value() -> None:
     (estimate,) = Resampling(60).estimate(differences(8, 60, 1, effect=0.1))
     hidden = Estimate(**{**vars(estimate), "slack": (0.2, 0.0)})
@@ -178,9 +191,9 @@ def test_rates_need_six_blocks_of_time() -> None:
     estimate = resampling.rates([(a, b)])
     assert estimate is not None
     assert estimate.value == pytest.approx(math.log(b.mean() / a.mean()))
-    parts = [side.var(ddof=1) / 20 / side.mean() ** 2 for side in (a, b)]
-    correlation = np.cov(a, b)[0, 1] / 20 / a.mean() / b.mean()
-    assert estimate.variance == pytest.approx(sum(parts) - 2 * correlation)
+    shares = b / b.sum() - a / a.sum()
+    alone, neighbours = (shares**2).sum(), (shares[1:] * shares[:-1]).sum()
+    assert estimate.variance == pytest.approx((alone + 2 * max(neighbours, 0)) * 20 / 19)
     assert Family([estimate]).interval(estimate).p < 0.05
 
 

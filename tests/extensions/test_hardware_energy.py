@@ -95,6 +95,13 @@ def test_the_oracle_can_fail() -> None:
     assert integral_wh(0, 60) != pytest.approx(integral_wh(0, 59), rel=0.005)
 
 
+def test_a_step_of_the_power_at_a_windows_ends_belongs_to_the_time_outside() -> None:
+    table = samples(lambda s: 40.0 if s < 10.4 or s > 20.6 else 200.0)
+    found = cost(table, work(10_400, 20_600, 1, 1, 1))
+    assert found["wall"]["wh"] == pytest.approx(200 * 10.2 / 3600)
+    assert found["wall"]["peak_w"] == 200
+
+
 def test_a_counter_of_joules_counts_more_than_watts() -> None:
     table = samples(lambda _: None, gpu_j=lambda s: 5000 + 250 * s, gpu_w=lambda s: 1.0)
     found = cost(table, work(0, 30_000, 100, 10, None), host="client and server")

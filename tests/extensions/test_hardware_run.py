@@ -17,14 +17,14 @@ import llm_stresstest as st
 from tests.conftest import ROOT, Project, ScriptedServer, streams
 from tests.extensions.stand_ins import DATA, serving
 
-WATCHED = {"sample_s": 0.2, "idle_s": 0.5, "power_command": "echo 80", "price_per_kwh": 0.3}
+WATCHED = {"sample_s": 0.2, "idle_s": 0.4, "power_command": "echo 80", "price_per_kwh": 0.3}
 
 
 @pytest.fixture
 def watched(project: Project, server: ScriptedServer) -> Project:
-    """A project whose runs take about two seconds, with a plug that says 80 W."""
+    """A project whose runs take about a second and a half, with a plug that says 80 W."""
     server.behaviour = streams("a", "b", "c", "d", pause_s=0.1)
-    project.configure(server=server.url, questions=12, hardware=WATCHED)
+    project.configure(server=server.url, questions=8, hardware=WATCHED)
     return project
 
 
@@ -49,6 +49,7 @@ def test_the_results_hold_machine_server_samples_and_energy(watched: Project) ->
     tokens = aggregate["token_sum"]
     assert wall["j_per_token"] == pytest.approx(wall["wh"] * 3600 / tokens, rel=1e-3)
     assert aggregate["energy"]["gpu"]["reason"]
+    assert aggregate["quality"]["wh_per_correct"] is None, "nothing was graded"
 
 
 def test_the_summary_says_what_ran_where_and_what_it_cost(watched: Project) -> None:
@@ -73,8 +74,19 @@ def test_a_sweep_has_energy_and_heat_for_each_stage_and_cools_down_between(
     assert len(watched.results()["meta"]["hardware"]["load"]["stages"]) == 2
 
 
+def test_a_correct_answer_has_its_watt_hours(watched: Project) -> None:
+    question = {"question": "abcd?", "grader": "contains", "expected": "abcd"}
+    watched.write("questions.json", json.dumps([question]))
+    watched.run("run", "--set", "questions=10")
+    aggregate = watched.results()["aggregate"]
+    wall, quality = aggregate["energy"]["wall"], aggregate["quality"]
+    assert quality["correct"] == 10
+    assert wall["wh_per_1000_correct"] == pytest.approx(100 * wall["wh"], rel=1e-3)
+    assert quality["wh_per_correct"] == pytest.approx(wall["wh"] / 10, rel=1e-2)
+
+
 def test_samples_stand_in_the_journal_as_they_come_and_survive_a_kill(watched: Project) -> None:
-    running = watched.start("run", "--quiet", "--set", "questions=36")
+    running = watched.start("run", "--quiet", "--set", "questions=24")
     journal = watched.folder / "results" / "run.journal"
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
@@ -119,7 +131,7 @@ def test_two_runs_on_one_server_are_suspect_and_wait_makes_them_follow(watched: 
 
 
 def test_a_waiting_run_ends_at_once_when_it_is_stopped(watched: Project) -> None:
-    first = watched.start("first", "--set", "questions=36")
+    first = watched.start("first", "--set", "questions=24")
     journal = watched.folder / "results" / "first.journal"
     deadline = time.monotonic() + 30
     while not journal.exists() and time.monotonic() < deadline:
@@ -139,6 +151,7 @@ def test_a_waiting_run_ends_at_once_when_it_is_stopped(watched: Project) -> None
     ("settings", "said"),
     [
         ({"sample_s": -1}, "hardware.sample_s"),
+        ({"sample_s": 0.01}, "hardware.sample_s: 0.01 is too often"),
         ({"power_path": "a"}, "hardware.power_path: says where in the answer of power_url"),
         ({"power_url": "plug"}, "hardware.power_url"),
         (

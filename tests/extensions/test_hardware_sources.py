@@ -191,16 +191,35 @@ def test_the_listener_on_a_port_is_found_and_a_proxy_is_not_taken_for_it() -> No
         pid, name = sampler.listener(psutil, port)
         assert pid == os.getpid()
         assert name == psutil.Process().name()
+        heard = SimpleNamespace(status="LISTEN", laddr=SimpleNamespace(port=port), pid=7)
         seen = SimpleNamespace(
             CONN_LISTEN="LISTEN",
             Error=psutil.Error,
-            net_connections=lambda _: [
-                SimpleNamespace(status="LISTEN", laddr=SimpleNamespace(port=port), pid=7)
-            ],
+            net_connections=lambda _: [heard],
             Process=lambda pid: SimpleNamespace(name=lambda: "docker-proxy"),
         )
         assert sampler.listener(seen, port) == (None, "docker-proxy")
     assert sampler.listener(psutil, port) == (None, None)
+
+
+def test_a_system_that_shows_only_ones_own_connections_is_asked_for_those() -> None:
+    def refuse(_kind: str) -> None:
+        raise psutil.AccessDenied
+
+    mine = SimpleNamespace(
+        pid=7,
+        net_connections=lambda _: [
+            SimpleNamespace(status="LISTEN", laddr=SimpleNamespace(port=8000))
+        ],
+    )
+    seen = SimpleNamespace(
+        CONN_LISTEN="LISTEN",
+        Error=psutil.Error,
+        net_connections=refuse,
+        process_iter=lambda _: [SimpleNamespace(pid=6, net_connections=refuse), mine],
+        Process=lambda pid: SimpleNamespace(name=lambda: "llama-server"),
+    )
+    assert sampler.listener(seen, 8000) == (7, "llama-server")
 
 
 # --- Counters and sensors of the kernel ---

@@ -290,6 +290,39 @@ async def test_a_plugs_token_comes_from_the_environment(key: str) -> None:
     assert "canary" not in json.dumps([watched.samples, watched.facts])
 
 
+async def test_a_gpu_and_what_holds_it_back_come_through_the_sampler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NVIDIA's library is stood in for by a module of its name."""
+    (tmp_path / "pynvml.py").write_text(
+        "from tests.extensions.stand_ins import FakeNvml\n"
+        "_nvml = FakeNvml(reasons=0x40)\n"
+        "def __getattr__(name):\n"
+        "    return getattr(_nvml, name)\n"
+    )
+    root = Path(hardware.__file__).parent.parent
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{root}")
+    with serving({}) as server:
+        async with watching(server.url) as watched:
+            watched.begun_ms = watched.now_ms
+            await watched.until_rows(len(watched.rows) + 12, "gpu_w")
+    assert [gpu["name"] for gpu in watched.facts["gpus"]] == [
+        "Tesla K80",
+        "NVIDIA GeForce RTX 4090",
+    ]
+    assert watched.energy()["gpu"]["mean_w"] == pytest.approx(380.5)
+    window = [watched.begun_ms, watched.ended_ms]
+    load = watched.watch.facts({"stages": [], "window_ms": window})["load"]
+    assert load["host"] == "client and server"
+    assert load["vram_headroom_bytes"] == [4 << 30, 4 << 30]
+    report = st.LoadReport(st.LoadStart())
+    report.hardware = {"load": load}
+    run = st.Evidence(config_of(server.url), {}, report)
+    reason = hardware.throttled(run)
+    assert reason is not None
+    assert "GPU0 held back (hw thermal slowdown) for 100%" in reason.message
+
+
 async def test_rows_stand_on_the_clock_of_the_run() -> None:
     async with watching() as watched:
         begun_ms = watched.now_ms

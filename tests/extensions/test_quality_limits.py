@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,8 +17,8 @@ from typing import Any
 import pytest
 
 import llm_stresstest as st
-from extensions import quality
-from tests.conftest import Project, ScriptedServer, streams
+from extensions import quality, sandbox
+from tests.conftest import MODEL, Project, Request, ScriptedServer, streams
 
 RULES: dict[str, Any] = {
     "exact": "42",
@@ -36,7 +37,7 @@ CONFIG = st.Config(server="embedded", model="none")
 
 
 def grade_all(
-    work: Iterable[tuple[str, Any, str]], **options: Any
+    work: Iterable[tuple[str, Any, str]], config: st.Config = CONFIG, **options: Any
 ) -> list[tuple[float | None, str, float]]:
     """Grade (grader, expected, answer) as a run does; return score, reason, and the seconds it took."""
     questions, results = {}, []
@@ -47,7 +48,7 @@ def grade_all(
 
     async def grade() -> list[tuple[float | None, str, float]]:
         graded, before = [], time.monotonic()
-        async with quality.Graders(CONFIG, **options) as graders:
+        async with quality.Graders(config, **options) as graders:
             async for _, score, reason in graders.grade_results(questions, results):
                 now = time.monotonic()
                 graded.append((score, reason, now - before))
@@ -150,6 +151,40 @@ def test_an_answer_that_takes_too_long_is_ungraded_and_the_next_ones_are_graded(
     assert sum(seconds for _, _, seconds in graded) < 3 * slowness()
 
 
+def test_no_answer_gets_the_grade_of_another_while_processes_are_killed() -> None:
+    work: list[tuple[str, Any, str]] = []
+    for place in range(200):
+        exploding = place in (0, 70, 71)
+        right = str(place) if place % 3 else "something else"
+        work.append(
+            ("json", EXPLODING, EXPLODING_ANSWER) if exploding else ("exact", str(place), right)
+        )
+    graded = grade_all(work)
+    for place, (score, reason, _) in enumerate(graded):
+        if work[place][0] == "json":
+            assert score is None
+        else:
+            assert score == (1.0 if place % 3 else 0.0), (place, reason)
+            assert score or reason.startswith(f"expected {place}, found something")
+
+
+def test_what_is_asked_while_the_process_starts_is_asked_once() -> None:
+    async def grade() -> list[Any]:
+        worker = quality.Worker()
+        first = asyncio.create_task(worker.ask(quality.Rule("exact", "a"), "a"))
+        while worker._process is None:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        later = [
+            asyncio.create_task(worker.ask(quality.Rule("exact", str(place)), "3"))
+            for place in range(6)
+        ]
+        said = await asyncio.gather(first, *later)
+        await worker.close()
+        return [score for score, _ in said]
+
+    assert asyncio.run(grade()) == [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]
+
+
 @pytest.mark.parametrize(
     ("expected", "answer", "reason"),
     [
@@ -244,22 +279,30 @@ def hanging_project(project: Project, server: ScriptedServer, count: int) -> Non
     project.configure(server=server.url, questions=count, concurrent=8)
 
 
-def graders_alive() -> list[int]:
-    """Return the processes that run the program that grades."""
+def graders_of(parent: int) -> list[int]:
+    """Return the processes that grade for another one."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
+            words = (folder / "stat").read_bytes().rpartition(b")")[2].split()
             command = (folder / "cmdline").read_bytes()
         except OSError:
             continue
-        if b"extensions/quality.py" in command:
+        if int(words[1]) == parent and quality.__file__.encode() in command:
             found.append(int(folder.name))
     return found
 
 
+def wait_until_gone(processes: list[int]) -> None:
+    deadline = time.monotonic() + 10 * slowness()
+    while any(Path(f"/proc/{pid}").exists() for pid in processes):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def wait_for_grading(project: Project) -> None:
     journal = project.folder / "results" / "run.journal"
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60 * slowness()
     while time.monotonic() < deadline:
         if journal.exists() and b'"grade"' in journal.read_bytes():
             return
@@ -274,6 +317,7 @@ def test_a_signal_while_grading_ends_the_run_within_a_second_and_resume_grades_t
     hanging_project(project, server, 12)
     process = project.start("run")
     wait_for_grading(project)
+    grading = graders_of(process.pid)
     process.send_signal(signal.SIGTERM)
     start = time.monotonic()
     _, err = process.communicate(timeout=30)
@@ -284,7 +328,7 @@ def test_a_signal_while_grading_ends_the_run_within_a_second_and_resume_grades_t
     reasons = [entry["grade_reason"] for entry in results]
     assert "grading took longer than 1 s" in reasons and None in reasons
     assert not any(entry["graded"] for entry in results)
-    assert graders_alive() == []
+    wait_until_gone(grading)
     # The rest is graded, and what could not be graded is not tried again.
     easy = [
         {"id": f"q{place}", "question": f"{place}?", "grader": "json", "expected": EXPLODING}
@@ -293,11 +337,12 @@ def test_a_signal_while_grading_ends_the_run_within_a_second_and_resume_grades_t
     project.write("questions.json", json.dumps(easy))
     before = sum(reason is not None for reason in reasons)
     process = project.start("run", "--resume")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60 * slowness()
     journal = project.folder / "results" / "run.journal"
     while journal.read_bytes().count(b'"kind":"grade"') <= before:
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    grading = graders_of(process.pid)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=30)
     graded = [
@@ -306,10 +351,7 @@ def test_a_signal_while_grading_ends_the_run_within_a_second_and_resume_grades_t
         if b'"kind":"grade"' in line
     ]
     assert len(graded) == len(set(graded)) > before
-    deadline = time.monotonic() + 5
-    while graders_alive() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert graders_alive() == []
+    wait_until_gone(grading)
 
 
 def test_rules_go_on_for_a_moment_after_a_stop_and_nothing_is_asked_or_run_any_more(
@@ -333,6 +375,61 @@ def test_code_that_runs_is_ended_by_a_stop() -> None:
     )
     assert graded == []
     assert time.monotonic() - start < 2 * slowness()
+
+
+def test_a_judge_that_is_being_asked_is_left_by_a_stop(server: ScriptedServer) -> None:
+    asked = threading.Event()
+
+    async def hang(_request: Request, _writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await asyncio.sleep(60)
+
+    server.behaviour = hang
+    judge = {"server": server.url, "model": MODEL}
+    config = st.Config.model_validate({"server": server.url, "model": MODEL, "judge": judge})
+    graded = grade_all(
+        [("judge", "kind", "a"), ("semantic", "kind", "b")], hurry=asked.is_set, config=config
+    )
+    assert graded == [], "they stay ungraded without a reason, so that --resume grades them"
+
+
+def test_a_sandbox_that_cannot_start_leaves_the_answer_ungraded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    started = sandbox.Confined.__enter__
+
+    def enter(child: sandbox.Confined) -> sandbox.Confined:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "executable", str(broken))
+            return started(child)
+
+    monkeypatch.setattr(sandbox.Confined, "__enter__", enter)
+    graded = grade_all([("code", "assert True", "x = 1")], allow_code=True)
+    assert graded[0][:2] == (None, "the sandbox could not start (it ended)")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signals and /proc")
+def test_grade_ends_within_a_second_of_a_signal(project: Project, server: ScriptedServer) -> None:
+    hanging_project(project, server, 6)
+    easy = [{"id": f"q{place}", "question": f"{place}?"} for place in range(6)]
+    project.write("easy.json", json.dumps(easy))
+    finished = project.run("run", "-q", "easy.json")
+    assert finished.code in (0, 1), finished.err
+    process = project.start("grade", "run")
+    deadline = time.monotonic() + 60 * slowness()
+    while not (grading := graders_of(process.pid)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    start = time.monotonic()
+    process.communicate(timeout=60)
+    assert time.monotonic() - start < 1.5 * slowness()
+    assert process.returncode == 130
+    assert not list((project.folder / "results").glob("run_graded*"))
+    wait_until_gone(grading)
 
 
 # === Reasons

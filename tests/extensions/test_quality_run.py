@@ -95,8 +95,12 @@ def test_reasoning_is_never_graded(project: Project, server: ScriptedServer) -> 
 def test_a_sweep_shows_accuracy_and_stability_by_concurrency(
     graded: Project, server: ScriptedServer
 ) -> None:
+    sums: list[Request] = []
+
     async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
-        late = request.number >= 6  # the second stage answers one question differently
+        if request.question == "2+2?":
+            sums.append(request)
+        late = len(sums) > 2  # behind the lowest level, which is asked twice
         text = {"Capital of France?": "Paris", "2+2?": "5" if late else "4"}.get(
             request.question, "Fine"
         )
@@ -292,7 +296,7 @@ def test_a_judge_that_cannot_be_reached_is_found_before_the_load(
         "run", "--set", 'judge={"server": "http://127.0.0.1:9/v1", "model": "m"}'
     )
     assert finished.code == 3
-    assert "judge: http://127.0.0.1:9/v1: the judge failed: connection_refused" in finished.err
+    assert "judge: http://127.0.0.1:9/v1: " in finished.err and finished.err.count("\n") == 1
     assert server.requests == [], "the model was not asked"
 
 

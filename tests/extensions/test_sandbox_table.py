@@ -11,6 +11,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,14 +121,17 @@ def python_of(user: str) -> str | None:
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def reports() -> Iterator[dict[str, Any]]:
     """Run all attacks, in each combination, as each user that there is."""
-    folder = tmp_path_factory.mktemp("attacks")
-    for part in (folder, *folder.parents):
-        if part.stat().st_uid == os.getuid() and part != Path("/tmp"):
-            part.chmod(part.stat().st_mode | 0o055)
-    for name in (sandbox.__file__, sandbox_attacks.__file__):
-        shutil.copy(name, folder)
+    # Not below pytest's own folder, which others may not enter.
+    with tempfile.TemporaryDirectory(prefix="llm-attacks-") as folder:
+        Path(folder).chmod(0o755)
+        for name in (sandbox.__file__, sandbox_attacks.__file__):
+            shutil.copy(name, folder)
+        yield run_attacks(folder)
+
+
+def run_attacks(folder: str) -> dict[str, Any]:
     made = {}
     for user in USERS:
         named = (
@@ -134,7 +139,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         )
         python = sys.executable if user == "this user" else python_of(user)
         if python is not None:
-            command = [python, "-B", str(folder / "sandbox_attacks.py"), str(folder), *ALL_RUN]
+            command = [python, "-B", f"{folder}/sandbox_attacks.py", folder, *ALL_RUN]
             finished = subprocess.run(
                 command,
                 capture_output=True,
@@ -200,6 +205,38 @@ def test_every_attack_works_where_nothing_confines_it(reports: dict[str, Any]) -
         pytest.skip("some attacks need root, others must not be root; they are written for x86-64")
     worked = harm(reports, "root", "none") | harm(reports, "nobody", "none")
     assert set(STOPPED_BY) - worked == set()
+
+
+# Systems as they are, made by util-linux: a process that may make no user namespace, as in Docker's
+# default profile, and one that is root there and may make the others, as in a privileged container.
+NO_USER_NAMESPACES = "echo 0 > /proc/sys/user/max_user_namespaces; exec "
+WITHOUT_RIGHTS = "setpriv --bounding-set=-all --inh-caps=-all --ambient-caps=-all "
+
+
+@pytest.mark.parametrize(
+    ("rights", "layers"),
+    [
+        (WITHOUT_RIGHTS, ["landlock", "seccomp", "hook"]),
+        ("", ["namespaces", "landlock", "seccomp", "hook"]),
+    ],
+)
+def test_without_user_namespaces_code_is_confined_all_the_same(
+    rights: str, layers: list[str]
+) -> None:
+    tools = shutil.which("unshare") and shutil.which("setpriv")
+    if not tools or "namespaces" not in sandbox.run_confined("", "assert True").layers:
+        pytest.skip("needs util-linux, and user namespaces to make such a system with")
+    everything = COMBINATIONS["everything"]
+    python = f"{sys.executable} -B {sandbox_attacks.__file__}"
+    command = f"{NO_USER_NAMESPACES}{rights}{python} {Path(sandbox.__file__).parent} {everything}"
+    finished = subprocess.run(
+        ["unshare", "-Ur", "sh", "-c", command], capture_output=True, check=True, timeout=60
+    )
+    assert json.loads(finished.stdout)[everything] == {
+        "layers": layers,
+        "harm": [],
+        "victim": None,
+    }
 
 
 DOCKER = ("landlock", "seccomp", "hook")

@@ -42,6 +42,12 @@ def verified(project: Project, content: Any) -> tuple[int, str]:
     return finished.code, finished.out + finished.err
 
 
+def contents(content: Any) -> verify.Contents:
+    """Return what stands in a file of this content, as verify reads it."""
+    meta, records, aggregate = (content[name] for name in ("meta", "results", "aggregate"))
+    return verify.Contents(Path("x"), meta, records, aggregate, content.get("samples"))
+
+
 def places(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
     """Yield the path of each value inside a JSON value."""
     yield path
@@ -97,41 +103,44 @@ def test_a_good_file_is_verified(project: Project, good: dict[str, Any]) -> None
 def test_whatever_stands_at_any_place_is_a_difference_and_never_a_fault(
     project: Project, good: dict[str, Any]
 ) -> None:
-    """Every place of the file, with a few odd values each; a fault would be exit code 70."""
+    """Every place of the file, with two odd values each; a fault would be exit code 70."""
     chosen = random.Random(7)
-    for path in places(good):
+    for number, path in enumerate(places(good)):
         for value in chosen.sample(ODD, 2):
-            code, said = verified(project, changed(good, path, value))
-            assert code in (0, 1, 2), (path, value, said)
-            assert "Traceback" not in said and "\x1b[31m" not in said
+            forged = changed(good, path, value)
+            if len(path) < 2 or number % 20 == 0:
+                code, said = verified(project, forged)
+                assert code in (0, 1, 2), (path, value, said)
+                assert "Traceback" not in said and "\x1b[31m" not in said
+            else:  # the same, without the screen
+                contents(forged).differences()
 
 
 # Texts from which nothing else in the file is computed.
 FREE = {"question", "answer", "reasoning", "grade_reason", "finish_reason", "id", "category"}
-FREE |= {"grader", "token_source"}
+FREE |= {"grader", "token_source", "token_doubt", "model", "max_tokens_from"}
 
 
-def test_every_changed_number_of_the_aggregate_is_noticed(
-    project: Project, good: dict[str, Any]
-) -> None:
+def test_every_changed_number_of_the_aggregate_is_noticed(good: dict[str, Any]) -> None:
     for path in places(good["aggregate"], ("aggregate",)):
         if not isinstance(at(good, path), dict | list):
             for value in (12345, None if at(good, path) is not None else 1):
-                code, said = verified(project, changed(good, path, value))
-                assert (code, "NOT VERIFIED" in said) == (1, True), (path, value, said)
+                differences = contents(changed(good, path, value)).differences()
+                named = ".".join(map(str, path[:2]))
+                assert any(line.startswith(named) for line in differences), (path, value)
 
 
 def test_every_changed_value_of_a_record_is_noticed_where_others_depend_on_it(
-    project: Project, good: dict[str, Any]
+    good: dict[str, Any],
 ) -> None:
     for place in range(len(good["results"])):
         for key in good["results"][place]:
             path = ("results", place, key)
             for value in ["oddly", {"a": 1}]:
-                code, said = verified(project, changed(good, path, value))
+                differences = contents(changed(good, path, value)).differences()
                 if isinstance(value, dict) or key not in FREE:
-                    assert code == 1, (path, value, said)
-                    assert f"results[{place}]" in said
+                    named = any(line.startswith(f"results[{place}]") for line in differences)
+                    assert named, (key, value)
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,7 @@ def test_a_run_says_that_its_times_are_the_kernels(project: Project) -> None:
     timestamps = project.results()["meta"]["client"]["timestamps"]
     assert timestamps["source"] == "kernel"
     assert timestamps["reads"]["kernel"] >= 4
+    assert timestamps["reads"]["absent"] == 0, "stamping is on before the first request"
 
 
 def test_a_wall_clock_that_is_set_meanwhile_changes_no_time(
@@ -232,7 +233,13 @@ def run_with_a_stall(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(st.LoadGenerator, "_run_stage", stalled)
-        load = {"rate": 80, "arrival": "constant", "duration": RUN_S, "concurrent": 200}
+        load: dict[str, Any] = {
+            "rate": 80,
+            "arrival": "constant",
+            "duration": RUN_S,
+            "concurrent": 200,
+        }
+        load["cache_bust"] = True  # else two more requests are sent before the load
         project.configure(**load, server=server.url)
         project.run("run")
     data = project.results()

@@ -5,12 +5,25 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import socket
 from typing import Any
 
 import pytest
 
 import llm_stresstest as st
-from tests.conftest import Project, Request, ScriptedServer, ask_each, sends, streams
+from tests.conftest import (
+    Project,
+    Request,
+    ScriptedServer,
+    ask_each,
+    chunk,
+    head,
+    http_chunk,
+    sends,
+    sse,
+    streams,
+    whole,
+)
 
 
 async def test_a_sweep_asks_every_level_and_keeps_each_within_its_concurrency(
@@ -32,7 +45,7 @@ async def test_a_sweep_asks_every_level_and_keeps_each_within_its_concurrency(
 
 
 def test_a_sweep_shows_its_stages_side_by_side(project: Project) -> None:
-    finished = project.run("run", "--set", "concurrent=[1,2,4]", "--set", "stability_floor=false")
+    finished = project.run("run", "--set", "concurrent=[1,2,4]")
     assert finished.code == 0
     assert "at once" in finished.out
     stages = project.results()["aggregate"]["stages"]
@@ -151,7 +164,7 @@ async def test_ramp_up_opens_the_slots_one_after_the_other(server: ScriptedServe
     server.behaviour = streams("a", pause_s=0.5)
     results, _ = await ask_each(server.url, ["x"] * 5, concurrent=5, ramp_up=0.5)
     sent = sorted((result.sent_ns or 0) / st.NS_PER_MS for result in results)
-    assert all(gap > 80 for gap in (later - earlier for earlier, later in itertools.pairwise(sent)))
+    assert all(at - sent[0] > 100 * slot - 40 for slot, at in enumerate(sent))
 
 
 async def test_ramp_up_raises_the_number_in_flight_evenly_however_short_the_answers_are(
@@ -249,3 +262,45 @@ def test_a_missed_threshold_is_exit_code_1(project: Project) -> None:
     finished = project.run("run", "--set", 'thresholds={"ttft_ms.p95": "<= 0.0001"}')
     assert finished.code == 1
     assert "missed" in finished.out
+
+
+async def test_a_skipped_turn_failed_and_one_after_a_stop_was_cancelled(
+    server: ScriptedServer,
+) -> None:
+    server.behaviour = sends(whole(b"{}", "500 Internal Server Error", "application/json"))
+    talk = {"turns": ["One?", "Two?"], "grader": "exact", "expected": "x"}
+    results, _ = await ask_each(server.url, [talk])
+    kinds = [result.error and result.error.kind for result in results]
+    assert kinds == ["http_status", "turn_skipped"]
+    assert [result.status for result in results] == ["error", "error"]
+    numbers = st.calculate_aggregates(results, st.Config(server=server.url, model="m"))
+    assert (numbers["failed"], numbers["cancelled"], numbers["error_rate"]) == (2, 0, 1.0)
+    assert numbers["quality"]["under_load"]["n"] == 1, "the turn that is graded was not answered"
+
+
+async def test_a_histogram_of_gaps_holds_those_of_answers_that_count(
+    server: ScriptedServer,
+) -> None:
+    async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
+        if request.number % 2:  # cut off after five tokens
+            event = b"".join(http_chunk(sse(chunk(content=text))) for text in "abcde")
+            lines = ("200 OK", "text/event-stream", "Transfer-Encoding: chunked")
+            await sends(head(*lines), event, close=True)(request, writer)
+        else:
+            await streams("a", "b", "c", pause_s=0.01)(request, writer)
+
+    server.behaviour = behave
+    results, load = await ask_each(server.url, ["x"] * 6, record_chunk_times=False)
+    assert [result.status for result in results] == ["ok", "truncated"] * 3
+    assert sum(load.itl_us[0].values()) == 3 * 2, "no gap of those that were cut off"
+
+
+async def test_a_request_that_never_left_says_how_long_connecting_was_tried() -> None:
+    with socket.socket() as taken:  # bound, but nobody listens
+        taken.bind(("127.0.0.1", 0))
+        (result,), _ = await ask_each(f"http://127.0.0.1:{taken.getsockname()[1]}/v1")
+    assert result.sent_ns is None
+    assert result.connect_ms is not None and 0 < result.connect_ms < 5000
+    numbers = st.calculate_aggregates([result], st.Config(server="http://x:1", model="m"))
+    assert numbers["e2e_with_failures_ms"]["p50"] == result.connect_ms
+    assert numbers["e2e_with_failures_ms"]["lower_bounds"] == list(st.PERCENTILES)

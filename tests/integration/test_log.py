@@ -56,7 +56,7 @@ def test_failures_and_what_could_not_be_graded_stand_in_the_log(
 ) -> None:
     server.behaviour = sends(whole(b"no", "500 Oops", "text/plain"))
     project.run("run")
-    assert entries(project)["failures"] == ["kind=http_status times=4"]
+    assert entries(project)["failures"] == ["kind=http_status http_status=500 message=no times=4"]
     answer = st.Result(0, "q", "?")
     with st.early_log():
         st.log_grade(answer, None, "the judge said nothing")

@@ -55,7 +55,15 @@ def load(tmp_path: Path, config: Any, *overrides: str) -> st.Config:
         ({"server": "localhost:8000"}, 'server: "localhost:8000" is not allowed'),
         ({"server": "ftp://host/v1"}, "server: "),
         ({"server": "http://"}, "server: "),
-        ({"server": "http://h/v1?x=1"}, "server: a URL takes no query"),
+        ({"server": "http://h/v1#x"}, "server: a URL takes no fragment"),
+        ({"proxy": "http://h:1/?x=1"}, "proxy: a proxy's URL takes no query"),
+        ({"proxy": "http+unix://%2Frun%2Fx/v1"}, "proxy: "),
+        ({"server": "http+unix://run/v1"}, "server: "),
+        ({"client_key": "k.pem"}, "client_key: needs client_cert"),
+        ({"abort_if": {"error_rate": 0.5}}, "abort_if.error_rate: 0.5 is not allowed"),
+        ({"abort_if": {"ttft": "> 5"}}, "abort_if.ttft: unknown key; known are error_rate, failed"),
+        ({"extra_body": {"messages": None}}, "extra_body: messages is set by the test itself"),
+        ({"startup_timeout": -1}, "startup_timeout: "),
         ({"server": ""}, "server: "),
         ({"model": ""}, "model: "),
         ({"workers": 2}, "workers: unknown key"),
@@ -217,3 +225,55 @@ def test_a_password_in_the_url_is_sent_as_basic_auth_and_shown_nowhere() -> None
     assert target.shown == "http://[REDACTED]@host:8000/v1"
     assert target.headers["Authorization"] == "Basic bWU6aHVudGVyMjI="
     assert "hunter22" not in target.redact("hunter22 bWU6aHVudGVyMjI=")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("q.jsonl", '{"question": "a"}\n{"question": "b"}\n', "is JSON Lines"),
+        ("q.json", '["a"]\n\n["b"]', "is JSON Lines"),
+        ("q.json", '{"a": 1,}', "a trailing comma"),
+        ("q.json", '["a",\n]', "a trailing comma"),
+        ("q.json", '// mine\n{"a": 1}', "a comment"),
+        ("q.json", '{"a": 1 /* b */}', "a comment"),
+        ("q.json", '{\n# c\n"a": 1}', "a comment"),
+        ("q.json", "{'a': 1}", "single quotes"),
+        ("q.json", '{"a": True}', "a value of Python; write true"),
+        ("q.json", '{"a": None}', "a value of Python"),
+        ("q.json", '{a: 1}', "a key without quotes"),
+        ("q.yaml", "- a\n- b", "looks like YAML"),
+        ("q.txt", "server: x\nmodel: y", "looks like YAML"),
+        ("q.json", "---\n- question: a", "looks like YAML"),
+        ("q.json", "<html>", "looks like HTML"),
+        ("q.csv", '"Which?",1,2\n"What?",3,4', "looks like CSV"),
+        ("q.txt", "question;answer\nWho?;me", "looks like CSV"),
+        ("q.txt", "Name a bird.\nName a fish.", "looks like plain text"),
+        ("q.json", '{"a": 1', "is not JSON: Expecting"),
+    ],
+)  # fmt: skip
+def test_a_file_of_another_format_is_named_with_what_to_do(
+    tmp_path: Path, name: str, text: str, said: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(st.QuestionsError) as caught:
+        st.load_questions(path)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "meant"),
+    [
+        ({"prompt": "a"}, "question"), ({"Instruction": "a", "output": "b"}, "question"),
+        ({"frage": "a"}, "question"), ({"question": "a", "answer": "b"}, "expected"),
+        ({"question": "a", "antwort": "b"}, "expected"), ({"conversations": ["a"]}, "turns"),
+        ({"question_id": 1, "question": "a"}, "id"), ({"question": "a", "system": "b"}, "system_prompt"),
+    ],
+)  # fmt: skip
+def test_what_other_catalogues_call_a_key_is_told_by_its_name_here(
+    tmp_path: Path, entry: dict[str, Any], meant: str
+) -> None:
+    path = tmp_path / "questions.json"
+    path.write_text(json.dumps([entry]))
+    with pytest.raises(st.QuestionsError, match=f"did you mean {meant}[?]"):
+        st.load_questions(path)

@@ -110,7 +110,10 @@ async def test_an_http_error_keeps_its_status_and_message(
     )
     result = await ask()
     assert result.error is not None
-    assert (result.error.kind, result.error.http_status, result.error.message) == (
+    message = result.error.message
+    if status == 404:  # names what was asked for, since another API may be the one that is there
+        message = message.removesuffix('; POST /v1/chat/completions, api "chat"')
+    assert (result.error.kind, result.error.http_status, message) == (
         "http_status",
         status,
         "because",

@@ -166,6 +166,16 @@ def test_where_dependence_leaves_too_little_both_bounds_are_null() -> None:
     assert st.requests_missing(numbers, "p95") > 1000, "more of these, not 72 less what there is"
 
 
+def test_what_a_percentile_needs_grows_with_the_percentile_and_the_dependence() -> None:
+    def needs(n: int, **n_eff: float) -> list[int]:
+        metric = {"n": n, "n_eff": dict(zip(st.PERCENTILES, n_eff.values(), strict=True))}
+        return [st.requests_missing(metric, name) for name in st.PERCENTILES]
+
+    assert needs(40, p50=40, p90=40, p95=40, p99=40) == [0, 0, 32, 328]
+    assert needs(40, p50=20, p90=1, p95=34, p99=1) == [0, 248, 536, 2904]
+    assert needs(1000, p50=100, p90=50, p95=40, p99=40) == [0, 0, 800, 8200]
+
+
 def test_n_eff_stands_beside_n_and_is_never_more() -> None:
     alternating = st.describe([1.0, 2.0] * 200)
     assert list(alternating)[-3:] == ["n", "n_eff", "ci95"]
@@ -709,10 +719,21 @@ def test_prompts_from_a_cache_are_suspect_unless_it_is_busted() -> None:
     )
 
 
-def test_a_sweep_whose_server_is_silent_about_its_cache_is_suspect_unless_it_is_busted() -> None:
+def test_a_silent_cache_is_suspect_where_a_cold_and_a_warm_prompt_showed_it() -> None:
     results = [ok(place, place * 40.0, 50, [10] * 5, stage=place // 200) for place in range(400)]
-    assert verdict(*results, concurrent=[1, 2]) == ("SUSPECT", {"prompt_cache"})
-    assert verdict(*results, concurrent=[1, 2], cache_bust=True) == ("VALID", set())
+
+    def pair(found: bool | None, cached: int | None = None) -> st.LoadReport:
+        seen = {"cold_ms": [80.0], "warm_ms": [20.0], "cached_tokens": cached, "found": found}
+        return load(prompt_cache=seen)
+
+    sweep: dict[str, Any] = {"concurrent": [1, 2]}
+    assert verdict(*results, **sweep) == ("VALID", set()), "no suspicion without grounds"
+    assert verdict(*results, made=pair(found=True), **sweep) == ("SUSPECT", {"prompt_cache"})
+    assert verdict(*results, made=pair(found=False), **sweep) == ("VALID", set())
+    assert verdict(*results, made=pair(found=None), **sweep) == ("VALID", set())
+    assert verdict(*results, made=pair(True, 50), **sweep) == ("VALID", set()), (
+        "the run's own count"
+    )
 
 
 def test_a_run_too_short_to_judge_the_client_is_suspect() -> None:
