@@ -99,7 +99,7 @@ CONFIG: Spec = {
     "text": {"color": "var(--ink)", "fontSize": 12},
     "title": {
         "color": "var(--ink)", "fontSize": 16, "anchor": "start", "subtitleColor": "var(--ink3)",
-        "subtitleFontSize": 13, "offset": 12, "subtitlePadding": 6, "frame": "group",
+        "subtitleFontSize": 13, "subtitleLineHeight": 18, "offset": 12, "subtitlePadding": 6, "frame": "group",
     },
 }  # fmt: skip
 
@@ -402,7 +402,7 @@ def pareto(levels: Sequence[Level], about: str = "") -> Chart:
     return Chart(
         name,
         _pareto_title([(level.at_once, cast(float, t), cast(float, o)) for level, t, o in known]),
-        f"{about}Total tokens/s (up) against one user's (right) · ↗ is better",
+        f"{about}Total tokens/s (up) against one user's (right) · ↑ → more is better",
         (Panel(spec),),
         headers,
         tuple(rows),

@@ -569,6 +569,13 @@ class OneRun:
         low, high = known[0], known[-1]
         before, after = low.part[metric], high.part[metric]
         texts = (st.format_ms(before["p50"]), st.format_ms(after["p50"]))
+        few = [
+            str(level.at_once)
+            for level, summary in ((low, before), (high, after))
+            if not charts.supported(summary, "p50")
+        ]
+        if few:
+            return f"{what}: too few answers at {' and at '.join(few)} at once to tell levels apart"
         if not charts.apart(before, after):
             return f"{what} cannot be told apart at {low.at_once} and at {high.at_once} at once"
         return (
@@ -1165,7 +1172,7 @@ def pdf(view: OneRun | Comparing, drawn: Sequence[charts.Chart]) -> bytes:
         "text": charts.wrapped(view.headline, 62),
         "subtitle": [view.name, "", *lines],
     }
-    title |= {"fontSize": 22, "subtitleFontSize": 12, "offset": 24}
+    title |= {"fontSize": 22, "subtitleFontSize": 12, "subtitleLineHeight": 17, "offset": 24}
     config = {**charts.CONFIG, "background": charts.LIGHT["bg"], "padding": 36}
     empty = {"data": {"values": []}, "mark": "point", "width": 660, "height": 1}
     whole = {"$schema": charts.SCHEMA, "config": config, "title": title, "spacing": 40}
