@@ -99,7 +99,8 @@ CONFIG: Spec = {
     "text": {"color": "var(--ink)", "fontSize": 12},
     "title": {
         "color": "var(--ink)", "fontSize": 16, "anchor": "start", "subtitleColor": "var(--ink3)",
-        "subtitleFontSize": 13, "subtitleLineHeight": 18, "offset": 12, "subtitlePadding": 6, "frame": "group",
+        "subtitleFontSize": 13, "subtitleLineHeight": 18,
+        "offset": 12, "subtitlePadding": 6, "frame": "group",
     },
 }  # fmt: skip
 
@@ -465,7 +466,8 @@ def by_level(levels: Sequence[Level], metric: str, title: str, note: str, name: 
     y = {**_x("y"), "scale": scale, "axis": axis}
     x_axis = {"title": "requests at once", "labelAngle": 0}
     order = [point["k"] for point in shown]
-    x = {"field": "k", "type": "ordinal", "sort": order, "axis": x_axis}
+    scale_x = {"padding": 0.9}  # room for the last one's label
+    x = {"field": "k", "type": "ordinal", "sort": order, "axis": x_axis, "scale": scale_x}
     colour = token("quality" if is_share else "a")
     bar = {"type": "rule", "strokeWidth": 7, "opacity": 0.3, "color": colour}
     dot = {"type": "point", "color": colour, "size": 60, "opacity": 1}

@@ -112,6 +112,15 @@ def test_a_hundred_thousand_requests_make_a_page_of_at_most_3_mb(tmp_path: Path)
     assert "5,000 of 100,000 shown, all extremes kept" in page
 
 
+def test_each_reason_of_a_verdict_has_a_statement_of_its_own() -> None:
+    root = Path(st.__file__).resolve().parent
+    sources = [root / "llm_stresstest.py", root / "extensions" / "hardware.py"]
+    text = "".join(path.read_text(encoding="utf-8") for path in sources)
+    codes = set(re.findall(r'Reason\(\s*"\w+",\s*"(\w+)"', text))
+    codes |= set(re.findall(r'Reason\(VERDICTS\[[^\]]+\], "(\w+)"', text))
+    assert len(codes) > 25 and codes <= report.CAVEATS.keys()
+
+
 def test_a_sample_keeps_what_it_is_told_to() -> None:
     results = [st.Result(i, "q", "?", sent_ns=i, end_ns=2 * i) for i in range(10_000)]
     kept = charts.sample(results, [results[17], results[9_998]], 100)
