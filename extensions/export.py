@@ -340,13 +340,13 @@ def write_parquet(runs: Runs, path: Path) -> str:
     schema = {name: types[kind] for name, kind in TYPES.items()}
     count = 0
     with _parts(path) as part:
-        for rows in _batches(runs.rows(), 50_000):
+        for rows in _batches(runs.rows(), 5_000):
             clean = [{k: _encodable(v) for k, v in row.items()} for row in rows]
             pl.DataFrame(clean, schema=schema).write_parquet(part(), compression="zstd")
             count += len(rows)
         if not count:
             pl.DataFrame(schema=schema).write_parquet(part())
-        pl.scan_parquet(part.paths).sink_parquet(path, compression="zstd", row_group_size=50_000)
+        pl.scan_parquet(part.paths).sink_parquet(path, compression="zstd", row_group_size=10_000)
     return f"{count:,} requests"
 
 
