@@ -4218,10 +4218,12 @@ class StopSignal:
             await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
         finally:
             stop.cancel()
-            if not task.done():
+            if stopped := not task.done():
                 task.cancel()
                 await asyncio.wait((task,))
-        if task.cancelled() and self.signum is not None:
+        if stopped and self.signum is not None:
+            if not task.cancelled():
+                task.exception()  # what it made of being stopped is no news
             raise StoppedError(self.signum)
         return await task
 

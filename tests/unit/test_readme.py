@@ -45,6 +45,12 @@ def test_every_config_key_is_in_the_readme_with_its_default() -> None:
             assert json.dumps(default) in said, key
 
 
+def test_every_config_key_of_the_readme_is_there() -> None:
+    section = README[README.index("## config.json") : README.index("## questions.json")]
+    named = set(rows(section)) - {"key", "---"}
+    assert named == set(st.Config.model_fields)
+
+
 def test_every_grader_validity_code_and_tool_is_in_the_readme() -> None:
     st.import_extension("hardware", None)  # which has rules of its own
     source = SOURCE + (ROOT / "extensions" / "hardware.py").read_text(encoding="utf-8")
