@@ -179,6 +179,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "Evidence",
     "ExtensionError",
     "Failure",
+    "Headline",
     "Histogram",
     "Journal",
     "JournalReader",
@@ -211,11 +212,13 @@ __all__ = [  # what tools may use; the rest may change at any time
     "find_file",
     "find_results",
     "format_interval",
+    "format_limit",
     "format_ms",
     "format_number",
     "format_share",
     "headline",
     "import_extension",
+    "iterate_results",
     "judge_validity",
     "load_config",
     "load_questions",
@@ -7471,6 +7474,28 @@ def load_results(path: Path, results: bool = True) -> SavedRun:
     return SavedRun(path, meta, read, aggregate, records, data.get("samples"))
 
 
+def iterate_results(path: Path) -> Iterator[Result]:
+    """Yield the results of a results file, with one of them in memory at a time.
+
+    Raises ConfigError as `load_results` does. A file that something else has laid out anew is read
+    as a whole.
+    """
+    start, end = ResultsFile.RESULTS[2:] + b"\n", ResultsFile.AGGREGATE[1:4]
+    with path.open("rb") as file:
+        if not any(line == start for line in file):
+            yield from load_results(path).results
+            return
+        for number, line in enumerate(file):
+            if line == end:
+                return
+            try:
+                yield Result.from_record(msgspec.json.decode(line.rstrip(b",\n")))
+            except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+                wrong = printable(f"{type(error).__name__}: {error}", 200)
+                raise ConfigError(f"{path}: results: entry {number} is damaged: {wrong}") from None
+    raise ConfigError(f"{path}: is damaged: it ends among its results")
+
+
 def find_results(name: str, folder: Path | None = None) -> Path:
     """Return the results file that a path or a run's name means. Raises ConfigError."""
     given = Path(name)
@@ -8765,6 +8790,10 @@ TOOLS = {
         "the dated runs of one name, and since when they differ", "analysis", "history"
     ),
     "list": Tool("the runs of a folder in one table", "analysis", "history", "main_list"),
+    "report": Tool("one HTML page of a run or several; PNG, SVG, PDF, a card", "report", "report"),
+    "export": Tool(
+        "one row a request: CSV, Excel, Parquet, JSON Lines, Markdown", "export", "export"
+    ),
 }
 _EMBEDDED = Tool("a real small LLM on llama.cpp, for a machine that has no server", "embedded")
 
