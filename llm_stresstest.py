@@ -339,59 +339,74 @@ class ResultsError(StressTestError):
 
 
 # === Secrets ===
+#
+# The config names the environment variable that holds a key, never the key. `resolve_target` reads
+# the values and gives them to a Redactor (`Target.redact`), through which an answer's texts and a
+# server's error messages go before they become part of a Result or an error. A key that somebody
+# wrote into the config all the same is found by its name or its look, and is not saved either.
 
 
 class Redactor:
-    """Takes secrets out of texts, by value, in whatever form an echo gave them.
+    """Takes secrets out of texts, by value, in whatever form a server may echo them.
 
-    A run of 8 characters of a secret is enough, in any case: as it stands, escaped as JSON, Python,
-    URLs and HTML do it (also twice), as hexadecimal digits, and in base64 wherever it begins. What
-    everybody knows, such as a leading `sk-proj-`, does not count.
+    8 characters of a secret in a row are enough, in upper or lower case: as they stand, escaped as
+    in JSON, Python, URLs or HTML (up to three times over), as hexadecimal digits, and in base64 at
+    any offset. What everybody knows, such as a leading `sk-proj-`, does not count.
     """
 
     RUN = 8  # characters
-    SHORT = 16  # a value of words alone that is shorter is no secret
+    SHORT = 16  # a value that consists of words and is shorter than this is no secret
     PUBLIC = re.compile(
         r"(bearer |basic |sk-(proj-|svcacct-|admin-|ant-\w{1,8}-|or-v\d-)?|gsk_|hf_|nvapi-|xai-"
         r"|pplx-|r8_|csk-|fw_|AIza|gh[pous]_|github_pat_|glpat-)",
         re.IGNORECASE,
     )
-    # Such as `ollama`, `EMPTY`, `sk-no-key-required`; with digits (`token-abc123`) a secret, but as
-    # a whole: answers may hold its words.
+    # Values such as `ollama`, `EMPTY`, `sk-no-key-required`. One with digits (`token-abc123`) is a
+    # secret, but only the whole of it is replaced: answers may use its words.
     WORDS = re.compile(r"(?:(?:[a-z]{1,19}|[A-Z]{1,19}|[A-Z][a-z]{1,18})\d{0,4}(?:[-_ .:]|$))+")
 
     class Form:
-        """A secret as some echo writes it, in lower case."""
+        """A secret in one of the ways in which it may be written, in lower case."""
 
         def __init__(self, text: str, public: int, run: int) -> None:
             self.text = text
-            self.public = public  # so many characters of it everybody knows
-            self.run = run  # so many of the others must stand together
-            # Pieces of it, with their places, so that each run holds a whole one.
+            self.public = public  # how many characters at its start everybody knows
+            self.run = run  # how many of the others in a row give it away
+            # Pieces of it with their places, chosen so that every such run holds a whole piece.
             size = max(run // 2, 1)
             places = range(0, max(len(text) - size, 0) + 1, run - size + 1)
             self.anchors = [(place, text[place : place + size]) for place in places]
 
         def spans(self, text: str) -> list[tuple[int, int]]:
-            """Return where a long enough run of it stands in a text."""
+            """Return where runs of it that are long enough stand in a text in lower case."""
             spans = list[tuple[int, int]]()
             for offset, anchor in self.anchors:
                 end, pieces, kept = 0, list[str](), 0
                 while (place := text.find(anchor, end)) >= 0:
                     end = place + 1
-                    before = _common_end(self.text[:offset], text[max(place - offset, 0) : place])
+                    # The anchor stands there; how far does the secret go on to its left and right?
+                    ahead = text[max(place - offset, 0) : place]
+                    before = self._in_common(self.text[:offset][::-1], ahead[::-1])
                     after = text[place : place + len(self.text) - offset]
-                    behind = _common_start(self.text[offset:], after)
+                    behind = self._in_common(self.text[offset:], after)
                     if offset + behind - max(offset - before, self.public) >= self.run:
                         start, end = place - before, place + behind
                         spans.append((start, end))
-                        # What is found is not looked for again, from another piece on.
+                        # What is found is blotted out, so that the next anchor skips it.
                         start = max(start, kept)
                         pieces += [text[kept:start], "\0" * (end - start)]
                         kept = end
                 if pieces:
                     text = "".join([*pieces, text[kept:]])
             return spans
+
+        @staticmethod
+        def _in_common(one: str, other: str) -> int:
+            """Return how many characters two texts have in common at their start."""
+            for place, (mine, theirs) in enumerate(zip(one, other, strict=False)):
+                if mine != theirs:
+                    return place
+            return min(len(one), len(other))
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         kept = {secret for secret in secrets if self.is_secret(secret)}
@@ -405,7 +420,7 @@ class Redactor:
 
     @classmethod
     def is_secret(cls, value: str) -> bool:
-        """Whether a value is kept out of texts: no short one, and no word that answers may use."""
+        """Whether a value is kept out of texts: it is neither short nor a word of many answers."""
         if len(value) < cls.RUN:
             return False
         has_digit = any(character.isdigit() for character in value)
@@ -433,7 +448,7 @@ class Redactor:
         return value
 
     def _may_hold_one(self, text: str) -> bool:
-        """Look quickly whether there is anything to do: answers have few words that are so long."""
+        """Look quickly whether there is anything to do; few words of an answer are long enough."""
         if self._one_word:
             text = " ".join([word for word in text.split() if len(word) >= self.RUN])
         lowered = self._lower(text)
@@ -471,6 +486,7 @@ class Redactor:
 
     @classmethod
     def _plain_form(cls, secret: str) -> Form:
+        """Return it as it stands; of words, or with little beside its known start, as a whole."""
         public = cls.PUBLIC.match(secret)
         known = 0 if public is None else public.end()
         if len(secret) - known < cls.RUN or cls.WORDS.fullmatch(secret):
@@ -479,6 +495,7 @@ class Redactor:
 
     @classmethod
     def _hexadecimal_form(cls, secret: str, plain: Form) -> Form:
+        """Return it as hexadecimal digits, two for each byte."""
         return cls.Form(secret.encode().hex(), 2 * plain.public, 2 * plain.run)
 
     @classmethod
@@ -488,21 +505,9 @@ class Redactor:
         code = base64.b64encode(b"\0" * shift + data).decode().lower()
         start, stop = -(-8 * shift // 6), 8 * (shift + len(data)) // 6
         public = max(-(-8 * (shift + plain.public) // 6) - start, 0)
-        # A run of n bytes determines at least so many characters.
+        # Each character holds 6 bits, and those at both ends depend on the neighbours as well.
         run = (8 * plain.run - 4) // 6
         return cls.Form(code[start:stop], public, run)
-
-
-def _common_start(one: str, other: str) -> int:
-    """Return how many characters two texts have in common from their start on."""
-    for place, (mine, theirs) in enumerate(zip(one, other, strict=False)):
-        if mine != theirs:
-            return place
-    return min(len(one), len(other))
-
-
-def _common_end(one: str, other: str) -> int:
-    return _common_start(one[::-1], other[::-1])
 
 
 class Unescaped:
@@ -529,6 +534,7 @@ class Unescaped:
 
     @staticmethod
     def _character(found: re.Match[str]) -> str:
+        """Return what an escape stands for."""
         *hexadecimal, decimal, name, other = found.groups()
         for digits in hexadecimal:
             if digits is not None:
@@ -540,12 +546,13 @@ class Unescaped:
         return other
 
     def origin(self, place: int) -> int:
-        """Return where a place of the text was before."""
+        """Return where a place of this text was in the text with its escapes."""
         number = bisect.bisect_right(self._starts, place) - 1
         return self._origins[number] + place - self._starts[number]
 
 
-# Names of headers and of the body's keys whose literal values are taken for credentials.
+# Names of headers, and of keys of the body, whose values are credentials when they stand in the
+# config as they are.
 _SECRET_HEADER = re.compile(
     r"auth|cookie|credential|key|passw|pwd|secret|signature|token", re.IGNORECASE
 )
@@ -554,11 +561,15 @@ _SECRET_KEY = re.compile(
     r"|^(x[-_])?(api|access|bearer|hf|private|refresh|session)?[-_]?(key|token)$",
     re.IGNORECASE,
 )
+# Values that are credentials by their look, whatever their name.
 _LIKE_A_KEY = re.compile(r"(sk-|gsk_|hf_|gh[pous]_|eyJ|AKIA).{12,}")
 
 
 def credentials_in(value: Any, names: re.Pattern[str], name: str = "") -> Iterator[str]:
-    """Yield the credentials that stand in a JSON value; `${NAME}` is none."""
+    """Yield the credentials that stand in a JSON value: by their name, or by their look.
+
+    A value with `${NAME}` is none: it only says which environment variable holds the credential.
+    """
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from credentials_in(item, names, str(key))
@@ -570,7 +581,7 @@ def credentials_in(value: Any, names: re.Pattern[str], name: str = "") -> Iterat
 
 
 def without_texts(value: Any, texts: Collection[str]) -> Any:
-    """Return a JSON value with each of its texts that is one of these replaced."""
+    """Return a JSON value in which each text that is one of `texts` is replaced."""
     if isinstance(value, Mapping):
         return {key: without_texts(item, texts) for key, item in value.items()}
     if isinstance(value, list):
@@ -587,10 +598,10 @@ _SECRET_QUERY = re.compile(
 
 
 def _without_password(url: str) -> str:
-    """Return a URL with its user part replaced, and what is secret in its query.
+    """Return a URL with its user part, and what is secret in its query, replaced.
 
-    In a text that is no good URL nobody knows where the user part ends: then all up to its last @
-    is replaced.
+    In a text that is no valid URL nobody can tell where the user part ends, so everything up to the
+    last @ is replaced.
     """
     is_url = re.fullmatch(r"[\w+.-]+://([^/?#\s\"]*@)?[^@\s\"]*", url)
     user_part = r"//[^/?#]*@" if is_url else r"//[^\s\"]*@"
@@ -604,10 +615,10 @@ _UNPRINTABLE = re.compile(
 
 
 def printable(text: object, limit: int = 500) -> str:
-    """Return a text, cut at `limit` characters, that does nothing to a terminal or a log.
+    """Return a text that is safe to show on a terminal or in a log, cut at `limit` characters.
 
-    Control characters and those that change the direction of text are written as escapes, so it
-    is one line.
+    Control characters and those that change the direction of text are written as escapes, so the
+    result is one line.
     """
     shown = str(text)
     if len(shown) > limit:
