@@ -4,14 +4,14 @@
     python llm_stresstest.py first_run
 
 asks the questions of questions.json as config.json says, many at once, and writes
-results/first_run.json: each answer with its time, tokens and quality, and the statistics. The way
-of a run, and the order of this file:
+results/first_run.json: each answer with its time, tokens and quality, and the statistics. A run
+takes these steps, and the file follows them:
 
     load_config -> load_questions -> test_connection -> process_questions (send_question for each)
     -> calculate_aggregates -> save_results
 
-`grep -E '^# (===|---)' llm_stresstest.py` prints the table of contents; `main` shows a run. What
-tools may use stands in `__all__`.
+`grep -E '^# (===|---)' llm_stresstest.py` prints the table of contents; `main` shows a run.
+`__all__` lists what tools may use.
 
 Raw times are integer nanoseconds of the monotonic clock, relative to the start of the run (`_ns`);
 milliseconds (`_ms`) appear only in files and on screen. "Not measured" is None, never 0. A failed
@@ -113,7 +113,7 @@ PACKAGES = ("aiohttp", "msgspec", "openai", "pydantic", "rich")
 VENV_TRIED = "LLM_STRESSTEST_VENV_TRIED"
 
 try:
-    if sys.version_info < (3, 11):  # noqa: UP036  an old python3 shall say so, or find a newer one
+    if sys.version_info < (3, 11):  # noqa: UP036  an old Python says so, or finds a newer one
         raise ModuleNotFoundError(name="Python 3.11 or newer")
     for package in PACKAGES:  # some are imported only where they are used
         if importlib.util.find_spec(package) is None:
@@ -126,14 +126,15 @@ try:
 except ModuleNotFoundError as error:
     if __name__ != "__main__":
         raise
-    # So a cron line with /usr/bin/python3 needs no path into .venv. Once: it may lack them too.
+    # Try the .venv beside this file, so that a cron line with /usr/bin/python3 needs no path into
+    # it; but only once, since packages may be missing there too.
     beside, bin_name = Path(__file__).resolve().parent, "Scripts" if os.name == "nt" else "bin"
     venv_python = beside / ".venv" / bin_name / "python"
     if venv_python.exists() and VENV_TRIED not in os.environ:
-        # As it was started, options of Python included; below 3.10 Python does not tell them.
+        # With the same arguments, and the same options of Python, which 3.9 does not tell.
         command = [str(venv_python), *getattr(sys, "orig_argv", ["", *sys.argv])[1:]]
         os.environ[VENV_TRIED] = "yes"
-        if os.name == "nt":  # where exec would give the shell its prompt back
+        if os.name == "nt":  # there the shell would not wait for a program started by exec
             sys.exit(subprocess.call(command))  # noqa: S603
         os.execv(venv_python, command)  # noqa: S606
     uv = f"python3 -m venv .uv && .uv/{bin_name}/pip install -q uv && .uv/{bin_name}/uv sync"
@@ -158,8 +159,8 @@ if TYPE_CHECKING:
     import rich.console
     import rich.text
 
-# An extension imports this module by its name; without this line it would load a second copy, and
-# nobody would catch that copy's errors.
+# An extension imports this module by its name. Without this line it would load a second copy, whose
+# exceptions are other classes, so that `cli` would not catch them.
 sys.modules.setdefault("llm_stresstest", sys.modules[__name__])
 
 __version__ = "0.1.0"
@@ -257,12 +258,12 @@ SCHEMA_VERSION = 1
 NS_PER_MS = 1_000_000  # ns in a ms
 NS_PER_S = 1_000_000_000  # ns in a s
 REDACTED = "[REDACTED]"
-# Bytes of a faulty answer that an error takes over, before secrets are taken out of it.
+# How many bytes of a faulty answer an error is made from; redacted and shortened afterwards.
 QUOTED = 1 << 16
 PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 CONFIDENCE = 0.95
-FEWEST_FOR_TREND = 50  # values; fewer say nothing of a trend
-DRIFT_ALPHA = 0.005  # so often a steady run is told to drift
+FEWEST_FOR_TREND = 50  # values; fewer say nothing about a trend
+DRIFT_ALPHA = 0.005  # the share of steady runs that are wrongly said to drift
 CORRECT = 0.5  # the score from which an answer counts as correct
 EXAMPLES = """\
 examples:
@@ -651,7 +652,7 @@ class Strict(pydantic.BaseModel):
 
     @classmethod
     def _first_fault(cls, error: pydantic.ValidationError, data: Mapping[str, Any]) -> str:
-        """Say the first thing that is wrong; a misspelt key before the one that it left out."""
+        """Say the first thing that is wrong; a misspelt key comes before the one it stands for."""
         faults = error.errors(include_url=False)
         faults.sort(key=lambda fault: fault["type"] == "missing")
         first, *others = faults
@@ -750,7 +751,7 @@ class Hardware(Strict):
     price_per_hour: NotNegative | None = key(None, "a number from 0")
 
     def fault(self) -> str | None:
-        """Say what is wrong with it that no single key's type can show."""
+        """Say what is wrong that the types of single keys cannot show; None if nothing is."""
         if self.sample_s and self.sample_s < 0.1:
             return f"sample_s: {self.sample_s:g} is too often; it must be 0.1 or more, 0 or null"
         if self.power_url and self.power_command:
@@ -766,7 +767,7 @@ class Hardware(Strict):
 
 
 class AbortIf(Strict):
-    """When a run is ended early, judged from 20 answers on; a dead server is given up anyway."""
+    """When a run is ended early: judged from 20 answers on; a dead server ends it in any case."""
 
     error_rate: Comparison | None = key(None, 'a comparison such as "> 0.5"')
     failed: Comparison | None = key(None, 'a comparison such as ">= 100"')
@@ -898,14 +899,14 @@ class Config(Strict):
         return {name: url for name, url in named.items() if url not in (None, "embedded")}
 
     def fault(self) -> str | None:
-        """Say what is wrong with it that no single key's type can show."""
+        """Say what is wrong that the types of single keys cannot show; None if nothing is."""
         for name, url in self.urls.items():
-            is_server, has_query = "server" in name, name != "proxy"
-            if problem := self._url_fault(url, of_server=is_server, query=has_query):
+            is_server, takes_query = "server" in name, name != "proxy"
+            if problem := self._url_fault(url, of_server=is_server, takes_query=takes_query):
                 field = type(self).model_fields.get(name)
                 allowed = A_SERVER.partition(",")[0] if field is None else field.description
                 return f"{name}: {problem}; it must be {allowed}"
-        # A server may refuse `model`, or `stream` when it is false; then null takes it away.
+        # null is allowed for `model` and `stream`: it takes away a key that the server refuses.
         given = {name for name, value in self.extra_body.items() if value is not None}
         asked = {"messages", "prompt", "input"} & self.extra_body.keys()
         if reserved := asked | {"model", "stream"} & given:
@@ -921,8 +922,8 @@ class Config(Strict):
         return ThresholdCheck.fault(self)
 
     @staticmethod
-    def _url_fault(text: str, *, of_server: bool, query: bool) -> str | None:
-        """Say why a text is no URL that can be used here."""
+    def _url_fault(text: str, *, of_server: bool, takes_query: bool) -> str | None:
+        """Say why a text is no URL that can be used here; None if it is one."""
         with contextlib.suppress(ValueError):
             url = yarl.URL(text)
             known = url.scheme in ("http", "https") and url.host and url.port
@@ -933,14 +934,14 @@ class Config(Strict):
             if known and not _UNPRINTABLE.search(text) and " " not in text:
                 if url.fragment:
                     return "a URL takes no fragment (#…)"
-                return (
-                    "a proxy's URL takes no query (?…)" if url.query_string and not query else None
-                )
+                if url.query_string and not takes_query:
+                    return "a proxy's URL takes no query (?…)"
+                return None
         shown = json.dumps(printable(_without_password(text), 80), ensure_ascii=False)
         return f"{shown} is not allowed"
 
     def without_passwords(self) -> dict[str, Any]:
-        """Return it as JSON, with no URL's user part and no credential that stands in it."""
+        """Return it as JSON, for files: without the passwords and credentials written into it."""
         shown = self.model_dump()
         for name, names in (("headers", _SECRET_HEADER), ("extra_body", _SECRET_KEY)):
             shown[name] = without_texts(shown[name], set(credentials_in(shown[name], names)))
@@ -956,8 +957,8 @@ def load_config(
 ) -> Config:
     """Read and check config.json; `overrides` are KEY=VALUE, the value as JSON or else a text.
 
-    `before` is the config of a run that is gone on with, as its journal has it: it wins over the
-    file but where it was redacted, and an override must agree with it.
+    With --resume, `before` is the config that the run began with, from its journal. It replaces
+    what the file says, except for values that were redacted in it; overrides must agree with it.
     Raises ConfigError, one line: the file, the key, its value, what is allowed.
     """
     data = read_json(path, ConfigError)
@@ -979,7 +980,7 @@ def load_config(
         fault = str(error)
         key_path = fault.partition(":")[0]
         set_here = (key_path == name or key_path.startswith(f"{name}.") for name in names)
-        # The shell's quotes are lost on the way, so what is wrong is often how it was written.
+        # A wrong value of --set is often one whose quotes the shell has removed.
         blamed = "--set" if any(set_here) else path
         raise ConfigError(f"{blamed}: {fault}") from None
     if changed := [name for name, item in kept.items() if config.model_dump()[name] != item]:
@@ -993,7 +994,7 @@ def load_config(
 
 
 def agrees(part: Any, whole: Any) -> bool:
-    """Whether all that a JSON value says stands in another one, which may say more."""
+    """Whether a JSON value is part of another one: in objects the other may have more keys."""
     if isinstance(part, dict) and isinstance(whole, dict):
         return all(name in whole and agrees(part[name], whole[name]) for name in part)
     return bool(part == whole)
@@ -1038,9 +1039,9 @@ def set_key(data: dict[str, Any], override: str) -> str:
 
 
 class StrictJson:
-    """JSON without what the standard forbids and Python reads, and with no key twice.
+    """Reads JSON, and refuses what Python reads beyond the standard (NaN), and a key given twice.
 
-    It is not so deep that what this program makes of it could not be written and read again.
+    Nesting is limited too, so that whatever this program makes of it can be written and read again.
     """
 
     DEEPEST = 200  # levels; pydantic writes 255
@@ -1100,7 +1101,7 @@ class NotJson:
         self.lines = [line.strip() for line in text.splitlines() if line.strip()][:50]
 
     def what(self) -> str | None:
-        """Return a clause for people; None when it looks like nothing known."""
+        """Return a clause for people; None when it looks like nothing that is known here."""
         return next((said for look in self.LOOKS if (said := look(self)) is not None), None)
 
     def _lines_of_json(self) -> str | None:
@@ -1116,9 +1117,9 @@ class NotJson:
     def _slip(self) -> str | None:
         """Look for what people write into JSON and other formats allow."""
         start = self.rest.lstrip()
-        if self.before.rstrip().endswith(",") and start[:1] in ("}", "]"):
-            return "a trailing comma; take it out, the last entry has none behind it"
-        if start[:1] == "," and start[1:].lstrip()[:1] in ("}", "]"):  # as Python 3.13 says it
+        # Python 3.13 points at the comma, older ones behind it.
+        comma = self.before.rstrip().endswith(",") or start.startswith(",")
+        if comma and start.removeprefix(",").lstrip()[:1] in ("}", "]"):
             return "a trailing comma; take it out, the last entry has none behind it"
         if start.startswith(("//", "/*", "#")) and self.text.lstrip()[:1] in ("{", "[", "/"):
             return "a comment, which JSON does not have; take it out"
@@ -1136,11 +1137,9 @@ class NotJson:
             return "looks like YAML; write it as JSON"
         if first.startswith("<"):
             return "looks like HTML or XML; write it as JSON"
-        separated = [line.count(mark) for mark in ",;\t" for line in self.lines]
-        rows = [
-            separated[n : n + len(self.lines)] for n in range(0, len(separated), len(self.lines))
-        ]
-        as_table = len(self.lines) > 1 and any(min(row) > 0 for row in rows)
+        # A table has the same separator in every line.
+        separated = any(all(mark in line for line in self.lines) for mark in ",;\t")
+        as_table = len(self.lines) > 1 and separated
         if suffix in (".csv", ".tsv") or (as_table and first[:1] not in ("{", "[")):
             return 'looks like CSV; write a JSON list of objects such as {"question": "…"}'
         if first[:1] not in ("{", "["):
@@ -1248,8 +1247,9 @@ class Question(Strict):
 
 
 def load_questions(path: Path, count: int | None = None) -> list[Question]:
-    """Read questions.json; return `count` questions in its order, from the start again if need be.
+    """Read questions.json; return `count` questions in its order, starting over at its end.
 
+    Without a count, each question once.
     Raises QuestionsError, one line: the file, the question's place and id, the key, what is
     allowed.
     """
