@@ -1308,6 +1308,7 @@ def questions_hash(questions: Iterable[Question]) -> str:
 # === Results ===
 
 
+# Each kind of failure, with what people are told about it.
 FAILURES = {
     "connection_refused": "nothing listens at this address",
     "connect": "no connection could be made",
@@ -1331,6 +1332,7 @@ FAILURES = {
     "turn_skipped": "an earlier turn of the conversation failed",
     "internal": "a fault of this program; the log has its traceback",
 }
+# The kinds that have a status of their own; all others are an "error".
 _STATUS_OF_KIND = {
     "timeout": "timeout",
     "idle": "timeout",
@@ -1367,14 +1369,14 @@ def failure_text(kind: str, status: int | None, message: str) -> str:
 
 @dataclasses.dataclass(slots=True)
 class Result:
-    """What one request did; each per-request metric is a property, and computed nowhere else.
+    """What became of one request; each of its metrics is a property, and computed nowhere else.
 
     Times are ns since the start of the run, in whole microseconds, so that files hold them exactly.
     """
 
-    FEWEST_GAPS: ClassVar = 8  # from which on the shape of a stream is judged
-    AT_ONCE_US: ClassVar = 1000
-    LONG_WAIT_US: ClassVar = 40_000
+    FEWEST_GAPS: ClassVar = 8  # with fewer, the shape of a stream is not judged
+    AT_ONCE_US: ClassVar = 1000  # a shorter gap: the chunk came together with the one before
+    LONG_WAIT_US: ClassVar = 40_000  # bursts: the median of the other gaps is at least this
 
     index: int  # place in the run's order, from 0
     id: str
@@ -1390,10 +1392,10 @@ class Result:
     sent_ns: int | None = None  # None: it never reached the socket
     end_ns: int | None = None  # the last token; for a failure, the moment it was given up
     chunk_ns: list[int] | None = None  # arrival of each chunk with text; None when not recorded
-    first_ns: int | None = None
+    first_ns: int | None = None  # first chunk that brought something, reasoning included
     answer_ns: int | None = None  # first chunk with answer text, not reasoning
     chunks: int = 0
-    connect_ns: int | None = None  # how long connecting took, or was tried; None on a kept one
+    connect_ns: int | None = None  # how long connecting took, or failed to; None on a kept one
     token: int | None = None
     prompt_tokens: int | None = None
     reasoning_tokens: int | None = None
@@ -1401,15 +1403,15 @@ class Result:
     token_source: str | None = None  # "usage", "total" (minus the prompt) or "chunks"
     finish_reason: str | None = None
     reconnects: int = 0  # kept connections that turned out dead
-    client_error_ns: int | None = None  # the first token came at most so much earlier than it says
-    merged_chunks: int | None = None  # chunks whose time is not known: more had come by the read
+    client_error_ns: int | None = None  # by how much first_ns may be too late, at most
+    merged_chunks: int | None = None  # chunks read with later ones, and so possibly timed late
     server_queue_ms: float | None = None  # the server's own timings, where it sends them
     server_prefill_ms: float | None = None
     server_decode_ms: float | None = None
     model: str | None = None  # as the server named it
     token_doubt: str | None = None  # what the server's token count contradicts
     max_tokens: int | None = None  # the limit that was sent
-    max_tokens_from: str | None = None  # whose it was: "config", "question", "extra_body"
+    max_tokens_from: str | None = None  # where it stands: "config", "question", "extra_body"
     grader: str | None = None  # how the answer is to be graded
     quality: float = 0.0
     graded: bool = False
@@ -1450,17 +1452,17 @@ class Result:
 
     @property
     def came_in_bursts(self) -> bool:
-        """Whether most chunks came right behind another one, and then nothing for long.
+        """Whether most chunks came right after another one, with long waits between the bursts.
 
-        Something on the way collects the stream and passes it on in pieces: the gaps, and mostly
-        TTFT as well, are that one's. Four chunks a piece are asked for, since a server that drafts
-        tokens ahead sends a few at a time.
+        Then something on the way, such as a proxy, collects the stream and passes it on in pieces;
+        the gaps are its doing, and often TTFT is as well. Bursts must have four chunks on average,
+        because a server with speculative decoding sends a few at a time.
         """
         gaps = self.chunk_gaps_us
         if gaps is None or len(gaps) < self.FEWEST_GAPS:
             return False
         waits = sorted(gap for gap in gaps if gap >= self.AT_ONCE_US)
-        if not waits:  # nobody generates 10,000 tokens/s for one user
+        if not waits:  # all at once, if faster than any server generates: 10,000 tokens/s
             return sum(gaps) < 100 * len(gaps)
         return len(waits) <= len(gaps) / 4 and waits[len(waits) // 2] >= self.LONG_WAIT_US
 
@@ -1472,16 +1474,20 @@ class Result:
     @property
     def cut_at_limit(self) -> bool:
         """Whether the answer's tokens reach the limit that was sent, whatever the server says."""
-        known = self.token_source in ("usage", "total") and self.token_doubt is None
-        return known and self.max_tokens is not None and (self.token or 0) >= self.max_tokens
+        reached = self.max_tokens is not None and (self.token or 0) >= self.max_tokens
+        return reached and self._token_is_certain
 
     @property
     def cut_early(self) -> bool:
-        """Whether it was cut, and not by a limit that was sent: the server has one of its own."""
+        """Whether it was cut, but not by a limit that was sent: the server has one of its own."""
         if not self.cut or self.max_tokens is None:
             return self.cut
-        known = self.token_source in ("usage", "total") and self.token_doubt is None
-        return known and (self.token or 0) < self.max_tokens - 2
+        return self._token_is_certain and (self.token or 0) < self.max_tokens - 2
+
+    @property
+    def _token_is_certain(self) -> bool:
+        """Whether `token` is the server's own count, and nothing contradicts it."""
+        return self.token_source in ("usage", "total") and self.token_doubt is None
 
     @property
     def ended_unusually(self) -> bool:
@@ -1508,7 +1514,7 @@ class Result:
 
     @property
     def held_ms(self) -> float | None:
-        """Open loop: how long it waited for a free place; without the time that connecting took."""
+        """Open loop: how long it waited for a free place; `queue_ms` without connecting."""
         if self.queue_ms is None:
             return None
         return self.queue_ms - (self.connect_ms or 0.0)
@@ -1525,7 +1531,7 @@ class Result:
 
     @property
     def client_error_ms(self) -> float | None:
-        """How much earlier the first token (without streaming, the answer) may have come."""
+        """By how much TTFT (without streaming, E2E latency) may be too long, at most."""
         return ms_between(0, self.client_error_ns)
 
     @property
@@ -1631,14 +1637,14 @@ def ms_between(start_ns: int | None, end_ns: int | None) -> float | None:
 
 
 def ms_to_ns(ms: float | None, start_ns: int | None = 0) -> int | None:
-    """Return the moment that lies so many ms after another one, in whole microseconds."""
+    """Return the moment that many ms after `start_ns`, in whole microseconds; None if unknown."""
     if ms is None or start_ns is None:
         return None
     return start_ns + round(ms * 1000) * 1000
 
 
-# How models mark their reasoning inside an answer, where the server leaves it there: what begins it
-# and what ends it. R1's template, Gemini, Magistral, Kimi, Seed, Command A, Sky-T1.
+# What begins and what ends the reasoning inside an answer, where the server has not taken it out:
+# R1's template, Gemini, Magistral, Kimi, Seed, Command A, Sky-T1.
 _THOUGHTS = (
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
@@ -1662,10 +1668,10 @@ _CHANNEL_ENDS = re.compile(r"(<\|(return|end|im_end|eot_id)\|>\s*)+$")
 
 
 def _answer_start(answer: str) -> int:
-    """Return where the answer begins behind the reasoning that leads it.
+    """Return the place where the reasoning at the start of an answer ends, and the answer begins.
 
-    It is the answer's length when the reasoning has not ended. Its beginning may be missing: many
-    templates put it into the prompt.
+    It is the answer's length if the reasoning has not ended, and 0 if there is none. The opening
+    mark may be missing, since many templates put it into the prompt.
     """
     start = len(answer) - len(answer.lstrip())
     for opening, closing in _THOUGHTS:
@@ -1679,18 +1685,14 @@ def _answer_start(answer: str) -> int:
                 return ends[-1] if ends else len(answer)
     for opening, closing in _THOUGHTS:
         end = answer.find(closing)
-        # Text about the mark quotes it.
-        if (
-            end >= 0
-            and opening not in answer[:end]
-            and answer[end - 1 : end] not in ("`", "'", '"')
-        ):
+        is_quoted = answer[end - 1 : end] in ("`", "'", '"')  # the answer is about the mark
+        if end >= 0 and opening not in answer[:end] and not is_quoted:
             return end + len(closing)
     return 0
 
 
-# Finish reasons, in lower case. What is in neither list is looked at: a failure by its name, or an
-# unusual end that the verdict mentions.
+# Finish reasons, in lower case. One that is in neither set is a failure if it is named like one
+# (_FAILED_REASON), else an unusual end, which the verdict mentions.
 CUT_REASONS = frozenset({
     "length", "limit", "max_length", "max_tokens", "max_new_tokens", "max_output_tokens",
     "max_completion_tokens", "token_limit", "context_length", "model_length",
@@ -1716,10 +1718,10 @@ CONNECT_TIMEOUT_S = 10.0  # a host that does not answer by then is not there, wh
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """The server as requests need it, and as files may show it."""
+    """The server: what requests need to reach it, and what files may show of it."""
 
-    base: str  # without user part and without a slash at its end
-    shown: str
+    base: str  # the URL without user part, query and slash at its end
+    shown: str  # the URL for people and files, without its secrets
     headers: Mapping[str, str]
     redact: Redactor
     tls: ssl.SSLContext | bool
@@ -1742,9 +1744,9 @@ def unix_socket_path(url: str) -> str | None:
 
 
 class _Credentials:
-    """Collects the headers of every request and, beside them, the values that nothing may show."""
+    """Collects the headers of all requests, and the secrets to keep out of everything written."""
 
-    # An environment variable's name as people choose them; keys are longer and more mixed.
+    # The name of an environment variable as people choose it; keys are longer and more mixed.
     NAME = re.compile(r"_*([A-Za-z]{1,16}|[A-Za-z0-9]{1,6})(_+([A-Za-z]{1,16}|[A-Za-z0-9]{1,6}))*")
 
     def __init__(self, config: Config, environment: Mapping[str, str]) -> None:
@@ -1757,8 +1759,8 @@ class _Credentials:
             "User-Agent": f"llm-stresstest/{__version__}",
         }
 
-    def secret(self, name: str) -> str:
-        """Return the value of an environment variable, which is secret from now on."""
+    def read_secret(self, name: str) -> str:
+        """Return the value of an environment variable, and keep it secret. Raises ConfigError."""
         value = self._environment.get(name, "")
         if not value:
             is_name = self.NAME.fullmatch(name) and not _LIKE_A_KEY.match(name)
@@ -1780,16 +1782,16 @@ class _Credentials:
 
     def add_header(self, name: str, text: str) -> None:
         """Take a header of the config, with `${NAME}` filled in from the environment."""
-        filled = re.sub(r"\$\{([^}]*)\}", lambda found: self.secret(found.group(1)), text)
+        filled = re.sub(r"\$\{([^}]*)\}", lambda found: self.read_secret(found.group(1)), text)
         self.headers[name] = self.checked(f"headers.{name}", filled)
         for literal in credentials_in({name: text}, _SECRET_HEADER):
-            # None should stand in the config; one that does is kept out of files all the same.
+            # The config should hold no credential; if it does, that is kept secret as well.
             words = re.split(r"[\s;,]+", literal)
             self.secrets += [*words, *(word.partition("=")[2] for word in words)]
 
     def add_key(self, variable: str) -> None:
         """Take the API key from its environment variable."""
-        key = self.checked(f"the key in {variable}", self.secret(variable))
+        key = self.checked(f"the key in {variable}", self.read_secret(variable))
         self.headers["Authorization"] = f"Bearer {key}"
 
     def add_user(self, user: str, password: str) -> None:
@@ -1798,11 +1800,14 @@ class _Credentials:
         self.secrets.append(basic)
         self.headers["Authorization"] = f"Basic {basic}"
 
-    def hide_user(self, link: str | None) -> None:
-        """Keep a URL's password out of files; without one the user is taken for a key."""
+    def hide_in_url(self, link: str | None) -> None:
+        """Keep secret what a URL holds: variables, its query's credentials, its password.
+
+        A user part without a password is taken for a key.
+        """
         if link is not None:
             for variable in re.findall(r"\$\{([^}]*)\}", link):
-                self.secret(variable)
+                self.read_secret(variable)
             self.secrets += [value for _, value in _SECRET_QUERY.findall(link)]
             url = yarl.URL(link)
             parts = (url.raw_password, url.password)
@@ -1827,7 +1832,7 @@ def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
     if config.api_key_env is not None:
         credentials.add_key(config.api_key_env)
     if config.judge is not None and config.judge.api_key_env is not None:
-        credentials.secret(config.judge.api_key_env)
+        credentials.read_secret(config.judge.api_key_env)
     whole, _, query = config.server.partition("?")
     base = whole.rstrip("/")
     unix_socket = unix_socket_path(base)
@@ -1835,7 +1840,7 @@ def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
         base = re.sub(r"http\+unix://[^/]+", "http://localhost", base)
     url = yarl.URL(base)
     if config.server != "embedded":
-        base = str(url)  # with a host as DNS writes it: the official client is stricter
+        base = str(url)  # the host as in DNS, without umlauts: the official client wants it so
     if config.server != "embedded" and (url.user or url.password):
         if config.api_key_env is not None:
             wrong = "has a user part, and api_key_env is set as well; keep one of them"
@@ -1843,7 +1848,7 @@ def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
         credentials.add_user(url.user or "", url.password or "")
         base = str(url.with_user(None))
     for link in config.urls.values():
-        credentials.hide_user(link)
+        credentials.hide_in_url(link)
     credentials.secrets += credentials_in(config.extra_body, _SECRET_KEY)
     return Target(
         base=base,
@@ -1858,7 +1863,10 @@ def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
 
 
 def _tls_context(config: Config) -> ssl.SSLContext | bool:
-    """Return whose certificate is trusted, and the one that is shown to the server."""
+    """Return which certificates are trusted, and the one shown to the server.
+
+    True: those that Python trusts; False: any. Raises ConfigError.
+    """
     if config.client_cert is None and (config.ca_file is None or not config.verify_tls):
         return config.verify_tls
     key, path = "ca_file", config.ca_file if config.verify_tls else None
@@ -1886,10 +1894,11 @@ async def test_connection(
     client: Client,
     say: Callable[[str], None] | None = None,  # noqa: PT028  no test of pytest's
 ) -> None:
-    """Prove that the server works, by one tiny answer asked for as the run will ask.
+    """Prove that the server works: ask it for one tiny answer, in the same way as the run will.
 
-    That alone decides: model lists are forbidden, paged, of aliases, wildcards or deployments. The
-    official client lists the models for a hint, and says whether real clients can read what came.
+    Only that decides, because lists of models may be forbidden, paged, or hold aliases, wildcards
+    or deployments. The official client is used for hints alone: it lists the models, and says
+    whether its types fit what came.
     A server that is loading or busy (503, 425, 429) is waited for up to `startup_timeout`;
     connecting gives up after CONNECT_TIMEOUT_S. `say` tells a person what is going on.
     Raises ServerUnreachableError, one line.
@@ -1901,10 +1910,10 @@ async def test_connection(
 async def find_prompt_cache(client: Client, questions: Sequence[Question]) -> dict[str, Any] | None:
     """Ask the longest question twice, to see whether a cache makes the second answer come sooner.
 
-    Only in a sweep and with `duration`, which ask their prompts again and again; else, and with
-    `cache_bust`, it returns None. A mark makes the first time cold for certain. One pair may differ
-    by chance, so it takes three that agree; the first that does not ends it. `found` is None when
-    an answer failed.
+    Done only for a sweep and with `duration`, which ask the same prompts repeatedly; else, and with
+    `cache_bust`, it returns None. A unique mark makes sure that the first answer is cold. One pair
+    may differ by chance, so three pairs must agree; the first one that does not ends the search.
+    `found` is None when an answer failed, or asking it met a fault of this program.
     """
     config = client.config
     repeats = config.passes > 1 or config.duration is not None
@@ -1922,7 +1931,7 @@ async def find_prompt_cache(client: Client, questions: Sequence[Question]) -> di
                 result = await send_question(client, PlannedRequest(0, question), messages)
             except Exception:
                 logger.exception("looking for a prompt cache met a fault of this program")
-                return seen
+                return {**seen, "found": None}
             if result.status == "cancelled":  # by a signal
                 raise asyncio.CancelledError
             wait_ms = result.time_ms if result.ttft_ms is None else result.ttft_ms
