@@ -1986,7 +1986,7 @@ class _ConnectionTest:
         self.hint_at_types(exchange)
 
     async def ask(self, most: int | None) -> Result:
-        """Ask one tiny thing in exactly the run's shape; `most` tokens, if there is a limit."""
+        """Ask the tiny question as the run will ask; for `most` tokens, where it sends a limit."""
         limited, _ = self.client.api.limit(self.config, Question(question=self.QUESTION))
         few = most if limited else None  # some servers refuse the key
         question = Question(id="connection test", question=self.QUESTION, max_tokens=few)
@@ -2013,7 +2013,10 @@ class _ConnectionTest:
             pause_s = min(pause_s * 1.5, self.LONGEST_PAUSE_S)
 
     def may_do_without(self, error: Failure) -> bool:
-        """Whether the server refuses what this program adds of its own, which is left out then."""
+        """Whether the server refuses `stream_options`, which only this program wants.
+
+        If so, it is left out from now on.
+        """
         names = re.search(r"stream_options|include_usage", error.message)
         mine = self.config.stream and "stream_options" not in self.config.extra_body
         if names is None or not mine or not 400 <= (error.http_status or 0) < 600:
@@ -2026,7 +2029,7 @@ class _ConnectionTest:
     async def check_key(self) -> None:
         """Refuse a server that refuses the key, inside a 200, when it is asked without streaming.
 
-        Some gateways stream something all the same. Raises ServerUnreachableError.
+        Such gateways stream something even without a valid key. Raises ServerUnreachableError.
         """
         limited, _ = self.client.api.limit(self.config, Question(question=self.QUESTION))
         if not self.config.stream or not limited:
@@ -2038,7 +2041,7 @@ class _ConnectionTest:
             raise self.refusal(f"not authorised (an error inside a 200): {error.message}", 700)
 
     async def ask_whole(self) -> Result:
-        """Ask without streaming."""
+        """Ask the tiny question without streaming."""
         config = self.config.model_copy(update={"stream": False})
         question = Question(
             id="connection test", question=self.QUESTION, max_tokens=self.FEW_TOKENS
@@ -2047,7 +2050,7 @@ class _ConnectionTest:
         return await send_question(client, PlannedRequest(-1, question))
 
     async def explain_failure(self, error: Failure) -> None:
-        """Refuse the server, in one line; let pass one that only streams badly.
+        """Refuse the server, in one line; accept one that only streams badly.
 
         Raises ServerUnreachableError.
         """
@@ -2226,9 +2229,9 @@ class _ConnectionTest:
 
 
 def same_model(asked: str, named: str) -> bool:
-    """Whether two names may be of one model: with a prefix, a tag, a date or a wildcard or not.
+    """Whether two names may mean one model, apart from a prefix, a tag, a date or a wildcard.
 
-    Such are `models/gemini`, `meta/llama-3:nitro`, `gpt-4o-2024-08-06`, `llama3:latest`,
+    Examples are `models/gemini`, `meta/llama-3:nitro`, `gpt-4o-2024-08-06`, `llama3:latest`,
     `/srv/qwen.gguf`, `openai/*`.
     """
     asked, named = asked.casefold(), named.casefold()
@@ -2251,7 +2254,10 @@ def _model_parts(name: str) -> tuple[str, str]:
 
 
 class SSEDecoder:
-    """Reads server-sent events as the WHATWG standard says, cut anywhere, in linear time."""
+    """Reads server-sent events as the WHATWG standard says, in linear time.
+
+    The bytes may be cut anywhere between two calls.
+    """
 
     def __init__(self) -> None:
         self._tail: list[bytes] = []  # pieces of a line that has not ended
@@ -2264,9 +2270,9 @@ class SSEDecoder:
         return [event.decode("utf-8", "replace") for _, event in self.feed_raw(data)]
 
     def feed_raw(self, data: bytes) -> list[tuple[int, bytes]]:
-        """Return the data of each completed event, with the place in these bytes where it ended.
+        """Return each completed event as (the place in these bytes where it ended, its data).
 
-        A CRLF counts as one byte there.
+        A CRLF counts as one byte in that place.
         """
         if self._after_cr or b"\r" in data:
             data = self._without_cr(data)
@@ -2340,9 +2346,10 @@ _MISFIT = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def _decode_untyped(data: bytes) -> Any:
-    """Return what does not fit its type, objects as `_Fields`, so that the same code can read it.
+    """Return the value of JSON that the fast decoder refused; its objects are `_Fields`.
 
-    Also half a surrogate pair, NaN and bytes that are not UTF-8. Raises JSONDecodeError.
+    So the same code can read it. Half a surrogate pair, NaN and bytes that are not UTF-8 are
+    accepted. Raises JSONDecodeError.
     """
     text = data.decode("utf-8", "replace")
     try:
@@ -2373,7 +2380,7 @@ class ServerTimings:
         self.said: dict[str, Any] = {}
 
     def take(self, event: Any) -> None:
-        """Keep what one of an answer's last events says, or the body; later ones know more."""
+        """Keep the times that the body or one of the last events holds; a later one wins."""
         nested = (event.timings, event.metrics, event.time_info, event.usage)
         groq = event.x_groq.get("usage") if isinstance(event.x_groq, dict) else None
         for part in (*nested, groq):
@@ -2384,7 +2391,7 @@ class ServerTimings:
                 self.said[name] = value
 
     def first(self, **factors: float) -> float | None:
-        """Return the first of these that was said, in ms; each has the factor that makes it ms."""
+        """Return the first of these times that the server gave; each has its factor to ms."""
         for name, factor in factors.items():
             value: Any = self.said.get(name)
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -2393,7 +2400,7 @@ class ServerTimings:
         return None
 
     def fill(self, result: Result) -> None:
-        """Write down queue, prefill and decode, and the cached tokens that `usage` left out."""
+        """Write the server's times into the result, and cached tokens that `usage` left out."""
         result.server_queue_ms = self.first(queue_time_ms=1, queue_time=1e3, header_ms=1)
         result.server_prefill_ms = self.first(
             prompt_ms=1, time_to_first_token_ms=1, prompt_time=1e3, prompt_eval_duration=1e-6
@@ -2411,13 +2418,13 @@ class ParsedAnswer:
 
     # What reading raises when something is not JSON, or not of the shape that the API gives it.
     UNREADABLE = (json.JSONDecodeError, AttributeError, KeyError, TypeError, IndexError)
-    # What an event that brought no text is looked into for: an error in some corner of it, usage
-    # inside a choice, reasoning or a refusal under a name that few servers use.
+    # An event without text that holds one of these words is looked into more closely: it may hold
+    # an error in some corner, usage inside a choice, or text under a name that few servers use.
     NOTABLE = re.compile(
         rb'error|reasoning|refusal|think|thought|transcript|function_call|x_groq|base_resp|"usage"'
         rb'|"detail"|"msg"|"message"|"code"|"success"'
     )
-    NAMED_WITHIN = 5  # events, of which one names the model
+    NAMED_WITHIN = 5  # the model's name is looked for in so many events
 
     __slots__ = (
         "answer_ns",
@@ -2457,7 +2464,7 @@ class ParsedAnswer:
         self.strange: Failure | None = None  # what it is instead of an answer of this API
 
     def read_stream(self, api: Api, events: Iterable[tuple[int, bytes]]) -> None:
-        """Read a streamed answer: each event's data with the time of the read that completed it."""
+        """Read a streamed answer; `events` are (time of the read that completed it, its data)."""
         data, decode, read_event = b"", api.events.decode, api.read_event
         brought, before_ns, all_events = NOTHING, 0, iter(events)
         first = list(itertools.islice(all_events, self.NAMED_WITHIN))
@@ -2510,7 +2517,7 @@ class ParsedAnswer:
     def decode_misfit(self, data: bytes) -> Any:
         """Return an event that does not fit its type; None for one that is no JSON object.
 
-        Such are [DONE], which ends the stream, keep-alives (`data: ping`) and plain text.
+        That may be [DONE], which ends the stream, a keep-alive (`data: ping`) or plain text.
         """
         text = data.strip()
         if text.strip(b'"').upper() == b"[DONE]":
@@ -2547,7 +2554,7 @@ class ParsedAnswer:
                     return
 
     def take_usage(self, usage: Any) -> None:
-        """Take token counts; a later 0, or a count left out, never replaces one."""
+        """Take token counts; one that is known is never replaced by 0 or by a missing one."""
         if not isinstance(usage, Mapping):
             return
         if isinstance(self.usage, Mapping) and not (
@@ -2557,9 +2564,9 @@ class ParsedAnswer:
         self.usage = usage
 
     def drop_repeats(self) -> None:
-        """Count text once that was sent again.
+        """Drop text that was sent twice.
 
-        Some servers send all the text so far in each chunk, some repeat everything in a last one.
+        Some servers send all the text so far in each chunk, others repeat all of it in a last one.
         """
         self.reasoning = _increments(self.reasoning)
         text = self.text
@@ -2579,7 +2586,7 @@ class ParsedAnswer:
         return Failure("wrong_type", f"{what} of another shape: {text}")
 
     def look_for_foreign(self, what: str) -> None:
-        """Say that the answer is one of another API, or none, when nothing of this API came."""
+        """When nothing of this API came, say what came instead: another API's answer, or noise."""
         if self.failure or self.error or self.chunk_ns or self.text or self.finish:
             return
         if self.foreign:
@@ -2593,7 +2600,7 @@ class ParsedAnswer:
             self.strange = self.unreadable(error, what, self.noise)
 
     def fill(self, result: Result, start_ns: int, redact: Redactor) -> None:
-        """Write down what was read: texts without secrets, times, token counts."""
+        """Write what was read into the result: texts without secrets, times, token counts."""
         result.answer = redact(_whole_text("".join(self.text)))
         result.reasoning = redact(_whole_text("".join(self.reasoning)))
         if self.finish is not None:
@@ -2611,7 +2618,7 @@ class ParsedAnswer:
 
     @property
     def first_answer_ns(self) -> int | None:
-        """When the answer began, behind white space and a leading <think> block."""
+        """When the answer itself began, after white space and the reasoning that leads it."""
         whole = "".join(self.text)
         begin = _answer_start(whole)
         begin = len(whole) - len(whole[begin:].lstrip())
@@ -2671,7 +2678,7 @@ class ParsedAnswer:
 
 @dataclasses.dataclass
 class TokenCounts:
-    """What a server says of an answer's tokens, held against what came."""
+    """An answer's token counts as the server gives them, checked against the text that came."""
 
     said: int | None  # output tokens
     rest: int | None  # total tokens minus those of the prompt
@@ -2681,13 +2688,13 @@ class TokenCounts:
     source: str | None = None
     doubt: str | None = None
 
-    SLACK: ClassVar = 16  # tokens without text: those that end a turn or open a channel
+    SLACK: ClassVar = 16  # tokens that have no text, such as those that end a turn
 
     def judge(self, size: int, *, thought: bool, silent: bool) -> None:
-        """Choose a count that has ground, and say what it contradicts.
+        """Choose the count that is best supported, and say what it contradicts.
 
-        `size` is the text's length in bytes: no token is shorter. `thought`: reasoning was
-        streamed. `silent`: tokens were spent on what is not in the text.
+        `size` is the text's length in bytes, and no token is shorter than one. `thought`: reasoning
+        was streamed. `silent`: tokens were spent on what is not in the text, such as tool calls.
         """
         if self.said:
             self.token, self.source = self.said, "usage"
@@ -2699,19 +2706,21 @@ class TokenCounts:
             if self.chunks:
                 self.token, self.source = self.chunks, "chunks"
         elif not silent:
-            self._hold_against_total()
-            self._hold_against_text(size, thought=thought)
+            self._compare_with_total()
+            self._compare_with_text(size, thought=thought)
 
-    def _hold_against_total(self) -> None:
+    def _compare_with_total(self) -> None:
+        """Doubt a count that differs from the total's, and correct one that left reasoning out."""
         said, rest = self.said or 0, self.rest or 0
         if not said or rest <= 0 or said == rest:
             return
         self.doubt = f"usage says {said} output tokens, its total leaves {rest}"
-        # As where Gemini's reasoning is left out of the one and counted in the other.
+        # Gemini, for one, counts its reasoning in the total only.
         if rest > said and (rest - said == self.reasoning or self.chunks > said):
             self.token, self.source = rest, "total"
 
-    def _hold_against_text(self, size: int, *, thought: bool) -> None:
+    def _compare_with_text(self, size: int, *, thought: bool) -> None:
+        """Doubt a count that is too high for the text, or too low for the chunks."""
         token, chunks = cast(int, self.token), self.chunks
         hidden = 0 if thought else self.reasoning or 0
         if token > size + hidden + self.SLACK:
@@ -2720,12 +2729,12 @@ class TokenCounts:
                 self.token, self.source = chunks, "chunks"
         elif chunks > 1.1 * token + 2:
             self.doubt = f"{self.source} says {token} tokens for {chunks} chunks"
-            if thought:  # which it leaves out
+            if thought:  # the count leaves the reasoning out
                 self.token, self.source = chunks, "chunks"
 
 
 def _increments(texts: list[str]) -> list[str]:
-    """Return what each text adds to the one before, if each holds all of it; else the texts."""
+    """Return what each text adds to the one before it; unchanged unless each repeats that one."""
     if len(texts) < 3 or not texts[1].startswith(texts[0]):
         return texts
     pairs = list(itertools.pairwise(texts))
@@ -2738,7 +2747,7 @@ def _increments(texts: list[str]) -> list[str]:
 
 
 def _whole_text(text: str) -> str:
-    """Return the text with surrogate pairs joined that were cut, and lone halves replaced."""
+    """Return the text with the halves of surrogate pairs joined, and lone halves replaced."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -2754,8 +2763,8 @@ def _whole_us(ns: int | None, start_ns: int) -> int | None:
 def _message_of(error: Any) -> str:
     """Return the message of an error object, or the whole of it where it has none.
 
-    It stands in many places: `message`, FastAPI's list in `detail`, Cloudflare's `errors`, behind
-    OpenRouter's "Provider returned error" in `metadata`.
+    Servers put it in many places: `message`, a list in `detail` (FastAPI), `errors` (Cloudflare);
+    OpenRouter's "Provider returned error" has the real one in `metadata`.
     """
     if isinstance(error, str):
         return error
@@ -2764,12 +2773,12 @@ def _message_of(error: Any) -> str:
     if isinstance(error, dict):
         raw = error.get("metadata")
         raw = raw.get("raw") if isinstance(raw, dict) else None
-        behind = f": {raw}" if isinstance(raw, str) and raw else ""
+        original = f": {raw}" if isinstance(raw, str) and raw else ""
         if isinstance(loc := error.get("loc"), list) and isinstance(error.get("msg"), str):
             return f"{'.'.join(map(str, loc))}: {error['msg']}"
         for name in _MESSAGES:
             if error.get(name) and not isinstance(error[name], bool | int | float):
-                return _message_of(error[name]) + behind
+                return _message_of(error[name]) + original
     return json.dumps(error, ensure_ascii=False, default=str)
 
 
@@ -2778,7 +2787,7 @@ _MESSAGES = ("message", "msg", "detail", "error", "errors", "status_msg", "error
 
 
 def _error_in(event: _Fields) -> Any:
-    """Return the error that an event carries in whatever corner of it; None without one."""
+    """Return the error that an event holds, wherever in it that stands; None without one."""
     choices = event.choices
     choice = choices[0] if isinstance(choices, list) and choices else None
     for holder in (event, choice, event.x_groq, event.response):
@@ -2801,8 +2810,8 @@ def _error_in(event: _Fields) -> Any:
 # --- APIs ---
 #
 # The types declare only what is read. `Any` stands where servers differ, so that a value of an
-# unexpected type costs nothing as long as nobody needs it. What does not fit at all is read by
-# the same code, as `_Fields`. No event is in a cycle, so the collector need not know it (gc=False).
+# unexpected type does no harm as long as nobody needs it. What does not fit at all is read by the
+# same code, as `_Fields`. No event is part of a reference cycle, so gc=False spares the collector.
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -2877,7 +2886,7 @@ class Api:
 
     path: ClassVar[str]
     limit_name: ClassVar[str] = "max_tokens"
-    # What else is a limit, given in extra_body.
+    # Other names of the limit, which extra_body may use instead.
     LIMIT_NAMES: ClassVar = ("max_tokens", "max_completion_tokens", "max_output_tokens",
         "max_new_tokens", "n_predict", "num_predict")  # fmt: skip
     events: ClassVar[msgspec.json.Decoder[Any]]
@@ -2904,7 +2913,10 @@ class Api:
         return {name: value for name, value in body.items() if value is not None}
 
     def limit_key(self, config: Config) -> str | None:
-        """Return the key that holds an answer's limit: a newer one when `extra_body` has it."""
+        """Return the body's key for an answer's limit; None where `extra_body` takes it away.
+
+        A name that `extra_body` uses is preferred to this API's own.
+        """
         given = config.extra_body
         newer = [name for name in self.LIMIT_NAMES if isinstance(given.get(name), int)]
         if newer:
@@ -2912,7 +2924,7 @@ class Api:
         return None if self.limit_name in given else self.limit_name
 
     def limit(self, config: Config, question: Question) -> tuple[int | None, str | None]:
-        """Return the most tokens that an answer may have, and whose limit that is."""
+        """Return the most tokens that an answer may have, and where that limit stands."""
         name = self.limit_key(config)
         if name is None:
             return None, None
@@ -2927,7 +2939,7 @@ class Api:
         raise NotImplementedError
 
     def stream_options(self, config: Config) -> dict[str, Any]:
-        """Return the keys that ask for a stream, with the token counts at its end, or for none."""
+        """Return the keys that say whether to stream, with token counts at the stream's end."""
         if config.stream:
             return {"stream": True, "stream_options": {"include_usage": True}}
         return {"stream": False}
@@ -2941,7 +2953,7 @@ class Api:
         raise NotImplementedError
 
     def read_more(self, event: _Fields, parsed: ParsedAnswer) -> int:
-        """Read what few servers have in an event, and return what it brought."""
+        """Read what only few servers put into an event, and return what it brought."""
         del event, parsed
         return NOTHING
 
@@ -3006,7 +3018,7 @@ class Completions(Api):
 
 
 class Chat(Completions):
-    """`/chat/completions`: messages in, a message out. Only its choices differ from above."""
+    """`/chat/completions`: messages in, a message out. Only its choices differ from the above."""
 
     path = "chat/completions"
     # Beside `reasoning_content`, `reasoning` and `reasoning_details`.
@@ -3064,7 +3076,7 @@ class Chat(Completions):
     def read_unusual(self, message: _Fields, parsed: ParsedAnswer) -> int:
         """Read a refusal, which is text, and reasoning under the names that few servers use."""
         if message.content or message.reasoning_content or message.reasoning:
-            return NOTHING  # in a body; it has been read
+            return NOTHING  # this is a body, whose text has been read already
         audio = message.audio
         text = message.refusal or (audio.transcript if isinstance(audio, _Fields) else None)
         if isinstance(text, str) and text:
