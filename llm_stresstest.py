@@ -2568,15 +2568,28 @@ class ParsedAnswer:
 
         Some servers send all the text so far in each chunk, others repeat all of it in a last one.
         """
-        self.reasoning = _increments(self.reasoning)
+        self.reasoning = self.increments(self.reasoning)
         text = self.text
         if len(text) > 3 and len(text[-1]) >= 20 and text[-1] == "".join(text[:-1]):
             text.pop()
             if self.chunk_ns.pop() != self.answer_ns.pop():
-                raise AssertionError("an answer's chunk is a chunk")
+                raise AssertionError("the last chunk was no answer text")
             self.merged = [place for place in self.merged if place < len(self.chunk_ns) - 1]
         else:
-            self.text = _increments(text)
+            self.text = self.increments(text)
+
+    @staticmethod
+    def increments(texts: list[str]) -> list[str]:
+        """Return what each text adds to the one before it, if each repeats that one; else them."""
+        if len(texts) < 3 or not texts[1].startswith(texts[0]):
+            return texts
+        pairs = list(itertools.pairwise(texts))
+        grown = sum(len(later) > len(earlier) for earlier, later in pairs)
+        if grown < max(2, len(pairs) / 2) or len(texts[-1]) < 10:
+            return texts
+        if not all(later.startswith(earlier) for earlier, later in pairs):
+            return texts
+        return [texts[0], *(later[len(earlier) :] for earlier, later in pairs)]
 
     def unreadable(self, error: Exception, what: str, data: bytes) -> Failure:
         """Say why these bytes are not what the API sends."""
@@ -2733,19 +2746,6 @@ class TokenCounts:
                 self.token, self.source = chunks, "chunks"
 
 
-def _increments(texts: list[str]) -> list[str]:
-    """Return what each text adds to the one before it; unchanged unless each repeats that one."""
-    if len(texts) < 3 or not texts[1].startswith(texts[0]):
-        return texts
-    pairs = list(itertools.pairwise(texts))
-    grown = sum(len(later) > len(earlier) for earlier, later in pairs)
-    if grown < max(2, len(pairs) / 2) or len(texts[-1]) < 10:
-        return texts
-    if not all(later.startswith(earlier) for earlier, later in pairs):
-        return texts
-    return [texts[0], *(later[len(earlier) :] for earlier, later in pairs)]
-
-
 def _whole_text(text: str) -> str:
     """Return the text with the halves of surrogate pairs joined, and lone halves replaced."""
     try:
@@ -2805,6 +2805,21 @@ def _error_in(event: _Fields) -> Any:
     codes = (event.code, event.status_code, event.statusCode, event.error_code)
     failed = failed or any(code not in (None, 0, "0", 200, "200", "") for code in codes)
     return event if said and (failed or event.detail) else None
+
+
+def _error_text(body: bytes) -> str:
+    """Return what the server said in an error's body: JSON, a web page or plain text."""
+    text = body[:QUOTED].decode("utf-8", "replace")
+    with contextlib.suppress(ValueError, RecursionError):
+        content = json.loads(text)
+        if isinstance(content, dict | list) and content:
+            return _message_of(content)
+    if re.match(r"\s*(<!doctype html|<html|<head|<body)", text, re.IGNORECASE):
+        title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
+        text = re.sub(r"(?is)<(script|style|title).*?</\1>|<[^>]*>", " ", text)
+        named = f" {json.dumps(title[1].strip(), ensure_ascii=False)}" if title else ""
+        text = f"a web page{named}: {' '.join(html.unescape(text).split())}"
+    return text
 
 
 # --- APIs ---
@@ -3561,6 +3576,35 @@ class Exchange:
         start = self.body[:64].removeprefix(codecs.BOM_UTF8).lstrip()
         return start.startswith(self.STREAM_STARTS if stream else (b"{",))
 
+    def stray_words(self) -> tuple[str, bool]:
+        """Return what a stream says outside of its data, and whether that is an error.
+
+        This may be llama.cpp's old `error:` field, what follows `event: error`, or JSON or a web
+        page that something on the way wrote into the stream as it was.
+        """
+        body = self.body
+        if len(body) > QUOTED:
+            body = body[: QUOTED // 2] + b"\n" + body[-QUOTED // 2 :]
+        stray, event, is_error = list[str](), "", False
+        for line in re.split(r"\r\n|\n|\r", body.decode("utf-8", "replace")):
+            name, colon, value = line.partition(":")
+            if not line:
+                event = ""
+            elif name == "event":
+                event = value.strip()
+            elif (name == "error" and colon) or (
+                name == "data" and "error" in event and value.strip() != "[DONE]"
+            ):
+                stray.append(value.strip())
+                is_error = True
+            elif name not in ("data", "id", "retry", "") or not colon:
+                stray.append(line)
+        text = "\n".join(stray)
+        with contextlib.suppress(json.JSONDecodeError):
+            content = _decode_untyped(text.encode("utf-8", "replace"))
+            is_error = is_error or (isinstance(content, _Fields) and _error_in(content) is not None)
+        return _error_text(text.encode("utf-8", "replace")), is_error
+
     def timed_events(self) -> Iterator[tuple[int, bytes]]:
         """Yield the data of each event with the time of the read that completed it."""
         decoder, body = SSEDecoder(), self.body
@@ -3967,7 +4011,7 @@ class Client:
 
         `certain`: only what is surely an error; anything else leaves the answer as it is.
         """
-        words, is_error = _stray_words(exchange.body) if self.config.stream else ("", False)
+        words, is_error = exchange.stray_words() if self.config.stream else ("", False)
         if is_error:
             return Failure("server_error", words)
         if certain or failure is None:
@@ -4047,12 +4091,14 @@ class Client:
             error, aiohttp.ClientResponseError | aiohttp.http_exceptions.HttpProcessingError
         ):
             said = str(getattr(error, "message", error))
-            return Failure("bad_http", f"{FAILURES['bad_http']}: {said}{_protocol_remedy(said)}")
+            return Failure(
+                "bad_http", f"{FAILURES['bad_http']}: {said}{self.protocol_remedy(said)}"
+            )
         if isinstance(error, aiohttp.ClientError | OSError):
-            kind = _connection_kind(error)
+            kind = self.connection_kind(error)
             if kind == "connect" and not isinstance(error, aiohttp.ClientConnectorError):
                 kind = "reset"
-            remedy = _tls_remedy(str(error)) if kind == "tls" else ""
+            remedy = self.tls_remedy(str(error)) if kind == "tls" else ""
             return Failure(kind, f"{FAILURES[kind]}{remedy}: {error}")
         logger.error("a request met a fault of this program", exc_info=error)
         return Failure("internal", f"{type(error).__name__}: {error}")
@@ -4066,8 +4112,58 @@ class Client:
             asks = "; write proxy as http://user:password@host:port" if error.status == 407 else ""
             said = f"the proxy {proxy} answered HTTP {error.status} {error.message}{asks}"
             return Failure("connect", said)
-        kind = _connection_kind(error)
+        kind = self.connection_kind(error)
         return Failure(kind, f"the proxy {proxy} cannot be reached: {FAILURES[kind]}: {error}")
+
+    @staticmethod
+    def connection_kind(error: BaseException) -> str:
+        """Name the failure of a connection attempt."""
+        if isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
+            return "tls"
+        if isinstance(error, aiohttp.ClientConnectorDNSError) or type(error).__name__ == "gaierror":
+            return "dns"
+        if isinstance(error, aiohttp.ClientConnectorError):
+            return Client.connection_kind(error.os_error) if error.os_error else "connect"
+        if isinstance(error, ConnectionRefusedError):
+            return "connection_refused"
+        if isinstance(error, ConnectionResetError | aiohttp.ServerDisconnectedError):
+            return "reset"
+        if (
+            isinstance(error, OSError)
+            and type(error) is OSError
+            and "refused" in str(error).lower()
+        ):
+            return "connection_refused"  # several addresses tried, each refused
+        return "connect"
+
+    @staticmethod
+    def tls_remedy(said: str) -> str:
+        """Say what to do about a TLS connection that failed."""
+        said = said.lower().replace("_", " ")
+        if re.search("hostname mismatch|doesn't match|not valid for", said):
+            return " (the certificate is of another host name)"
+        if "has expired" in said:
+            return " (the certificate has expired)"
+        if "certificate verify failed" in said:
+            return " (to trust its certificate, name it in ca_file; verify_tls false trusts any)"
+        if re.search("certificate required|handshake failure|bad certificate|unknown ca", said):
+            return " (the server asks for a certificate: set client_cert and client_key)"
+        plain_http = (
+            "wrong version number|record layer failure|http request|packet length too long"
+            "|unexpected eof|eof occurred"
+        )
+        if re.search(plain_http, said):
+            return " (is it plain HTTP? Then write http:// in server)"
+        return ""
+
+    @staticmethod
+    def protocol_remedy(said: str) -> str:
+        """Say which other protocol the first bytes of an answer are of, as aiohttp quotes them."""
+        if r"\x15\x03" in said or "\x15\x03" in said:
+            return " (it speaks TLS: write https:// in server)"
+        if re.search(r"(\\x00|\x00){2}.{1,8}\\?x?04", said) and "HTTP/1" not in said:
+            return " (it speaks HTTP/2 only; put a proxy before it that speaks HTTP/1.1)"
+        return ""
 
 
 async def send_question(
@@ -4095,93 +4191,6 @@ async def send_question(
     release()
     await client.desk.wait_for_turn()
     return client.fill(result, exchange)
-
-
-def _connection_kind(error: BaseException) -> str:
-    """Name the failure of a connection attempt."""
-    if isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
-        return "tls"
-    if isinstance(error, aiohttp.ClientConnectorDNSError) or type(error).__name__ == "gaierror":
-        return "dns"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return _connection_kind(error.os_error) if error.os_error else "connect"
-    if isinstance(error, ConnectionRefusedError):
-        return "connection_refused"
-    if isinstance(error, ConnectionResetError | aiohttp.ServerDisconnectedError):
-        return "reset"
-    if isinstance(error, OSError) and type(error) is OSError and "refused" in str(error).lower():
-        return "connection_refused"  # several addresses tried, each refused
-    return "connect"
-
-
-def _tls_remedy(said: str) -> str:
-    """Say what to do about a TLS connection that failed."""
-    said = said.lower().replace("_", " ")
-    remedies = {
-        "hostname mismatch|doesn't match|not valid for": "the certificate is of another host name",
-        "has expired": "the certificate has expired",
-        "certificate verify failed": "to trust its certificate, name it in ca_file; verify_tls "
-        "false trusts any",
-        "certificate required|handshake failure|bad certificate|unknown ca": "the server asks for "
-        "a certificate: set client_cert and client_key",
-        "wrong version number|record layer failure|http request|packet length too long"
-        "|unexpected eof|eof occurred": "is it plain HTTP? Then write http:// in server",
-    }
-    found = (remedy for marks, remedy in remedies.items() if re.search(marks, said))
-    return "".join(f" ({remedy})" for remedy in itertools.islice(found, 1))
-
-
-def _protocol_remedy(said: str) -> str:
-    """Say which other protocol the first bytes of an answer are of, as aiohttp quotes them."""
-    if r"\x15\x03" in said or "\x15\x03" in said:
-        return " (it speaks TLS: write https:// in server)"
-    if re.search(r"(\\x00|\x00){2}.{1,8}\\?x?04", said) and "HTTP/1" not in said:
-        return " (it speaks HTTP/2 only; put a proxy before it that speaks HTTP/1.1)"
-    return ""
-
-
-def _error_text(body: bytes) -> str:
-    """Return what the server said in an error's body: JSON, a web page or plain text."""
-    text = body[:QUOTED].decode("utf-8", "replace")
-    with contextlib.suppress(ValueError, RecursionError):
-        content = json.loads(text)
-        if isinstance(content, dict | list) and content:
-            return _message_of(content)
-    if re.match(r"\s*(<!doctype html|<html|<head|<body)", text, re.IGNORECASE):
-        title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
-        text = re.sub(r"(?is)<(script|style|title).*?</\1>|<[^>]*>", " ", text)
-        named = f" {json.dumps(title[1].strip(), ensure_ascii=False)}" if title else ""
-        text = f"a web page{named}: {' '.join(html.unescape(text).split())}"
-    return text
-
-
-def _stray_words(body: bytes) -> tuple[str, bool]:
-    """Return what a stream says outside of its data, and whether that is an error.
-
-    Such is llama.cpp's old `error:` field, the text behind `event: error`, and JSON or a page that
-    somebody on the way wrote into the stream unframed.
-    """
-    if len(body) > QUOTED:
-        body = body[: QUOTED // 2] + b"\n" + body[-QUOTED // 2 :]
-    stray, event, is_error = list[str](), "", False
-    for line in re.split(r"\r\n|\n|\r", body.decode("utf-8", "replace")):
-        name, colon, value = line.partition(":")
-        if not line:
-            event = ""
-        elif name == "event":
-            event = value.strip()
-        elif (name == "error" and colon) or (
-            name == "data" and "error" in event and value.strip() != "[DONE]"
-        ):
-            stray.append(value.strip())
-            is_error = True
-        elif name not in ("data", "id", "retry", "") or not colon:
-            stray.append(line)
-    text = "\n".join(stray)
-    with contextlib.suppress(json.JSONDecodeError):
-        content = _decode_untyped(text.encode("utf-8", "replace"))
-        is_error = is_error or (isinstance(content, _Fields) and _error_in(content) is not None)
-    return _error_text(text.encode("utf-8", "replace")), is_error
 
 
 # === Load ===
