@@ -3188,16 +3188,24 @@ APIS: Mapping[str, Api] = {"chat": Chat(), "completions": Completions(), "respon
 
 # --- Clocks ---
 #
-# Linux stamps each TCP segment when it arrives. So the time of a token does not depend on when this
-# process gets round to reading it, as long as that is before the next token comes: segments that
-# wait unread are merged, and carry the last one's time. How much earlier the first of them may have
-# come is bounded by the read before and by when the event loop last looked.
+# Where the time of a token is taken: Linux stamps each TCP segment when it arrives. StampedSocket
+# reads the stamp with the bytes, ArrivalClock turns it into a time of `clock`, TimingProtocol hands
+# both to the Exchange, and `Exchange.timed_events` gives each event the time of the read that
+# completed it.
+#
+# So the time does not depend on when this process gets round to reading, as long as that is before
+# the next token comes. Segments that wait unread are merged, and carry the time of the last one.
+# The first of them may have come earlier, but not before the previous read, nor before the event
+# loop last looked; how much that leaves open is recorded beside the time.
 
 
 class WatchedSelector(selectors.DefaultSelector):
-    """Knows since when what is read on this turn of the event loop can have been there."""
+    """Knows how long the bytes that the event loop is about to read may have waited.
 
-    IDLE_NS = 100_000
+    They came after `since_ns`: at that moment the loop last looked, or began to wait.
+    """
+
+    IDLE_NS = 100_000  # a longer wait means that nothing had been there when it began
 
     def __init__(self) -> None:
         super().__init__()
@@ -3205,8 +3213,8 @@ class WatchedSelector(selectors.DefaultSelector):
         self.was_idle = False
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Wait, and take the times."""
-        if timeout == 0:  # the loop has other work, so this is no wait
+        """Wait until a socket is ready, and note when the wait began and ended."""
+        if timeout == 0:  # the loop has other work, so it only looks
             self.was_idle, self.since_ns = False, self.woke_ns
             ready = super().select(timeout)
             self.woke_ns = clock()
@@ -3214,7 +3222,6 @@ class WatchedSelector(selectors.DefaultSelector):
         begun_ns = clock()
         ready = super().select(timeout)
         now_ns = clock()
-        # A wait shows that nothing was there when it began.
         self.was_idle = now_ns - begun_ns > self.IDLE_NS
         self.since_ns = begun_ns if self.was_idle else self.woke_ns
         self.woke_ns = now_ns
@@ -3222,7 +3229,10 @@ class WatchedSelector(selectors.DefaultSelector):
 
 
 class WatchedLoop(asyncio.SelectorEventLoop):
-    """The event loop with a WatchedSelector; another loop measures too, but bounds less closely."""
+    """The event loop with a WatchedSelector.
+
+    Other loops can be measured on as well, but with wider bounds on how late a time may be.
+    """
 
     def __init__(self) -> None:
         self.watch = WatchedSelector()
@@ -3236,10 +3246,12 @@ class ArrivalClock:
     stamp that lies outside [previous read, now] is not used.
     """
 
-    QUICK_NS = 300_000  # an idle loop has read what arrives by then, if it gets a processor
+    # Within this time of an arrival an idle loop reads it, if it gets a processor.
+    QUICK_NS = 300_000
 
     def __init__(self) -> None:
-        self.kernel = self.absent = self.outside = 0  # reads, by what became of their stamp
+        # How many reads had a stamp that was used, none, and one outside the possible times.
+        self.kernel = self.absent = self.outside = 0
         self._unpack = struct.Struct("@ll").unpack  # a timespec: seconds, nanoseconds
         loop = asyncio.get_running_loop()
         self._watch = loop.watch if isinstance(loop, WatchedLoop) else None
@@ -3247,9 +3259,9 @@ class ArrivalClock:
     def arrival(
         self, ancillary: list[tuple[int, int, bytes]], previous_ns: int
     ) -> tuple[int, int | None]:
-        """Return when what was just read had arrived, and how much earlier its beginning may have.
+        """Return when the bytes just read had arrived, and how much earlier their first may have.
 
-        Without a usable stamp that is now, and None.
+        Both are in ns. Without a usable stamp: the time now, and None (not known).
         """
         now_ns, wall_ns = clock(), time.time_ns()
         if not ancillary:
@@ -3265,7 +3277,7 @@ class ArrivalClock:
         if watch is None:
             return arrived_ns, arrived_ns - previous_ns
         if watch.was_idle and watch.woke_ns - arrived_ns < self.QUICK_NS:
-            return arrived_ns, 0  # read at once, so all of it came at once
+            return arrived_ns, 0  # it was read at once, so all of it came together
         return arrived_ns, arrived_ns - max(previous_ns, min(watch.since_ns, arrived_ns))
 
     def to_record(self) -> dict[str, Any]:
@@ -3280,12 +3292,12 @@ class StampedSocket(socket.socket):
 
     SO_TIMESTAMPNS = 35  # Linux; the socket module has no name for it
     ANCILLARY_BYTES = 64
-    READ_BYTES = 1 << 16  # what asyncio asks for costs a memory map a read
+    READ_BYTES = 1 << 16  # asyncio asks for 256 KiB, which maps memory anew for each read
 
     def __init__(self, family: int, kind: int, protocol: int, clock_of_all: ArrivalClock) -> None:
         super().__init__(family, kind, protocol)
         self.clock = clock_of_all
-        self.last_read: tuple[int, int | None] = (0, None)  # see ArrivalClock.arrival
+        self.last_read: tuple[int, int | None] = (0, None)  # what ArrivalClock.arrival returned
         self.sent_ns: int | None = None  # the first write since this was set to None
         with contextlib.suppress(OSError):
             self.setsockopt(socket.SOL_SOCKET, self.SO_TIMESTAMPNS, 1)
@@ -3345,7 +3357,7 @@ class TimedConnector(aiohttp.TCPConnector):
         self._first: StampedSocket | None = None
         if self.used and isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
             options["socket_factory"] = self._make_socket
-            # The kernel begins to stamp a moment after the first socket that asks for it is there.
+            # The kernel starts stamping a moment after a first socket has asked for it, so ask now.
             self._first = StampedSocket(socket.AF_INET, socket.SOCK_STREAM, 0, self.arrivals)
         super().__init__(**options)
 
@@ -3364,7 +3376,7 @@ class TimedConnector(aiohttp.TCPConnector):
     async def _get(self, key: Any, traces: Any) -> aiohttp.connector.Connection | None:
         """Return a kept connection, unless a fresh one is wanted.
 
-        One that holds more than the answer that it was used for would give that to the next.
+        One on which more came than its answer is closed: the next request would be given that.
         """
         if _exchange_now.get().fresh:
             return None
@@ -3399,36 +3411,36 @@ class TimedConnector(aiohttp.TCPConnector):
 
 # --- Transport ---
 #
-# Here alone the program leans on what aiohttp does not promise to keep. `check_aiohttp` says so
-# when something is gone, and pyproject.toml bounds the version.
+# Only this section relies on parts of aiohttp that are not its public interface. `check_aiohttp`
+# tells when one of them is gone, and pyproject.toml bounds the version.
 
 
 class Exchange:
     """One request and the raw bytes of its answer, each read with its time."""
 
-    SLICE = (
-        1 << 18
-    )  # bytes of a body that are read at a time: a hostile one holds millions of events
-    MERGED_NS = NS_PER_MS  # a chunk is called merged when it may have come so much earlier
-    DEAD_WITHIN_NS = 100 * NS_PER_MS  # a kept connection that dies later died with the request
+    # Bytes of a body that are decoded at a time: a hostile body holds millions of events.
+    SLICE = 1 << 18
+    MERGED_NS = NS_PER_MS  # a chunk counts as merged if it may have come this much earlier
+    DEAD_WITHIN_NS = 100 * NS_PER_MS  # a kept connection that dies later was not dead before
     STREAM_STARTS = (b"data:", b"event:", b"id:", b"retry:", b": ", b":\n", b":\r")
+    # The content types of a streamed answer, and of one in a piece.
     TYPES: ClassVar = {
         True: ("text/event-stream",),
         False: ("application/json", "application/problem+json"),
-    }  # the content types of a streamed answer, and of one in a piece
+    }
 
     def __init__(self, limit: int, connector: aiohttp.BaseConnector | None = None) -> None:
         self.limit = limit
         self.connector = connector
-        self.fresh = False  # no kept connection will do
+        self.fresh = False  # whether it must have a new connection
         self.begun_ns = clock()
         self.connected_ns: int | None = None
         self.sent_ns: int | None = None
         self.ended_ns: int | None = None
         self.reused = False
         self.reads_ns: list[int] = []  # when the bytes of each read had arrived
-        # How much earlier the first bytes of a read may have come, by its time, where that is not
-        # 0; None where it is not known.
+        # How much earlier the first bytes of a read may have come, by the read's time. Reads where
+        # that is 0 are left out; None where it is not known.
         self.early_ns: dict[int, int | None] = {}
         self.offsets: list[int] = []  # bytes of the body that had arrived by each read
         self.status: int | None = None
@@ -3471,7 +3483,7 @@ class Exchange:
             self.queue_ms = int(queue_ms[:15])
         self.location = response.headers.get("Location")
         self.content = response.content
-        if not self.reads_ns:  # it had come before it was asked for
+        if not self.reads_ns:  # aiohttp had the head before the request was sent
             self.reads_ns = [clock()]
             self.early_ns[self.reads_ns[0]] = None
         self.offsets = [0] * len(self.reads_ns)
@@ -3479,7 +3491,7 @@ class Exchange:
         response.content.on_eof(self.wake)
 
     def detach(self) -> None:
-        """Take the end's time and let go of the connection, if no other request has it already."""
+        """Note the time of the end, and let go of the connection unless another request has it."""
         self.ended_ns = clock()
         if self.protocol is not None and self.protocol.exchange is self:
             self.protocol.exchange = None
@@ -3490,7 +3502,7 @@ class Exchange:
             self.news.set_result(None)
 
     async def wait_for_news(self, timeout_s: float) -> None:
-        """Wait until something other than more bytes happens, at most so long."""
+        """Wait until something other than more bytes happens, at most `timeout_s`."""
         loop = asyncio.get_running_loop()
         self.news = loop.create_future()
         if not self.has_ended:
@@ -3517,8 +3529,8 @@ class Exchange:
     def died_unused(self) -> bool:
         """Whether a kept connection turned out dead at once, before a byte of a response.
 
-        A 408 that comes at once is such a death as well: the server gave up an idle connection just
-        when it was used again.
+        A 408 that comes at once counts too: the server closed an idle connection in the moment in
+        which it was used again.
         """
         if not self.reused or self.ended_ns is None:
             return False
@@ -3534,9 +3546,9 @@ class Exchange:
 
     @property
     def body(self) -> bytes:
-        """What has arrived of the body, whatever became of the connection.
+        """What has arrived of the body, even if the connection broke.
 
-        The reader's own methods take a microsecond a piece, and give nothing after an error.
+        The reader's own methods take a microsecond for each piece, and raise after an error.
         """
         if self.content is None or self.content is aiohttp.EMPTY_PAYLOAD:
             return b""
@@ -3550,9 +3562,9 @@ class Exchange:
         return self.connected_ns - self.begun_ns
 
     def fill_errors(self, result: Result, parsed: ParsedAnswer) -> None:
-        """Write down how far the times of chunks may be off that were read with later ones.
+        """Write into the result how late the times of chunks may be that were read with later ones.
 
-        Both stay None where the kernel did not say when the bytes arrived.
+        `merged_chunks` and `client_error_ns` stay None where the kernel gave no time of arrival.
         """
         times_ns = parsed.chunk_ns or parsed.answer_ns
         if not times_ns or self.early_ns.get(times_ns[0], 0) is None:
@@ -3564,9 +3576,9 @@ class Exchange:
             result.client_error_ns = early_ns[0] // 1000 * 1000
 
     def is_answer(self, stream: bool) -> bool:
-        """Whether this is an answer as it was asked for; where the head does not say, by its start.
+        """Whether this is a 200 with a stream, or a JSON body, as it was asked for.
 
-        Good streams are called text/plain by some, and good JSON as well.
+        Some servers send both as text/plain; then the first bytes of the body decide.
         """
         if self.status != 200:
             return False
@@ -3629,10 +3641,10 @@ _exchange_now: contextvars.ContextVar[Exchange] = contextvars.ContextVar("exchan
 
 
 class TimingProtocol(asyncio.Protocol):
-    """Stands between a connection and aiohttp's parser and takes the time of each read.
+    """Stands between a connection and aiohttp's parser, and takes the time of each read.
 
-    A task that reads would first wait for its turn on the loop, which would be measured as the
-    server's time, and waking a task a token costs many times as much.
+    A task that reads would first wait for its turn on the loop, and that wait would be measured as
+    the server's time; and waking a task for each token would cost many times as much.
     """
 
     def __init__(
@@ -3665,7 +3677,7 @@ class TimingProtocol(asyncio.Protocol):
                 error = exc
             self.exchange.lost = error or aiohttp.ServerDisconnectedError()
             loop = asyncio.get_running_loop()
-            # A loop that is behind learns of it late.
+            # A busy loop learns of the end late; this is the earliest that it can have happened.
             now_ns = loop.watch.since_ns if isinstance(loop, WatchedLoop) else clock()
             self.exchange.lost_ns = now_ns
             self.exchange.wake()
@@ -3693,7 +3705,7 @@ class MeasuredRequest(aiohttp.ClientRequest):
         return await super().send(conn)
 
     async def write_bytes(self, *args: Any, **kwargs: Any) -> None:
-        """Take the time, then write; the socket knows it better."""
+        """Note the time, then write; a StampedSocket's own time of its first write is better."""
         exchange = _exchange_now.get()
         if exchange.protocol is None:  # which `attach` will refuse
             await super().write_bytes(*args, **kwargs)
@@ -3707,9 +3719,9 @@ class MeasuredRequest(aiohttp.ClientRequest):
 
 
 def check_aiohttp() -> None:
-    """Raise ExtensionError when this aiohttp lacks what the measurement leans on.
+    """Raise ExtensionError when this aiohttp lacks what the measurement relies on.
 
-    Else an aiohttp that, say, renamed `_buffer` would give empty answers and no error.
+    Otherwise an aiohttp that, say, renamed `_buffer` would give empty answers and no error.
     """
     used = {
         aiohttp.ClientRequest: ("send", "write_bytes"),
@@ -3802,9 +3814,10 @@ class _TooLargeError(Exception):
 
 
 class Desk:
-    """Lets finished answers be read one at a turn of the loop; more when many wait.
+    """Lets one finished answer be parsed in each turn of the event loop; more when many wait.
 
-    Answers that end together would else be read in one go, and the tokens of others timed late.
+    Otherwise answers that end together would be parsed in one go, and the tokens of others that
+    arrive meanwhile would be timed late.
     """
 
     def __init__(self) -> None:
@@ -3841,10 +3854,10 @@ class Client:
     target: Target
     start_ns: int = dataclasses.field(default_factory=clock)
     desk: Desk = dataclasses.field(default_factory=Desk)
-    # Keys of the body that the connection test found refused, and that are nobody's wish.
+    # Keys of the body that the server refuses and the user did not ask for (`stream_options`).
     left_out: set[str] = dataclasses.field(default_factory=set)
-    connect_s: float | None = None  # bounds connecting, which else only `timeout` does
-    watch: Callable[[Exchange], None] = lambda _: None  # sees each request's bytes
+    connect_s: float | None = None  # limits connecting; without it only `timeout` does
+    watch: Callable[[Exchange], None] = lambda _: None  # is given each Exchange that has ended
 
     @functools.cached_property
     def api(self) -> Api:
@@ -3880,7 +3893,7 @@ class Client:
         return question, [{**first, "content": mark + first["content"]}, *others]
 
     async def exchange(self, body: bytes, *, fresh: bool = False) -> Exchange:
-        """Send one request and keep what comes back; what goes wrong is kept as `error`."""
+        """Send one request and keep what comes back; what goes wrong is kept as its `error`."""
         exchange = Exchange(self.config.max_answer_bytes, self.session.connector)
         exchange.fresh = fresh
         _exchange_now.set(exchange)
@@ -3908,9 +3921,11 @@ class Client:
         return exchange
 
     async def wait_for_end(self, exchange: Exchange) -> None:
-        """Wait until the body has ended, or cannot; its bytes are read only when in doubt.
+        """Wait until the body has ended; its bytes are parsed before that only when in doubt.
 
-        Waiting for the first token is no idling: it may queue, or think where nobody sees it.
+        In doubt means: [DONE] may have come, or `idle_timeout` has passed. Before the first token
+        nothing counts as idle: the request may queue, or the model think unseen. Raises what broke
+        the connection, _TooLargeError or _IdleError.
         """
         idle_ns = round(self.config.idle_timeout * NS_PER_S)
         deadline_ns = clock() + idle_ns if self.config.stream else sys.maxsize
@@ -3918,7 +3933,7 @@ class Client:
         while not exchange.has_ended:
             exchange.raise_if_broken()
             if exchange.done_seen and looks < self.MOST_LOOKS:
-                # The body ends right behind [DONE]; who keeps it open is not waited for.
+                # A body ends right after [DONE]; a server that keeps it open is not waited for.
                 exchange.done_seen, looks = False, looks + 1
                 await exchange.wait_for_news(self.GRACE_S)
                 if not exchange.has_ended and self.parse(exchange).complete:
@@ -3935,7 +3950,7 @@ class Client:
             await exchange.wait_for_news((deadline_ns - clock()) / NS_PER_S)
 
     def parse(self, exchange: Exchange) -> ParsedAnswer:
-        """Return what can be read of the answer so far; nothing of what is no answer."""
+        """Return what can be read of the answer so far; nothing if it is no answer at all."""
         parsed = ParsedAnswer(several=self.config.extra_body.get("n", 1) != 1)
         parsed.timings.said["header_ms"] = exchange.queue_ms
         if not exchange.is_answer(self.config.stream):
@@ -3970,7 +3985,7 @@ class Client:
         return result
 
     def failure(self, exchange: Exchange, parsed: ParsedAnswer) -> Failure | None:
-        """Say why the answer does not count, if so; what the server said comes first."""
+        """Return why the answer does not count, if so; what the server said comes first."""
         if exchange.status is not None and exchange.status != 200:
             return self.refused(exchange)
         if parsed.error is not None:
@@ -3988,7 +4003,7 @@ class Client:
         return self.bad_end(exchange, parsed)
 
     def bad_end(self, exchange: Exchange, parsed: ParsedAnswer) -> Failure | None:
-        """Say what is wrong with an answer that came whole, as far as the transfer goes."""
+        """Return what is wrong with an answer whose transfer went well; None if nothing is."""
         if parsed.strange is not None:
             return self.said_in_stream(exchange, parsed.strange, certain=False)
         finish = str(parsed.finish or "").lower()
@@ -4021,7 +4036,10 @@ class Client:
         return dataclasses.replace(failure, message=f"{failure.message}: {words}")
 
     def refused(self, exchange: Exchange) -> Failure:
-        """Say what another status than 200 means, in the server's words and with the remedy."""
+        """Return what a status other than 200 means, in the server's words, with the remedy.
+
+        A 429 or 503 is no special case here: the request has failed, and is not tried again.
+        """
         status, words = cast(int, exchange.status), _error_text(exchange.body)
         if status in (301, 302, 303, 307, 308):
             place = _without_password(exchange.location or "")
@@ -4048,7 +4066,7 @@ class Client:
         if "max_completion_tokens" in words and "max_completion_tokens" not in sent:
             tokens = self.config.max_tokens or 512
             return f'set "extra_body": {{"{limit}": null, "max_completion_tokens": {tokens}}}'
-        # Words of English too; a server that means the key quotes it.
+        # Keys that are English words as well; a server that means the key quotes it.
         plain = {"stop", "seed", "stream", "user", "model"}
         for name in sent.keys() - {"model", "messages", "prompt", "input", "stream"}:
             mark = rf"[`'\"\[.]{re.escape(name)}\b" if name in plain else rf"\b{re.escape(name)}\b"
@@ -4069,7 +4087,7 @@ class Client:
         return Failure("wrong_type", f"{wrong}: {text}")
 
     def transport_failure(self, error: BaseException) -> Failure:
-        """Name what went wrong on the way."""
+        """Return what went wrong between this program and the server."""
         config = self.config
         if isinstance(error, asyncio.CancelledError):
             return Failure("cancelled", FAILURES["cancelled"])
@@ -4177,7 +4195,8 @@ async def send_question(
     `messages` is the conversation so far, the new question last. `release` is called as soon as the
     server is done with the request, so that the next one can start before this answer is read.
     A kept connection that dies at once, before a byte of a response, is replaced by a fresh one,
-    the clock taken anew; nothing else is tried again.
+    and the clock starts anew. Nothing else is tried again: a 429 is a failed request like any other
+    (`Failure.retry_after` keeps what the server asked for).
     """
     said = messages or [{"role": "user", "content": planned.question.texts[0]}]
     result = planned.new_result(said)
