@@ -455,13 +455,16 @@ class Redactor:
         lowered = self._lower(text)
         if any(anchor in lowered for form in self._plain for _, anchor in form.anchors):
             return True
-        lowered = lowered.replace("-", "+").replace("_", "/")
+        lowered = lowered.replace("-", "+").replace("_", "/")  # URL-safe base64 as the usual one
         if any(anchor in lowered for form in self._base64 for _, anchor in form.anchors):
             return True
         return Unescaped.NEEDED.search(text) is not None
 
     def _spans(self, text: str) -> list[tuple[int, int]]:
-        """Return where secrets stand in a text."""
+        """Return where secrets stand in a text.
+
+        What is found in a text whose escapes were undone is traced back to its place in this one.
+        """
         lowered = self._lower(text)
         spans = [span for form in self._plain for span in form.spans(lowered)]
         lowered = lowered.replace("-", "+").replace("_", "/")
@@ -1985,10 +1988,15 @@ class _ConnectionTest:
         await self.hint_at_model(result)
         self.hint_at_types(exchange)
 
+    @property
+    def sends_limit(self) -> bool:
+        """Whether the run limits an answer's tokens; if not, the server may refuse the key."""
+        limit, _ = self.client.api.limit(self.config, Question(question=self.QUESTION))
+        return bool(limit)
+
     async def ask(self, most: int | None) -> Result:
         """Ask the tiny question as the run will ask; for `most` tokens, where it sends a limit."""
-        limited, _ = self.client.api.limit(self.config, Question(question=self.QUESTION))
-        few = most if limited else None  # some servers refuse the key
+        few = most if self.sends_limit else None
         question = Question(id="connection test", question=self.QUESTION, max_tokens=few)
         return await send_question(self.client, PlannedRequest(-1, question))
 
@@ -2031,8 +2039,7 @@ class _ConnectionTest:
 
         Such gateways stream something even without a valid key. Raises ServerUnreachableError.
         """
-        limited, _ = self.client.api.limit(self.config, Question(question=self.QUESTION))
-        if not self.config.stream or not limited:
+        if not self.config.stream or not self.sends_limit:
             return
         error = (await self.ask_whole()).error
         if error is None or error.kind != "server_error":
@@ -2131,7 +2138,7 @@ class _ConnectionTest:
     async def each_name(self, official: openai.AsyncOpenAI) -> AsyncIterator[str]:
         """Yield the name of each listed model, page after page; lists have many shapes."""
         query: dict[str, str] = {}
-        http: Any = sys.modules.get("httpx2") or sys.modules["httpx"]  # what openai stands on
+        http: Any = self.httpx()
         for _ in range(self.MOST_NAMES // 20):
             response = await official.get(
                 "/models", cast_to=http.Response, options={"params": query}
@@ -2150,10 +2157,15 @@ class _ConnectionTest:
                 return
             query = {"after": str(last), "after_id": str(last)}  # OpenAI's, Anthropic's
 
+    @staticmethod
+    def httpx() -> Any:
+        """Return the HTTP package that the official client is built on; it is loaded with it."""
+        return sys.modules.get("httpx2") or sys.modules["httpx"]
+
     def official_client(self, package: ModuleType) -> openai.AsyncOpenAI:
         """Return a client that follows no redirect, invents no key and reads no endless answer."""
         target = self.target
-        http: Any = sys.modules.get("httpx2") or sys.modules["httpx"]
+        http: Any = self.httpx()
         # The measured path trusts what Python trusts; the official client has a list of its own.
         verify = ssl.create_default_context() if target.tls is True else target.tls
         options: dict[str, Any] = {"verify": verify, "proxy": target.proxy}
@@ -2184,7 +2196,7 @@ class _ConnectionTest:
 
     async def bound_size(self, response: Any) -> None:
         """Keep a response to `max_answer_bytes`, and leave a gzip bomb packed."""
-        http: Any = sys.modules.get("httpx2") or sys.modules["httpx"]
+        http: Any = self.httpx()
         limit, stream = self.config.max_answer_bytes, response.stream
 
         class Bounded(http.AsyncByteStream):  # type: ignore[misc]
@@ -3852,7 +3864,7 @@ class Client:
     session: aiohttp.ClientSession
     config: Config
     target: Target
-    start_ns: int = dataclasses.field(default_factory=clock)
+    start_ns: int = dataclasses.field(default_factory=clock)  # results count their times from here
     desk: Desk = dataclasses.field(default_factory=Desk)
     # Keys of the body that the server refuses and the user did not ask for (`stream_options`).
     left_out: set[str] = dataclasses.field(default_factory=set)
