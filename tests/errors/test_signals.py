@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import llm_stresstest as st
-from tests.conftest import ROOT, Project, Request, ScriptedServer, streams
+from tests.conftest import ROOT, Project, Request, ScriptedServer, streams, whole
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 SOON_S = 3.0  # on a busy machine; it takes far less
@@ -71,18 +71,18 @@ def test_a_job_that_ignores_a_signal_ignores_it_during_the_imports_too(project: 
 
 
 @each_signal
+@pytest.mark.parametrize("method", ["GET", "POST"], ids=["list of models", "first answer"])
 def test_a_signal_while_connecting_is_one_line(
-    project: Project, server: ScriptedServer, signum: signal.Signals
+    project: Project, server: ScriptedServer, signum: signal.Signals, method: str
 ) -> None:
-    asked = asyncio.Event()
-
-    async def behave(_request: Request, _writer: asyncio.StreamWriter) -> None:
-        asked.set()
-        await asyncio.sleep(60)
+    async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
+        if request.method == method:
+            await asyncio.sleep(60)
+        writer.write(whole(b"", "404 No list", "text/plain"))
 
     server.passes_test, server.behaviour = False, behave
     process = project.start("run", "--quiet")
-    while not server.requests:
+    while not any(request.method == method for request in list(server.requests)):
         time.sleep(0.01)
     process.send_signal(signum)
     begun = time.monotonic()
@@ -98,7 +98,8 @@ def test_a_signal_while_a_huge_schedule_runs_stops_it_and_little_memory_is_used(
 ) -> None:
     project.configure(server=server.url, rate=10_000, duration=86_400, concurrent=4)
     process = project.start("run", "--quiet")
-    while not server.requests:
+    journal = project.folder / "results" / "run.journal"
+    while not journal.exists() or journal.read_bytes().count(b'"kind":"result"') < 4:
         time.sleep(0.01)
     status = Path(f"/proc/{process.pid}/status").read_text()
     peak_mb = int(status.partition("VmHWM:")[2].split()[0]) / 1024
