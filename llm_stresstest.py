@@ -10,6 +10,10 @@ takes these steps, and the file follows them:
     load_config -> load_questions -> test_connection -> process_questions (send_question for each)
     -> calculate_aggregates -> save_results
 
+Each result goes into a journal the moment its request ends. A run that was stopped or killed goes
+on with --resume: it asks what the journal holds no result of, and what was cancelled by the stop; a
+request that failed by itself is not asked again.
+
 `grep -E '^# (===|---)' llm_stresstest.py` prints the table of contents; `main` shows a run.
 `__all__` lists what tools may use.
 
