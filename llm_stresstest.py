@@ -3617,7 +3617,7 @@ class Exchange:
         if len(body) > QUOTED:
             body = body[: QUOTED // 2] + b"\n" + body[-QUOTED // 2 :]
         stray, event, is_error = list[str](), "", False
-        for line in re.split(r"\r\n|\n|\r", body.decode("utf-8", "replace")):
+        for line in re.split(r"\r\n|\n|\r", body.decode("utf-8-sig", "replace")):
             name, colon, value = line.partition(":")
             if not line:
                 event = ""
