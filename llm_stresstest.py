@@ -4,14 +4,18 @@
     python llm_stresstest.py first_run
 
 asks the questions of questions.json as config.json says, many at once, and writes
-results/first_run.json: each answer with its time, tokens and quality, and the statistics. The way
-of a run, and the order of this file:
+results/first_run.json: each answer with its time, tokens and quality, and the statistics. A run
+takes these steps, and the file follows them:
 
     load_config -> load_questions -> test_connection -> process_questions (send_question for each)
     -> calculate_aggregates -> save_results
 
-`grep -E '^# (===|---)' llm_stresstest.py` prints the table of contents; `main` shows a run. What
-tools may use stands in `__all__`.
+Each result goes into a journal the moment its request ends. A run that was stopped or killed goes
+on with --resume: it asks what the journal holds no result of, and what was cancelled by the stop; a
+request that failed by itself is not asked again.
+
+`grep -E '^# (===|---)' llm_stresstest.py` prints the table of contents; `main` shows a run.
+`__all__` lists what tools may use.
 
 Raw times are integer nanoseconds of the monotonic clock, relative to the start of the run (`_ns`);
 milliseconds (`_ms`) appear only in files and on screen. "Not measured" is None, never 0. A failed
@@ -113,7 +117,7 @@ PACKAGES = ("aiohttp", "msgspec", "openai", "pydantic", "rich")
 VENV_TRIED = "LLM_STRESSTEST_VENV_TRIED"
 
 try:
-    if sys.version_info < (3, 11):  # noqa: UP036  an old python3 shall say so, or find a newer one
+    if sys.version_info < (3, 11):  # noqa: UP036  an old Python says so, or finds a newer one
         raise ModuleNotFoundError(name="Python 3.11 or newer")
     for package in PACKAGES:  # some are imported only where they are used
         if importlib.util.find_spec(package) is None:
@@ -126,14 +130,15 @@ try:
 except ModuleNotFoundError as error:
     if __name__ != "__main__":
         raise
-    # So a cron line with /usr/bin/python3 needs no path into .venv. Once: it may lack them too.
+    # Try the .venv beside this file, so that a cron line with /usr/bin/python3 needs no path into
+    # it; but only once, since packages may be missing there too.
     beside, bin_name = Path(__file__).resolve().parent, "Scripts" if os.name == "nt" else "bin"
     venv_python = beside / ".venv" / bin_name / "python"
     if venv_python.exists() and VENV_TRIED not in os.environ:
-        # As it was started, options of Python included; below 3.10 Python does not tell them.
+        # With the same arguments, and the same options of Python, which 3.9 does not tell.
         command = [str(venv_python), *getattr(sys, "orig_argv", ["", *sys.argv])[1:]]
         os.environ[VENV_TRIED] = "yes"
-        if os.name == "nt":  # where exec would give the shell its prompt back
+        if os.name == "nt":  # there the shell would not wait for a program started by exec
             sys.exit(subprocess.call(command))  # noqa: S603
         os.execv(venv_python, command)  # noqa: S606
     uv = f"python3 -m venv .uv && .uv/{bin_name}/pip install -q uv && .uv/{bin_name}/uv sync"
@@ -158,8 +163,8 @@ if TYPE_CHECKING:
     import rich.console
     import rich.text
 
-# An extension imports this module by its name; without this line it would load a second copy, and
-# nobody would catch that copy's errors.
+# An extension imports this module by its name. Without this line it would load a second copy, whose
+# exceptions are other classes, so that `cli` would not catch them.
 sys.modules.setdefault("llm_stresstest", sys.modules[__name__])
 
 __version__ = "0.1.0"
@@ -260,12 +265,12 @@ SCHEMA_VERSION = 1
 NS_PER_MS = 1_000_000  # ns in a ms
 NS_PER_S = 1_000_000_000  # ns in a s
 REDACTED = "[REDACTED]"
-# Bytes of a faulty answer that an error takes over, before secrets are taken out of it.
+# How many bytes of a faulty answer an error is made from; redacted and shortened afterwards.
 QUOTED = 1 << 16
 PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 CONFIDENCE = 0.95
-FEWEST_FOR_TREND = 50  # values; fewer say nothing of a trend
-DRIFT_ALPHA = 0.005  # so often a steady run is told to drift
+FEWEST_FOR_TREND = 50  # values; fewer say nothing about a trend
+DRIFT_ALPHA = 0.005  # the share of steady runs that are wrongly said to drift
 CORRECT = 0.5  # the score from which an answer counts as correct
 EXAMPLES = """\
 examples:
@@ -342,59 +347,74 @@ class ResultsError(StressTestError):
 
 
 # === Secrets ===
+#
+# The config names the environment variable that holds a key, never the key. `resolve_target` reads
+# the values and gives them to a Redactor (`Target.redact`), through which an answer's texts and a
+# server's error messages go before they become part of a Result or an error. A key that somebody
+# wrote into the config all the same is found by its name or its look, and is not saved either.
 
 
 class Redactor:
-    """Takes secrets out of texts, by value, in whatever form an echo gave them.
+    """Takes secrets out of texts, by value, in whatever form a server may echo them.
 
-    A run of 8 characters of a secret is enough, in any case: as it stands, escaped as JSON, Python,
-    URLs and HTML do it (also twice), as hexadecimal digits, and in base64 wherever it begins. What
-    everybody knows, such as a leading `sk-proj-`, does not count.
+    8 characters of a secret in a row are enough, in upper or lower case: as they stand, escaped as
+    in JSON, Python, URLs or HTML (up to three times over), as hexadecimal digits, and in base64 at
+    any offset. What everybody knows, such as a leading `sk-proj-`, does not count.
     """
 
     RUN = 8  # characters
-    SHORT = 16  # a value of words alone that is shorter is no secret
+    SHORT = 16  # a value that consists of words and is shorter than this is no secret
     PUBLIC = re.compile(
         r"(bearer |basic |sk-(proj-|svcacct-|admin-|ant-\w{1,8}-|or-v\d-)?|gsk_|hf_|nvapi-|xai-"
         r"|pplx-|r8_|csk-|fw_|AIza|gh[pous]_|github_pat_|glpat-)",
         re.IGNORECASE,
     )
-    # Such as `ollama`, `EMPTY`, `sk-no-key-required`; with digits (`token-abc123`) a secret, but as
-    # a whole: answers may hold its words.
+    # Values such as `ollama`, `EMPTY`, `sk-no-key-required`. One with digits (`token-abc123`) is a
+    # secret, but only the whole of it is replaced: answers may use its words.
     WORDS = re.compile(r"(?:(?:[a-z]{1,19}|[A-Z]{1,19}|[A-Z][a-z]{1,18})\d{0,4}(?:[-_ .:]|$))+")
 
     class Form:
-        """A secret as some echo writes it, in lower case."""
+        """A secret in one of the ways in which it may be written, in lower case."""
 
         def __init__(self, text: str, public: int, run: int) -> None:
             self.text = text
-            self.public = public  # so many characters of it everybody knows
-            self.run = run  # so many of the others must stand together
-            # Pieces of it, with their places, so that each run holds a whole one.
+            self.public = public  # how many characters at its start everybody knows
+            self.run = run  # how many of the others in a row give it away
+            # Pieces of it with their places, chosen so that every such run holds a whole piece.
             size = max(run // 2, 1)
             places = range(0, max(len(text) - size, 0) + 1, run - size + 1)
             self.anchors = [(place, text[place : place + size]) for place in places]
 
         def spans(self, text: str) -> list[tuple[int, int]]:
-            """Return where a long enough run of it stands in a text."""
+            """Return where runs of it that are long enough stand in a text in lower case."""
             spans = list[tuple[int, int]]()
             for offset, anchor in self.anchors:
                 end, pieces, kept = 0, list[str](), 0
                 while (place := text.find(anchor, end)) >= 0:
                     end = place + 1
-                    before = _common_end(self.text[:offset], text[max(place - offset, 0) : place])
+                    # The anchor stands there; how far does the secret go on to its left and right?
+                    ahead = text[max(place - offset, 0) : place]
+                    before = self._in_common(self.text[:offset][::-1], ahead[::-1])
                     after = text[place : place + len(self.text) - offset]
-                    behind = _common_start(self.text[offset:], after)
+                    behind = self._in_common(self.text[offset:], after)
                     if offset + behind - max(offset - before, self.public) >= self.run:
                         start, end = place - before, place + behind
                         spans.append((start, end))
-                        # What is found is not looked for again, from another piece on.
+                        # What is found is blotted out, so that the next anchor skips it.
                         start = max(start, kept)
                         pieces += [text[kept:start], "\0" * (end - start)]
                         kept = end
                 if pieces:
                     text = "".join([*pieces, text[kept:]])
             return spans
+
+        @staticmethod
+        def _in_common(one: str, other: str) -> int:
+            """Return how many characters two texts have in common at their start."""
+            for place, (mine, theirs) in enumerate(zip(one, other, strict=False)):
+                if mine != theirs:
+                    return place
+            return min(len(one), len(other))
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         kept = {secret for secret in secrets if self.is_secret(secret)}
@@ -408,7 +428,7 @@ class Redactor:
 
     @classmethod
     def is_secret(cls, value: str) -> bool:
-        """Whether a value is kept out of texts: no short one, and no word that answers may use."""
+        """Whether a value is kept out of texts: it is neither short nor a word of many answers."""
         if len(value) < cls.RUN:
             return False
         has_digit = any(character.isdigit() for character in value)
@@ -436,19 +456,22 @@ class Redactor:
         return value
 
     def _may_hold_one(self, text: str) -> bool:
-        """Look quickly whether there is anything to do: answers have few words that are so long."""
+        """Look quickly whether there is anything to do; few words of an answer are long enough."""
         if self._one_word:
             text = " ".join([word for word in text.split() if len(word) >= self.RUN])
         lowered = self._lower(text)
         if any(anchor in lowered for form in self._plain for _, anchor in form.anchors):
             return True
-        lowered = lowered.replace("-", "+").replace("_", "/")
+        lowered = lowered.replace("-", "+").replace("_", "/")  # URL-safe base64 as the usual one
         if any(anchor in lowered for form in self._base64 for _, anchor in form.anchors):
             return True
         return Unescaped.NEEDED.search(text) is not None
 
     def _spans(self, text: str) -> list[tuple[int, int]]:
-        """Return where secrets stand in a text."""
+        """Return where secrets stand in a text.
+
+        What is found in a text whose escapes were undone is traced back to its place in this one.
+        """
         lowered = self._lower(text)
         spans = [span for form in self._plain for span in form.spans(lowered)]
         lowered = lowered.replace("-", "+").replace("_", "/")
@@ -474,6 +497,7 @@ class Redactor:
 
     @classmethod
     def _plain_form(cls, secret: str) -> Form:
+        """Return it as it stands; of words, or with little beside its known start, as a whole."""
         public = cls.PUBLIC.match(secret)
         known = 0 if public is None else public.end()
         if len(secret) - known < cls.RUN or cls.WORDS.fullmatch(secret):
@@ -482,6 +506,7 @@ class Redactor:
 
     @classmethod
     def _hexadecimal_form(cls, secret: str, plain: Form) -> Form:
+        """Return it as hexadecimal digits, two for each byte."""
         return cls.Form(secret.encode().hex(), 2 * plain.public, 2 * plain.run)
 
     @classmethod
@@ -491,21 +516,9 @@ class Redactor:
         code = base64.b64encode(b"\0" * shift + data).decode().lower()
         start, stop = -(-8 * shift // 6), 8 * (shift + len(data)) // 6
         public = max(-(-8 * (shift + plain.public) // 6) - start, 0)
-        # A run of n bytes determines at least so many characters.
+        # Each character holds 6 bits, and those at both ends depend on the neighbours as well.
         run = (8 * plain.run - 4) // 6
         return cls.Form(code[start:stop], public, run)
-
-
-def _common_start(one: str, other: str) -> int:
-    """Return how many characters two texts have in common from their start on."""
-    for place, (mine, theirs) in enumerate(zip(one, other, strict=False)):
-        if mine != theirs:
-            return place
-    return min(len(one), len(other))
-
-
-def _common_end(one: str, other: str) -> int:
-    return _common_start(one[::-1], other[::-1])
 
 
 class Unescaped:
@@ -532,6 +545,7 @@ class Unescaped:
 
     @staticmethod
     def _character(found: re.Match[str]) -> str:
+        """Return what an escape stands for."""
         *hexadecimal, decimal, name, other = found.groups()
         for digits in hexadecimal:
             if digits is not None:
@@ -543,12 +557,13 @@ class Unescaped:
         return other
 
     def origin(self, place: int) -> int:
-        """Return where a place of the text was before."""
+        """Return where a place of this text was in the text with its escapes."""
         number = bisect.bisect_right(self._starts, place) - 1
         return self._origins[number] + place - self._starts[number]
 
 
-# Names of headers and of the body's keys whose literal values are taken for credentials.
+# Names of headers, and of keys of the body, whose values are credentials when they stand in the
+# config as they are.
 _SECRET_HEADER = re.compile(
     r"auth|cookie|credential|key|passw|pwd|secret|signature|token", re.IGNORECASE
 )
@@ -557,11 +572,15 @@ _SECRET_KEY = re.compile(
     r"|^(x[-_])?(api|access|bearer|hf|private|refresh|session)?[-_]?(key|token)$",
     re.IGNORECASE,
 )
+# Values that are credentials by their look, whatever their name.
 _LIKE_A_KEY = re.compile(r"(sk-|gsk_|hf_|gh[pous]_|eyJ|AKIA).{12,}")
 
 
 def credentials_in(value: Any, names: re.Pattern[str], name: str = "") -> Iterator[str]:
-    """Yield the credentials that stand in a JSON value; `${NAME}` is none."""
+    """Yield the credentials that stand in a JSON value: by their name, or by their look.
+
+    A value with `${NAME}` is none: it only says which environment variable holds the credential.
+    """
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from credentials_in(item, names, str(key))
@@ -573,7 +592,7 @@ def credentials_in(value: Any, names: re.Pattern[str], name: str = "") -> Iterat
 
 
 def without_texts(value: Any, texts: Collection[str]) -> Any:
-    """Return a JSON value with each of its texts that is one of these replaced."""
+    """Return a JSON value in which each text that is one of `texts` is replaced."""
     if isinstance(value, Mapping):
         return {key: without_texts(item, texts) for key, item in value.items()}
     if isinstance(value, list):
@@ -590,10 +609,10 @@ _SECRET_QUERY = re.compile(
 
 
 def _without_password(url: str) -> str:
-    """Return a URL with its user part replaced, and what is secret in its query.
+    """Return a URL with its user part, and what is secret in its query, replaced.
 
-    In a text that is no good URL nobody knows where the user part ends: then all up to its last @
-    is replaced.
+    In a text that is no valid URL nobody can tell where the user part ends, so everything up to the
+    last @ is replaced.
     """
     is_url = re.fullmatch(r"[\w+.-]+://([^/?#\s\"]*@)?[^@\s\"]*", url)
     user_part = r"//[^/?#]*@" if is_url else r"//[^\s\"]*@"
@@ -607,10 +626,10 @@ _UNPRINTABLE = re.compile(
 
 
 def printable(text: object, limit: int = 500) -> str:
-    """Return a text, cut at `limit` characters, that does nothing to a terminal or a log.
+    """Return a text that is safe to show on a terminal or in a log, cut at `limit` characters.
 
-    Control characters and those that change the direction of text are written as escapes, so it
-    is one line.
+    Control characters and those that change the direction of text are written as escapes, so the
+    result is one line.
     """
     shown = str(text)
     if len(shown) > limit:
@@ -643,7 +662,7 @@ class Strict(pydantic.BaseModel):
 
     @classmethod
     def _first_fault(cls, error: pydantic.ValidationError, data: Mapping[str, Any]) -> str:
-        """Say the first thing that is wrong; a misspelt key before the one that it left out."""
+        """Say the first thing that is wrong; a misspelt key comes before the one it stands for."""
         faults = error.errors(include_url=False)
         faults.sort(key=lambda fault: fault["type"] == "missing")
         first, *others = faults
@@ -742,7 +761,7 @@ class Hardware(Strict):
     price_per_hour: NotNegative | None = key(None, "a number from 0")
 
     def fault(self) -> str | None:
-        """Say what is wrong with it that no single key's type can show."""
+        """Say what is wrong that the types of single keys cannot show; None if nothing is."""
         if self.sample_s and self.sample_s < 0.1:
             return f"sample_s: {self.sample_s:g} is too often; it must be 0.1 or more, 0 or null"
         if self.power_url and self.power_command:
@@ -758,7 +777,7 @@ class Hardware(Strict):
 
 
 class AbortIf(Strict):
-    """When a run is ended early, judged from 20 answers on; a dead server is given up anyway."""
+    """When a run is ended early: judged from 20 answers on; a dead server ends it in any case."""
 
     error_rate: Comparison | None = key(None, 'a comparison such as "> 0.5"')
     failed: Comparison | None = key(None, 'a comparison such as ">= 100"')
@@ -890,14 +909,14 @@ class Config(Strict):
         return {name: url for name, url in named.items() if url not in (None, "embedded")}
 
     def fault(self) -> str | None:
-        """Say what is wrong with it that no single key's type can show."""
+        """Say what is wrong that the types of single keys cannot show; None if nothing is."""
         for name, url in self.urls.items():
-            is_server, has_query = "server" in name, name != "proxy"
-            if problem := self._url_fault(url, of_server=is_server, query=has_query):
+            is_server, takes_query = "server" in name, name != "proxy"
+            if problem := self._url_fault(url, of_server=is_server, takes_query=takes_query):
                 field = type(self).model_fields.get(name)
                 allowed = A_SERVER.partition(",")[0] if field is None else field.description
                 return f"{name}: {problem}; it must be {allowed}"
-        # A server may refuse `model`, or `stream` when it is false; then null takes it away.
+        # null is allowed for `model` and `stream`: it takes away a key that the server refuses.
         given = {name for name, value in self.extra_body.items() if value is not None}
         asked = {"messages", "prompt", "input"} & self.extra_body.keys()
         if reserved := asked | {"model", "stream"} & given:
@@ -913,8 +932,8 @@ class Config(Strict):
         return ThresholdCheck.fault(self)
 
     @staticmethod
-    def _url_fault(text: str, *, of_server: bool, query: bool) -> str | None:
-        """Say why a text is no URL that can be used here."""
+    def _url_fault(text: str, *, of_server: bool, takes_query: bool) -> str | None:
+        """Say why a text is no URL that can be used here; None if it is one."""
         with contextlib.suppress(ValueError):
             url = yarl.URL(text)
             known = url.scheme in ("http", "https") and url.host and url.port
@@ -925,14 +944,14 @@ class Config(Strict):
             if known and not _UNPRINTABLE.search(text) and " " not in text:
                 if url.fragment:
                     return "a URL takes no fragment (#…)"
-                return (
-                    "a proxy's URL takes no query (?…)" if url.query_string and not query else None
-                )
+                if url.query_string and not takes_query:
+                    return "a proxy's URL takes no query (?…)"
+                return None
         shown = json.dumps(printable(_without_password(text), 80), ensure_ascii=False)
         return f"{shown} is not allowed"
 
     def without_passwords(self) -> dict[str, Any]:
-        """Return it as JSON, with no URL's user part and no credential that stands in it."""
+        """Return it as JSON, for files: without the passwords and credentials written into it."""
         shown = self.model_dump()
         for name, names in (("headers", _SECRET_HEADER), ("extra_body", _SECRET_KEY)):
             shown[name] = without_texts(shown[name], set(credentials_in(shown[name], names)))
@@ -948,8 +967,8 @@ def load_config(
 ) -> Config:
     """Read and check config.json; `overrides` are KEY=VALUE, the value as JSON or else a text.
 
-    `before` is the config of a run that is gone on with, as its journal has it: it wins over the
-    file but where it was redacted, and an override must agree with it.
+    With --resume, `before` is the config that the run began with, from its journal. It replaces
+    what the file says, except for values that were redacted in it; overrides must agree with it.
     Raises ConfigError, one line: the file, the key, its value, what is allowed.
     """
     data = read_json(path, ConfigError)
@@ -971,7 +990,7 @@ def load_config(
         fault = str(error)
         key_path = fault.partition(":")[0]
         set_here = (key_path == name or key_path.startswith(f"{name}.") for name in names)
-        # The shell's quotes are lost on the way, so what is wrong is often how it was written.
+        # A wrong value of --set is often one whose quotes the shell has removed.
         blamed = "--set" if any(set_here) else path
         raise ConfigError(f"{blamed}: {fault}") from None
     if changed := [name for name, item in kept.items() if config.model_dump()[name] != item]:
@@ -985,7 +1004,7 @@ def load_config(
 
 
 def agrees(part: Any, whole: Any) -> bool:
-    """Whether all that a JSON value says stands in another one, which may say more."""
+    """Whether a JSON value is part of another one: in objects the other may have more keys."""
     if isinstance(part, dict) and isinstance(whole, dict):
         return all(name in whole and agrees(part[name], whole[name]) for name in part)
     return bool(part == whole)
@@ -1030,9 +1049,9 @@ def set_key(data: dict[str, Any], override: str) -> str:
 
 
 class StrictJson:
-    """JSON without what the standard forbids and Python reads, and with no key twice.
+    """Reads JSON, and refuses what Python reads beyond the standard (NaN), and a key given twice.
 
-    It is not so deep that what this program makes of it could not be written and read again.
+    Nesting is limited too, so that whatever this program makes of it can be written and read again.
     """
 
     DEEPEST = 200  # levels; pydantic writes 255
@@ -1092,7 +1111,7 @@ class NotJson:
         self.lines = [line.strip() for line in text.splitlines() if line.strip()][:50]
 
     def what(self) -> str | None:
-        """Return a clause for people; None when it looks like nothing known."""
+        """Return a clause for people; None when it looks like nothing that is known here."""
         return next((said for look in self.LOOKS if (said := look(self)) is not None), None)
 
     def _lines_of_json(self) -> str | None:
@@ -1108,9 +1127,9 @@ class NotJson:
     def _slip(self) -> str | None:
         """Look for what people write into JSON and other formats allow."""
         start = self.rest.lstrip()
-        if self.before.rstrip().endswith(",") and start[:1] in ("}", "]"):
-            return "a trailing comma; take it out, the last entry has none behind it"
-        if start[:1] == "," and start[1:].lstrip()[:1] in ("}", "]"):  # as Python 3.13 says it
+        # Python 3.13 points at the comma, older ones behind it.
+        comma = self.before.rstrip().endswith(",") or start.startswith(",")
+        if comma and start.removeprefix(",").lstrip()[:1] in ("}", "]"):
             return "a trailing comma; take it out, the last entry has none behind it"
         if start.startswith(("//", "/*", "#")) and self.text.lstrip()[:1] in ("{", "[", "/"):
             return "a comment, which JSON does not have; take it out"
@@ -1128,11 +1147,9 @@ class NotJson:
             return "looks like YAML; write it as JSON"
         if first.startswith("<"):
             return "looks like HTML or XML; write it as JSON"
-        separated = [line.count(mark) for mark in ",;\t" for line in self.lines]
-        rows = [
-            separated[n : n + len(self.lines)] for n in range(0, len(separated), len(self.lines))
-        ]
-        as_table = len(self.lines) > 1 and any(min(row) > 0 for row in rows)
+        # A table has the same separator in every line.
+        separated = any(all(mark in line for line in self.lines) for mark in ",;\t")
+        as_table = len(self.lines) > 1 and separated
         if suffix in (".csv", ".tsv") or (as_table and first[:1] not in ("{", "[")):
             return 'looks like CSV; write a JSON list of objects such as {"question": "…"}'
         if first[:1] not in ("{", "["):
@@ -1240,8 +1257,9 @@ class Question(Strict):
 
 
 def load_questions(path: Path, count: int | None = None) -> list[Question]:
-    """Read questions.json; return `count` questions in its order, from the start again if need be.
+    """Read questions.json; return `count` questions in its order, starting over at its end.
 
+    Without a count, each question once.
     Raises QuestionsError, one line: the file, the question's place and id, the key, what is
     allowed.
     """
@@ -1300,6 +1318,7 @@ def questions_hash(questions: Iterable[Question]) -> str:
 # === Results ===
 
 
+# Each kind of failure, with what people are told about it.
 FAILURES = {
     "connection_refused": "nothing listens at this address",
     "connect": "no connection could be made",
@@ -1323,6 +1342,7 @@ FAILURES = {
     "turn_skipped": "an earlier turn of the conversation failed",
     "internal": "a fault of this program; the log has its traceback",
 }
+# The kinds that have a status of their own; all others are an "error".
 _STATUS_OF_KIND = {
     "timeout": "timeout",
     "idle": "timeout",
@@ -1359,14 +1379,14 @@ def failure_text(kind: str, status: int | None, message: str) -> str:
 
 @dataclasses.dataclass(slots=True)
 class Result:
-    """What one request did; each per-request metric is a property, and computed nowhere else.
+    """What became of one request; each of its metrics is a property, and computed nowhere else.
 
     Times are ns since the start of the run, in whole microseconds, so that files hold them exactly.
     """
 
-    FEWEST_GAPS: ClassVar = 8  # from which on the shape of a stream is judged
-    AT_ONCE_US: ClassVar = 1000
-    LONG_WAIT_US: ClassVar = 40_000
+    FEWEST_GAPS: ClassVar = 8  # with fewer, the shape of a stream is not judged
+    AT_ONCE_US: ClassVar = 1000  # a shorter gap: the chunk came together with the one before
+    LONG_WAIT_US: ClassVar = 40_000  # bursts: the median of the other gaps is at least this
 
     index: int  # place in the run's order, from 0
     id: str
@@ -1382,10 +1402,10 @@ class Result:
     sent_ns: int | None = None  # None: it never reached the socket
     end_ns: int | None = None  # the last token; for a failure, the moment it was given up
     chunk_ns: list[int] | None = None  # arrival of each chunk with text; None when not recorded
-    first_ns: int | None = None
+    first_ns: int | None = None  # first chunk that brought something, reasoning included
     answer_ns: int | None = None  # first chunk with answer text, not reasoning
     chunks: int = 0
-    connect_ns: int | None = None  # how long connecting took, or was tried; None on a kept one
+    connect_ns: int | None = None  # how long connecting took, or failed to; None on a kept one
     token: int | None = None
     prompt_tokens: int | None = None
     reasoning_tokens: int | None = None
@@ -1393,15 +1413,15 @@ class Result:
     token_source: str | None = None  # "usage", "total" (minus the prompt) or "chunks"
     finish_reason: str | None = None
     reconnects: int = 0  # kept connections that turned out dead
-    client_error_ns: int | None = None  # the first token came at most so much earlier than it says
-    merged_chunks: int | None = None  # chunks whose time is not known: more had come by the read
+    client_error_ns: int | None = None  # by how much first_ns may be too late, at most
+    merged_chunks: int | None = None  # chunks read with later ones, and so possibly timed late
     server_queue_ms: float | None = None  # the server's own timings, where it sends them
     server_prefill_ms: float | None = None
     server_decode_ms: float | None = None
     model: str | None = None  # as the server named it
     token_doubt: str | None = None  # what the server's token count contradicts
     max_tokens: int | None = None  # the limit that was sent
-    max_tokens_from: str | None = None  # whose it was: "config", "question", "extra_body"
+    max_tokens_from: str | None = None  # where it stands: "config", "question", "extra_body"
     grader: str | None = None  # how the answer is to be graded
     quality: float = 0.0
     graded: bool = False
@@ -1442,17 +1462,17 @@ class Result:
 
     @property
     def came_in_bursts(self) -> bool:
-        """Whether most chunks came right behind another one, and then nothing for long.
+        """Whether most chunks came right after another one, with long waits between the bursts.
 
-        Something on the way collects the stream and passes it on in pieces: the gaps, and mostly
-        TTFT as well, are that one's. Four chunks a piece are asked for, since a server that drafts
-        tokens ahead sends a few at a time.
+        Then something on the way, such as a proxy, collects the stream and passes it on in pieces;
+        the gaps are its doing, and often TTFT is as well. Bursts must have four chunks on average,
+        because a server with speculative decoding sends a few at a time.
         """
         gaps = self.chunk_gaps_us
         if gaps is None or len(gaps) < self.FEWEST_GAPS:
             return False
         waits = sorted(gap for gap in gaps if gap >= self.AT_ONCE_US)
-        if not waits:  # nobody generates 10,000 tokens/s for one user
+        if not waits:  # all at once, if faster than any server generates: 10,000 tokens/s
             return sum(gaps) < 100 * len(gaps)
         return len(waits) <= len(gaps) / 4 and waits[len(waits) // 2] >= self.LONG_WAIT_US
 
@@ -1464,16 +1484,20 @@ class Result:
     @property
     def cut_at_limit(self) -> bool:
         """Whether the answer's tokens reach the limit that was sent, whatever the server says."""
-        known = self.token_source in ("usage", "total") and self.token_doubt is None
-        return known and self.max_tokens is not None and (self.token or 0) >= self.max_tokens
+        reached = self.max_tokens is not None and (self.token or 0) >= self.max_tokens
+        return reached and self._token_is_certain
 
     @property
     def cut_early(self) -> bool:
-        """Whether it was cut, and not by a limit that was sent: the server has one of its own."""
+        """Whether it was cut, but not by a limit that was sent: the server has one of its own."""
         if not self.cut or self.max_tokens is None:
             return self.cut
-        known = self.token_source in ("usage", "total") and self.token_doubt is None
-        return known and (self.token or 0) < self.max_tokens - 2
+        return self._token_is_certain and (self.token or 0) < self.max_tokens - 2
+
+    @property
+    def _token_is_certain(self) -> bool:
+        """Whether `token` is the server's own count, and nothing contradicts it."""
+        return self.token_source in ("usage", "total") and self.token_doubt is None
 
     @property
     def ended_unusually(self) -> bool:
@@ -1500,7 +1524,7 @@ class Result:
 
     @property
     def held_ms(self) -> float | None:
-        """Open loop: how long it waited for a free place; without the time that connecting took."""
+        """Open loop: how long it waited for a free place; `queue_ms` without connecting."""
         if self.queue_ms is None:
             return None
         return self.queue_ms - (self.connect_ms or 0.0)
@@ -1517,7 +1541,7 @@ class Result:
 
     @property
     def client_error_ms(self) -> float | None:
-        """How much earlier the first token (without streaming, the answer) may have come."""
+        """By how much TTFT (without streaming, E2E latency) may be too long, at most."""
         return ms_between(0, self.client_error_ns)
 
     @property
@@ -1623,14 +1647,14 @@ def ms_between(start_ns: int | None, end_ns: int | None) -> float | None:
 
 
 def ms_to_ns(ms: float | None, start_ns: int | None = 0) -> int | None:
-    """Return the moment that lies so many ms after another one, in whole microseconds."""
+    """Return the moment that many ms after `start_ns`, in whole microseconds; None if unknown."""
     if ms is None or start_ns is None:
         return None
     return start_ns + round(ms * 1000) * 1000
 
 
-# How models mark their reasoning inside an answer, where the server leaves it there: what begins it
-# and what ends it. R1's template, Gemini, Magistral, Kimi, Seed, Command A, Sky-T1.
+# What begins and what ends the reasoning inside an answer, where the server has not taken it out:
+# R1's template, Gemini, Magistral, Kimi, Seed, Command A, Sky-T1.
 _THOUGHTS = (
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
@@ -1654,10 +1678,10 @@ _CHANNEL_ENDS = re.compile(r"(<\|(return|end|im_end|eot_id)\|>\s*)+$")
 
 
 def _answer_start(answer: str) -> int:
-    """Return where the answer begins behind the reasoning that leads it.
+    """Return the place where the reasoning at the start of an answer ends, and the answer begins.
 
-    It is the answer's length when the reasoning has not ended. Its beginning may be missing: many
-    templates put it into the prompt.
+    It is the answer's length if the reasoning has not ended, and 0 if there is none. The opening
+    mark may be missing, since many templates put it into the prompt.
     """
     start = len(answer) - len(answer.lstrip())
     for opening, closing in _THOUGHTS:
@@ -1671,18 +1695,14 @@ def _answer_start(answer: str) -> int:
                 return ends[-1] if ends else len(answer)
     for opening, closing in _THOUGHTS:
         end = answer.find(closing)
-        # Text about the mark quotes it.
-        if (
-            end >= 0
-            and opening not in answer[:end]
-            and answer[end - 1 : end] not in ("`", "'", '"')
-        ):
+        is_quoted = answer[end - 1 : end] in ("`", "'", '"')  # the answer is about the mark
+        if end >= 0 and opening not in answer[:end] and not is_quoted:
             return end + len(closing)
     return 0
 
 
-# Finish reasons, in lower case. What is in neither list is looked at: a failure by its name, or an
-# unusual end that the verdict mentions.
+# Finish reasons, in lower case. One that is in neither set is a failure if it is named like one
+# (_FAILED_REASON), else an unusual end, which the verdict mentions.
 CUT_REASONS = frozenset({
     "length", "limit", "max_length", "max_tokens", "max_new_tokens", "max_output_tokens",
     "max_completion_tokens", "token_limit", "context_length", "model_length",
@@ -1708,10 +1728,10 @@ CONNECT_TIMEOUT_S = 10.0  # a host that does not answer by then is not there, wh
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """The server as requests need it, and as files may show it."""
+    """The server: what requests need to reach it, and what files may show of it."""
 
-    base: str  # without user part and without a slash at its end
-    shown: str
+    base: str  # the URL without user part, query and slash at its end
+    shown: str  # the URL for people and files, without its secrets
     headers: Mapping[str, str]
     redact: Redactor
     tls: ssl.SSLContext | bool
@@ -1734,9 +1754,9 @@ def unix_socket_path(url: str) -> str | None:
 
 
 class _Credentials:
-    """Collects the headers of every request and, beside them, the values that nothing may show."""
+    """Collects the headers of all requests, and the secrets to keep out of everything written."""
 
-    # An environment variable's name as people choose them; keys are longer and more mixed.
+    # The name of an environment variable as people choose it; keys are longer and more mixed.
     NAME = re.compile(r"_*([A-Za-z]{1,16}|[A-Za-z0-9]{1,6})(_+([A-Za-z]{1,16}|[A-Za-z0-9]{1,6}))*")
 
     def __init__(self, config: Config, environment: Mapping[str, str]) -> None:
@@ -1749,8 +1769,8 @@ class _Credentials:
             "User-Agent": f"llm-stresstest/{__version__}",
         }
 
-    def secret(self, name: str) -> str:
-        """Return the value of an environment variable, which is secret from now on."""
+    def read_secret(self, name: str) -> str:
+        """Return the value of an environment variable, and keep it secret. Raises ConfigError."""
         value = self._environment.get(name, "")
         if not value:
             is_name = self.NAME.fullmatch(name) and not _LIKE_A_KEY.match(name)
@@ -1772,16 +1792,16 @@ class _Credentials:
 
     def add_header(self, name: str, text: str) -> None:
         """Take a header of the config, with `${NAME}` filled in from the environment."""
-        filled = re.sub(r"\$\{([^}]*)\}", lambda found: self.secret(found.group(1)), text)
+        filled = re.sub(r"\$\{([^}]*)\}", lambda found: self.read_secret(found.group(1)), text)
         self.headers[name] = self.checked(f"headers.{name}", filled)
         for literal in credentials_in({name: text}, _SECRET_HEADER):
-            # None should stand in the config; one that does is kept out of files all the same.
+            # The config should hold no credential; if it does, that is kept secret as well.
             words = re.split(r"[\s;,]+", literal)
             self.secrets += [*words, *(word.partition("=")[2] for word in words)]
 
     def add_key(self, variable: str) -> None:
         """Take the API key from its environment variable."""
-        key = self.checked(f"the key in {variable}", self.secret(variable))
+        key = self.checked(f"the key in {variable}", self.read_secret(variable))
         self.headers["Authorization"] = f"Bearer {key}"
 
     def add_user(self, user: str, password: str) -> None:
@@ -1790,11 +1810,14 @@ class _Credentials:
         self.secrets.append(basic)
         self.headers["Authorization"] = f"Basic {basic}"
 
-    def hide_user(self, link: str | None) -> None:
-        """Keep a URL's password out of files; without one the user is taken for a key."""
+    def hide_in_url(self, link: str | None) -> None:
+        """Keep secret what a URL holds: variables, its query's credentials, its password.
+
+        A user part without a password is taken for a key.
+        """
         if link is not None:
             for variable in re.findall(r"\$\{([^}]*)\}", link):
-                self.secret(variable)
+                self.read_secret(variable)
             self.secrets += [value for _, value in _SECRET_QUERY.findall(link)]
             url = yarl.URL(link)
             parts = (url.raw_password, url.password)
@@ -1819,7 +1842,7 @@ def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
     if config.api_key_env is not None:
         credentials.add_key(config.api_key_env)
     if config.judge is not None and config.judge.api_key_env is not None:
-        credentials.secret(config.judge.api_key_env)
+        credentials.read_secret(config.judge.api_key_env)
     whole, _, query = config.server.partition("?")
     base = whole.rstrip("/")
     unix_socket = unix_socket_path(base)
@@ -1827,7 +1850,7 @@ def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
         base = re.sub(r"http\+unix://[^/]+", "http://localhost", base)
     url = yarl.URL(base)
     if config.server != "embedded":
-        base = str(url)  # with a host as DNS writes it: the official client is stricter
+        base = str(url)  # the host as in DNS, without umlauts: the official client wants it so
     if config.server != "embedded" and (url.user or url.password):
         if config.api_key_env is not None:
             wrong = "has a user part, and api_key_env is set as well; keep one of them"
@@ -1835,7 +1858,7 @@ def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
         credentials.add_user(url.user or "", url.password or "")
         base = str(url.with_user(None))
     for link in config.urls.values():
-        credentials.hide_user(link)
+        credentials.hide_in_url(link)
     credentials.secrets += credentials_in(config.extra_body, _SECRET_KEY)
     return Target(
         base=base,
@@ -1850,7 +1873,10 @@ def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
 
 
 def _tls_context(config: Config) -> ssl.SSLContext | bool:
-    """Return whose certificate is trusted, and the one that is shown to the server."""
+    """Return which certificates are trusted, and the one shown to the server.
+
+    True: those that Python trusts; False: any. Raises ConfigError.
+    """
     if config.client_cert is None and (config.ca_file is None or not config.verify_tls):
         return config.verify_tls
     key, path = "ca_file", config.ca_file if config.verify_tls else None
@@ -1878,10 +1904,11 @@ async def test_connection(
     client: Client,
     say: Callable[[str], None] | None = None,  # noqa: PT028  no test of pytest's
 ) -> None:
-    """Prove that the server works, by one tiny answer asked for as the run will ask.
+    """Prove that the server works: ask it for one tiny answer, in the same way as the run will.
 
-    That alone decides: model lists are forbidden, paged, of aliases, wildcards or deployments. The
-    official client lists the models for a hint, and says whether real clients can read what came.
+    Only that decides, because lists of models may be forbidden, paged, or hold aliases, wildcards
+    or deployments. The official client is used for hints alone: it lists the models, and says
+    whether its types fit what came.
     A server that is loading or busy (503, 425, 429) is waited for up to `startup_timeout`;
     connecting gives up after CONNECT_TIMEOUT_S. `say` tells a person what is going on.
     Raises ServerUnreachableError, one line.
@@ -1893,10 +1920,10 @@ async def test_connection(
 async def find_prompt_cache(client: Client, questions: Sequence[Question]) -> dict[str, Any] | None:
     """Ask the longest question twice, to see whether a cache makes the second answer come sooner.
 
-    Only in a sweep and with `duration`, which ask their prompts again and again; else, and with
-    `cache_bust`, it returns None. A mark makes the first time cold for certain. One pair may differ
-    by chance, so it takes three that agree; the first that does not ends it. `found` is None when
-    an answer failed.
+    Done only for a sweep and with `duration`, which ask the same prompts repeatedly; else, and with
+    `cache_bust`, it returns None. A unique mark makes sure that the first answer is cold. One pair
+    may differ by chance, so three pairs must agree; the first one that does not ends the search.
+    `found` is None when an answer failed, or asking it met a fault of this program.
     """
     config = client.config
     repeats = config.passes > 1 or config.duration is not None
@@ -1914,7 +1941,7 @@ async def find_prompt_cache(client: Client, questions: Sequence[Question]) -> di
                 result = await send_question(client, PlannedRequest(0, question), messages)
             except Exception:
                 logger.exception("looking for a prompt cache met a fault of this program")
-                return seen
+                return {**seen, "found": None}
             if result.status == "cancelled":  # by a signal
                 raise asyncio.CancelledError
             wait_ms = result.time_ms if result.ttft_ms is None else result.ttft_ms
@@ -1968,10 +1995,15 @@ class _ConnectionTest:
         await self.hint_at_model(result)
         self.hint_at_types(exchange)
 
+    @property
+    def sends_limit(self) -> bool:
+        """Whether the run limits an answer's tokens; if not, the server may refuse the key."""
+        limit, _ = self.client.api.limit(self.config, Question(question=self.QUESTION))
+        return bool(limit)
+
     async def ask(self, most: int | None) -> Result:
-        """Ask one tiny thing in exactly the run's shape; `most` tokens, if there is a limit."""
-        limited, _ = self.client.api.limit(self.config, Question(question=self.QUESTION))
-        few = most if limited else None  # some servers refuse the key
+        """Ask the tiny question as the run will ask; for `most` tokens, where it sends a limit."""
+        few = most if self.sends_limit else None
         question = Question(id="connection test", question=self.QUESTION, max_tokens=few)
         return await send_question(self.client, PlannedRequest(-1, question))
 
@@ -1996,7 +2028,10 @@ class _ConnectionTest:
             pause_s = min(pause_s * 1.5, self.LONGEST_PAUSE_S)
 
     def may_do_without(self, error: Failure) -> bool:
-        """Whether the server refuses what this program adds of its own, which is left out then."""
+        """Whether the server refuses `stream_options`, which only this program wants.
+
+        If so, it is left out from now on.
+        """
         names = re.search(r"stream_options|include_usage", error.message)
         mine = self.config.stream and "stream_options" not in self.config.extra_body
         if names is None or not mine or not 400 <= (error.http_status or 0) < 600:
@@ -2009,10 +2044,9 @@ class _ConnectionTest:
     async def check_key(self) -> None:
         """Refuse a server that refuses the key, inside a 200, when it is asked without streaming.
 
-        Some gateways stream something all the same. Raises ServerUnreachableError.
+        Such gateways stream something even without a valid key. Raises ServerUnreachableError.
         """
-        limited, _ = self.client.api.limit(self.config, Question(question=self.QUESTION))
-        if not self.config.stream or not limited:
+        if not self.config.stream or not self.sends_limit:
             return
         error = (await self.ask_whole()).error
         if error is None or error.kind != "server_error":
@@ -2021,7 +2055,7 @@ class _ConnectionTest:
             raise self.refusal(f"not authorised (an error inside a 200): {error.message}", 700)
 
     async def ask_whole(self) -> Result:
-        """Ask without streaming."""
+        """Ask the tiny question without streaming."""
         config = self.config.model_copy(update={"stream": False})
         question = Question(
             id="connection test", question=self.QUESTION, max_tokens=self.FEW_TOKENS
@@ -2030,7 +2064,7 @@ class _ConnectionTest:
         return await send_question(client, PlannedRequest(-1, question))
 
     async def explain_failure(self, error: Failure) -> None:
-        """Refuse the server, in one line; let pass one that only streams badly.
+        """Refuse the server, in one line; accept one that only streams badly.
 
         Raises ServerUnreachableError.
         """
@@ -2111,7 +2145,7 @@ class _ConnectionTest:
     async def each_name(self, official: openai.AsyncOpenAI) -> AsyncIterator[str]:
         """Yield the name of each listed model, page after page; lists have many shapes."""
         query: dict[str, str] = {}
-        http: Any = sys.modules.get("httpx2") or sys.modules["httpx"]  # what openai stands on
+        http: Any = self.httpx()
         for _ in range(self.MOST_NAMES // 20):
             response = await official.get(
                 "/models", cast_to=http.Response, options={"params": query}
@@ -2130,10 +2164,15 @@ class _ConnectionTest:
                 return
             query = {"after": str(last), "after_id": str(last)}  # OpenAI's, Anthropic's
 
+    @staticmethod
+    def httpx() -> Any:
+        """Return the HTTP package that the official client is built on; it is loaded with it."""
+        return sys.modules.get("httpx2") or sys.modules["httpx"]
+
     def official_client(self, package: ModuleType) -> openai.AsyncOpenAI:
         """Return a client that follows no redirect, invents no key and reads no endless answer."""
         target = self.target
-        http: Any = sys.modules.get("httpx2") or sys.modules["httpx"]
+        http: Any = self.httpx()
         # The measured path trusts what Python trusts; the official client has a list of its own.
         verify = ssl.create_default_context() if target.tls is True else target.tls
         options: dict[str, Any] = {"verify": verify, "proxy": target.proxy}
@@ -2164,7 +2203,7 @@ class _ConnectionTest:
 
     async def bound_size(self, response: Any) -> None:
         """Keep a response to `max_answer_bytes`, and leave a gzip bomb packed."""
-        http: Any = sys.modules.get("httpx2") or sys.modules["httpx"]
+        http: Any = self.httpx()
         limit, stream = self.config.max_answer_bytes, response.stream
 
         class Bounded(http.AsyncByteStream):  # type: ignore[misc]
@@ -2209,9 +2248,9 @@ class _ConnectionTest:
 
 
 def same_model(asked: str, named: str) -> bool:
-    """Whether two names may be of one model: with a prefix, a tag, a date or a wildcard or not.
+    """Whether two names may mean one model, apart from a prefix, a tag, a date or a wildcard.
 
-    Such are `models/gemini`, `meta/llama-3:nitro`, `gpt-4o-2024-08-06`, `llama3:latest`,
+    Examples are `models/gemini`, `meta/llama-3:nitro`, `gpt-4o-2024-08-06`, `llama3:latest`,
     `/srv/qwen.gguf`, `openai/*`.
     """
     asked, named = asked.casefold(), named.casefold()
@@ -2234,7 +2273,10 @@ def _model_parts(name: str) -> tuple[str, str]:
 
 
 class SSEDecoder:
-    """Reads server-sent events as the WHATWG standard says, cut anywhere, in linear time."""
+    """Reads server-sent events as the WHATWG standard says, in linear time.
+
+    The bytes may be cut anywhere between two calls.
+    """
 
     def __init__(self) -> None:
         self._tail: list[bytes] = []  # pieces of a line that has not ended
@@ -2247,9 +2289,9 @@ class SSEDecoder:
         return [event.decode("utf-8", "replace") for _, event in self.feed_raw(data)]
 
     def feed_raw(self, data: bytes) -> list[tuple[int, bytes]]:
-        """Return the data of each completed event, with the place in these bytes where it ended.
+        """Return each completed event as (the place in these bytes where it ended, its data).
 
-        A CRLF counts as one byte there.
+        A CRLF counts as one byte in that place.
         """
         if self._after_cr or b"\r" in data:
             data = self._without_cr(data)
@@ -2323,9 +2365,10 @@ _MISFIT = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def _decode_untyped(data: bytes) -> Any:
-    """Return what does not fit its type, objects as `_Fields`, so that the same code can read it.
+    """Return the value of JSON that the fast decoder refused; its objects are `_Fields`.
 
-    Also half a surrogate pair, NaN and bytes that are not UTF-8. Raises JSONDecodeError.
+    So the same code can read it. Half a surrogate pair, NaN and bytes that are not UTF-8 are
+    accepted. Raises JSONDecodeError.
     """
     text = data.decode("utf-8", "replace")
     try:
@@ -2356,7 +2399,7 @@ class ServerTimings:
         self.said: dict[str, Any] = {}
 
     def take(self, event: Any) -> None:
-        """Keep what one of an answer's last events says, or the body; later ones know more."""
+        """Keep the times that the body or one of the last events holds; a later one wins."""
         nested = (event.timings, event.metrics, event.time_info, event.usage)
         groq = event.x_groq.get("usage") if isinstance(event.x_groq, dict) else None
         for part in (*nested, groq):
@@ -2367,7 +2410,7 @@ class ServerTimings:
                 self.said[name] = value
 
     def first(self, **factors: float) -> float | None:
-        """Return the first of these that was said, in ms; each has the factor that makes it ms."""
+        """Return the first of these times that the server gave; each has its factor to ms."""
         for name, factor in factors.items():
             value: Any = self.said.get(name)
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -2376,7 +2419,7 @@ class ServerTimings:
         return None
 
     def fill(self, result: Result) -> None:
-        """Write down queue, prefill and decode, and the cached tokens that `usage` left out."""
+        """Write the server's times into the result, and cached tokens that `usage` left out."""
         result.server_queue_ms = self.first(queue_time_ms=1, queue_time=1e3, header_ms=1)
         result.server_prefill_ms = self.first(
             prompt_ms=1, time_to_first_token_ms=1, prompt_time=1e3, prompt_eval_duration=1e-6
@@ -2394,13 +2437,13 @@ class ParsedAnswer:
 
     # What reading raises when something is not JSON, or not of the shape that the API gives it.
     UNREADABLE = (json.JSONDecodeError, AttributeError, KeyError, TypeError, IndexError)
-    # What an event that brought no text is looked into for: an error in some corner of it, usage
-    # inside a choice, reasoning or a refusal under a name that few servers use.
+    # An event without text that holds one of these words is looked into more closely: it may hold
+    # an error in some corner, usage inside a choice, or text under a name that few servers use.
     NOTABLE = re.compile(
         rb'error|reasoning|refusal|think|thought|transcript|function_call|x_groq|base_resp|"usage"'
         rb'|"detail"|"msg"|"message"|"code"|"success"'
     )
-    NAMED_WITHIN = 5  # events, of which one names the model
+    NAMED_WITHIN = 5  # the model's name is looked for in so many events
 
     __slots__ = (
         "answer_ns",
@@ -2440,7 +2483,7 @@ class ParsedAnswer:
         self.strange: Failure | None = None  # what it is instead of an answer of this API
 
     def read_stream(self, api: Api, events: Iterable[tuple[int, bytes]]) -> None:
-        """Read a streamed answer: each event's data with the time of the read that completed it."""
+        """Read a streamed answer; `events` are (time of the read that completed it, its data)."""
         data, decode, read_event = b"", api.events.decode, api.read_event
         brought, before_ns, all_events = NOTHING, 0, iter(events)
         first = list(itertools.islice(all_events, self.NAMED_WITHIN))
@@ -2493,7 +2536,7 @@ class ParsedAnswer:
     def decode_misfit(self, data: bytes) -> Any:
         """Return an event that does not fit its type; None for one that is no JSON object.
 
-        Such are [DONE], which ends the stream, keep-alives (`data: ping`) and plain text.
+        That may be [DONE], which ends the stream, a keep-alive (`data: ping`) or plain text.
         """
         text = data.strip()
         if text.strip(b'"').upper() == b"[DONE]":
@@ -2530,7 +2573,7 @@ class ParsedAnswer:
                     return
 
     def take_usage(self, usage: Any) -> None:
-        """Take token counts; a later 0, or a count left out, never replaces one."""
+        """Take token counts; one that is known is never replaced by 0 or by a missing one."""
         if not isinstance(usage, Mapping):
             return
         if isinstance(self.usage, Mapping) and not (
@@ -2540,19 +2583,32 @@ class ParsedAnswer:
         self.usage = usage
 
     def drop_repeats(self) -> None:
-        """Count text once that was sent again.
+        """Drop text that was sent twice.
 
-        Some servers send all the text so far in each chunk, some repeat everything in a last one.
+        Some servers send all the text so far in each chunk, others repeat all of it in a last one.
         """
-        self.reasoning = _increments(self.reasoning)
+        self.reasoning = self.increments(self.reasoning)
         text = self.text
         if len(text) > 3 and len(text[-1]) >= 20 and text[-1] == "".join(text[:-1]):
             text.pop()
             if self.chunk_ns.pop() != self.answer_ns.pop():
-                raise AssertionError("an answer's chunk is a chunk")
+                raise AssertionError("the last chunk was no answer text")
             self.merged = [place for place in self.merged if place < len(self.chunk_ns) - 1]
         else:
-            self.text = _increments(text)
+            self.text = self.increments(text)
+
+    @staticmethod
+    def increments(texts: list[str]) -> list[str]:
+        """Return what each text adds to the one before it, if each repeats that one; else them."""
+        if len(texts) < 3 or not texts[1].startswith(texts[0]):
+            return texts
+        pairs = list(itertools.pairwise(texts))
+        grown = sum(len(later) > len(earlier) for earlier, later in pairs)
+        if grown < max(2, len(pairs) / 2) or len(texts[-1]) < 10:
+            return texts
+        if not all(later.startswith(earlier) for earlier, later in pairs):
+            return texts
+        return [texts[0], *(later[len(earlier) :] for earlier, later in pairs)]
 
     def unreadable(self, error: Exception, what: str, data: bytes) -> Failure:
         """Say why these bytes are not what the API sends."""
@@ -2562,7 +2618,7 @@ class ParsedAnswer:
         return Failure("wrong_type", f"{what} of another shape: {text}")
 
     def look_for_foreign(self, what: str) -> None:
-        """Say that the answer is one of another API, or none, when nothing of this API came."""
+        """When nothing of this API came, say what came instead: another API's answer, or noise."""
         if self.failure or self.error or self.chunk_ns or self.text or self.finish:
             return
         if self.foreign:
@@ -2576,7 +2632,7 @@ class ParsedAnswer:
             self.strange = self.unreadable(error, what, self.noise)
 
     def fill(self, result: Result, start_ns: int, redact: Redactor) -> None:
-        """Write down what was read: texts without secrets, times, token counts."""
+        """Write what was read into the result: texts without secrets, times, token counts."""
         result.answer = redact(_whole_text("".join(self.text)))
         result.reasoning = redact(_whole_text("".join(self.reasoning)))
         if self.finish is not None:
@@ -2594,7 +2650,7 @@ class ParsedAnswer:
 
     @property
     def first_answer_ns(self) -> int | None:
-        """When the answer began, behind white space and a leading <think> block."""
+        """When the answer itself began, after white space and the reasoning that leads it."""
         whole = "".join(self.text)
         begin = _answer_start(whole)
         begin = len(whole) - len(whole[begin:].lstrip())
@@ -2654,7 +2710,7 @@ class ParsedAnswer:
 
 @dataclasses.dataclass
 class TokenCounts:
-    """What a server says of an answer's tokens, held against what came."""
+    """An answer's token counts as the server gives them, checked against the text that came."""
 
     said: int | None  # output tokens
     rest: int | None  # total tokens minus those of the prompt
@@ -2664,13 +2720,13 @@ class TokenCounts:
     source: str | None = None
     doubt: str | None = None
 
-    SLACK: ClassVar = 16  # tokens without text: those that end a turn or open a channel
+    SLACK: ClassVar = 16  # tokens that have no text, such as those that end a turn
 
     def judge(self, size: int, *, thought: bool, silent: bool) -> None:
-        """Choose a count that has ground, and say what it contradicts.
+        """Choose the count that is best supported, and say what it contradicts.
 
-        `size` is the text's length in bytes: no token is shorter. `thought`: reasoning was
-        streamed. `silent`: tokens were spent on what is not in the text.
+        `size` is the text's length in bytes, and no token is shorter than one. `thought`: reasoning
+        was streamed. `silent`: tokens were spent on what is not in the text, such as tool calls.
         """
         if self.said:
             self.token, self.source = self.said, "usage"
@@ -2682,19 +2738,21 @@ class TokenCounts:
             if self.chunks:
                 self.token, self.source = self.chunks, "chunks"
         elif not silent:
-            self._hold_against_total()
-            self._hold_against_text(size, thought=thought)
+            self._compare_with_total()
+            self._compare_with_text(size, thought=thought)
 
-    def _hold_against_total(self) -> None:
+    def _compare_with_total(self) -> None:
+        """Doubt a count that differs from the total's, and correct one that left reasoning out."""
         said, rest = self.said or 0, self.rest or 0
         if not said or rest <= 0 or said == rest:
             return
         self.doubt = f"usage says {said} output tokens, its total leaves {rest}"
-        # As where Gemini's reasoning is left out of the one and counted in the other.
+        # Gemini, for one, counts its reasoning in the total only.
         if rest > said and (rest - said == self.reasoning or self.chunks > said):
             self.token, self.source = rest, "total"
 
-    def _hold_against_text(self, size: int, *, thought: bool) -> None:
+    def _compare_with_text(self, size: int, *, thought: bool) -> None:
+        """Doubt a count that is too high for the text, or too low for the chunks."""
         token, chunks = cast(int, self.token), self.chunks
         hidden = 0 if thought else self.reasoning or 0
         if token > size + hidden + self.SLACK:
@@ -2703,25 +2761,12 @@ class TokenCounts:
                 self.token, self.source = chunks, "chunks"
         elif chunks > 1.1 * token + 2:
             self.doubt = f"{self.source} says {token} tokens for {chunks} chunks"
-            if thought:  # which it leaves out
+            if thought:  # the count leaves the reasoning out
                 self.token, self.source = chunks, "chunks"
 
 
-def _increments(texts: list[str]) -> list[str]:
-    """Return what each text adds to the one before, if each holds all of it; else the texts."""
-    if len(texts) < 3 or not texts[1].startswith(texts[0]):
-        return texts
-    pairs = list(itertools.pairwise(texts))
-    grown = sum(len(later) > len(earlier) for earlier, later in pairs)
-    if grown < max(2, len(pairs) / 2) or len(texts[-1]) < 10:
-        return texts
-    if not all(later.startswith(earlier) for earlier, later in pairs):
-        return texts
-    return [texts[0], *(later[len(earlier) :] for earlier, later in pairs)]
-
-
 def _whole_text(text: str) -> str:
-    """Return the text with surrogate pairs joined that were cut, and lone halves replaced."""
+    """Return the text with the halves of surrogate pairs joined, and lone halves replaced."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -2737,8 +2782,8 @@ def _whole_us(ns: int | None, start_ns: int) -> int | None:
 def _message_of(error: Any) -> str:
     """Return the message of an error object, or the whole of it where it has none.
 
-    It stands in many places: `message`, FastAPI's list in `detail`, Cloudflare's `errors`, behind
-    OpenRouter's "Provider returned error" in `metadata`.
+    Servers put it in many places: `message`, a list in `detail` (FastAPI), `errors` (Cloudflare);
+    OpenRouter's "Provider returned error" has the real one in `metadata`.
     """
     if isinstance(error, str):
         return error
@@ -2747,12 +2792,12 @@ def _message_of(error: Any) -> str:
     if isinstance(error, dict):
         raw = error.get("metadata")
         raw = raw.get("raw") if isinstance(raw, dict) else None
-        behind = f": {raw}" if isinstance(raw, str) and raw else ""
+        original = f": {raw}" if isinstance(raw, str) and raw else ""
         if isinstance(loc := error.get("loc"), list) and isinstance(error.get("msg"), str):
             return f"{'.'.join(map(str, loc))}: {error['msg']}"
         for name in _MESSAGES:
             if error.get(name) and not isinstance(error[name], bool | int | float):
-                return _message_of(error[name]) + behind
+                return _message_of(error[name]) + original
     return json.dumps(error, ensure_ascii=False, default=str)
 
 
@@ -2761,7 +2806,7 @@ _MESSAGES = ("message", "msg", "detail", "error", "errors", "status_msg", "error
 
 
 def _error_in(event: _Fields) -> Any:
-    """Return the error that an event carries in whatever corner of it; None without one."""
+    """Return the error that an event holds, wherever in it that stands; None without one."""
     choices = event.choices
     choice = choices[0] if isinstance(choices, list) and choices else None
     for holder in (event, choice, event.x_groq, event.response):
@@ -2781,11 +2826,26 @@ def _error_in(event: _Fields) -> Any:
     return event if said and (failed or event.detail) else None
 
 
+def _error_text(body: bytes) -> str:
+    """Return what the server said in an error's body: JSON, a web page or plain text."""
+    text = body[:QUOTED].decode("utf-8", "replace")
+    with contextlib.suppress(ValueError, RecursionError):
+        content = json.loads(text)
+        if isinstance(content, dict | list) and content:
+            return _message_of(content)
+    if re.match(r"\s*(<!doctype html|<html|<head|<body)", text, re.IGNORECASE):
+        title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
+        text = re.sub(r"(?is)<(script|style|title).*?</\1>|<[^>]*>", " ", text)
+        named = f" {json.dumps(title[1].strip(), ensure_ascii=False)}" if title else ""
+        text = f"a web page{named}: {' '.join(html.unescape(text).split())}"
+    return text
+
+
 # --- APIs ---
 #
 # The types declare only what is read. `Any` stands where servers differ, so that a value of an
-# unexpected type costs nothing as long as nobody needs it. What does not fit at all is read by
-# the same code, as `_Fields`. No event is in a cycle, so the collector need not know it (gc=False).
+# unexpected type does no harm as long as nobody needs it. What does not fit at all is read by the
+# same code, as `_Fields`. No event is part of a reference cycle, so gc=False spares the collector.
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -2860,7 +2920,7 @@ class Api:
 
     path: ClassVar[str]
     limit_name: ClassVar[str] = "max_tokens"
-    # What else is a limit, given in extra_body.
+    # Other names of the limit, which extra_body may use instead.
     LIMIT_NAMES: ClassVar = ("max_tokens", "max_completion_tokens", "max_output_tokens",
         "max_new_tokens", "n_predict", "num_predict")  # fmt: skip
     events: ClassVar[msgspec.json.Decoder[Any]]
@@ -2887,7 +2947,10 @@ class Api:
         return {name: value for name, value in body.items() if value is not None}
 
     def limit_key(self, config: Config) -> str | None:
-        """Return the key that holds an answer's limit: a newer one when `extra_body` has it."""
+        """Return the body's key for an answer's limit; None where `extra_body` takes it away.
+
+        A name that `extra_body` uses is preferred to this API's own.
+        """
         given = config.extra_body
         newer = [name for name in self.LIMIT_NAMES if isinstance(given.get(name), int)]
         if newer:
@@ -2895,7 +2958,7 @@ class Api:
         return None if self.limit_name in given else self.limit_name
 
     def limit(self, config: Config, question: Question) -> tuple[int | None, str | None]:
-        """Return the most tokens that an answer may have, and whose limit that is."""
+        """Return the most tokens that an answer may have, and where that limit stands."""
         name = self.limit_key(config)
         if name is None:
             return None, None
@@ -2910,7 +2973,7 @@ class Api:
         raise NotImplementedError
 
     def stream_options(self, config: Config) -> dict[str, Any]:
-        """Return the keys that ask for a stream, with the token counts at its end, or for none."""
+        """Return the keys that say whether to stream, with token counts at the stream's end."""
         if config.stream:
             return {"stream": True, "stream_options": {"include_usage": True}}
         return {"stream": False}
@@ -2924,7 +2987,7 @@ class Api:
         raise NotImplementedError
 
     def read_more(self, event: _Fields, parsed: ParsedAnswer) -> int:
-        """Read what few servers have in an event, and return what it brought."""
+        """Read what only few servers put into an event, and return what it brought."""
         del event, parsed
         return NOTHING
 
@@ -2989,7 +3052,7 @@ class Completions(Api):
 
 
 class Chat(Completions):
-    """`/chat/completions`: messages in, a message out. Only its choices differ from above."""
+    """`/chat/completions`: messages in, a message out. Only its choices differ from the above."""
 
     path = "chat/completions"
     # Beside `reasoning_content`, `reasoning` and `reasoning_details`.
@@ -3047,7 +3110,7 @@ class Chat(Completions):
     def read_unusual(self, message: _Fields, parsed: ParsedAnswer) -> int:
         """Read a refusal, which is text, and reasoning under the names that few servers use."""
         if message.content or message.reasoning_content or message.reasoning:
-            return NOTHING  # in a body; it has been read
+            return NOTHING  # this is a body, whose text has been read already
         audio = message.audio
         text = message.refusal or (audio.transcript if isinstance(audio, _Fields) else None)
         if isinstance(text, str) and text:
@@ -3144,16 +3207,24 @@ APIS: Mapping[str, Api] = {"chat": Chat(), "completions": Completions(), "respon
 
 # --- Clocks ---
 #
-# Linux stamps each TCP segment when it arrives. So the time of a token does not depend on when this
-# process gets round to reading it, as long as that is before the next token comes: segments that
-# wait unread are merged, and carry the last one's time. How much earlier the first of them may have
-# come is bounded by the read before and by when the event loop last looked.
+# Where the time of a token is taken: Linux stamps each TCP segment when it arrives. StampedSocket
+# reads the stamp with the bytes, ArrivalClock turns it into a time of `clock`, TimingProtocol hands
+# both to the Exchange, and `Exchange.timed_events` gives each event the time of the read that
+# completed it.
+#
+# So the time does not depend on when this process gets round to reading, as long as that is before
+# the next token comes. Segments that wait unread are merged, and carry the time of the last one.
+# The first of them may have come earlier, but not before the previous read, nor before the event
+# loop last looked; how much that leaves open is recorded beside the time.
 
 
 class WatchedSelector(selectors.DefaultSelector):
-    """Knows since when what is read on this turn of the event loop can have been there."""
+    """Knows how long the bytes that the event loop is about to read may have waited.
 
-    IDLE_NS = 100_000
+    They came after `since_ns`: at that moment the loop last looked, or began to wait.
+    """
+
+    IDLE_NS = 100_000  # a longer wait means that nothing had been there when it began
 
     def __init__(self) -> None:
         super().__init__()
@@ -3161,8 +3232,8 @@ class WatchedSelector(selectors.DefaultSelector):
         self.was_idle = False
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Wait, and take the times."""
-        if timeout == 0:  # the loop has other work, so this is no wait
+        """Wait until a socket is ready, and note when the wait began and ended."""
+        if timeout == 0:  # the loop has other work, so it only looks
             self.was_idle, self.since_ns = False, self.woke_ns
             ready = super().select(timeout)
             self.woke_ns = clock()
@@ -3170,7 +3241,6 @@ class WatchedSelector(selectors.DefaultSelector):
         begun_ns = clock()
         ready = super().select(timeout)
         now_ns = clock()
-        # A wait shows that nothing was there when it began.
         self.was_idle = now_ns - begun_ns > self.IDLE_NS
         self.since_ns = begun_ns if self.was_idle else self.woke_ns
         self.woke_ns = now_ns
@@ -3178,7 +3248,10 @@ class WatchedSelector(selectors.DefaultSelector):
 
 
 class WatchedLoop(asyncio.SelectorEventLoop):
-    """The event loop with a WatchedSelector; another loop measures too, but bounds less closely."""
+    """The event loop with a WatchedSelector.
+
+    Other loops can be measured on as well, but with wider bounds on how late a time may be.
+    """
 
     def __init__(self) -> None:
         self.watch = WatchedSelector()
@@ -3192,10 +3265,12 @@ class ArrivalClock:
     stamp that lies outside [previous read, now] is not used.
     """
 
-    QUICK_NS = 300_000  # an idle loop has read what arrives by then, if it gets a processor
+    # Within this time of an arrival an idle loop reads it, if it gets a processor.
+    QUICK_NS = 300_000
 
     def __init__(self) -> None:
-        self.kernel = self.absent = self.outside = 0  # reads, by what became of their stamp
+        # How many reads had a stamp that was used, none, and one outside the possible times.
+        self.kernel = self.absent = self.outside = 0
         self._unpack = struct.Struct("@ll").unpack  # a timespec: seconds, nanoseconds
         loop = asyncio.get_running_loop()
         self._watch = loop.watch if isinstance(loop, WatchedLoop) else None
@@ -3203,9 +3278,9 @@ class ArrivalClock:
     def arrival(
         self, ancillary: list[tuple[int, int, bytes]], previous_ns: int
     ) -> tuple[int, int | None]:
-        """Return when what was just read had arrived, and how much earlier its beginning may have.
+        """Return when the bytes just read had arrived, and how much earlier their first may have.
 
-        Without a usable stamp that is now, and None.
+        Both are in ns. Without a usable stamp: the time now, and None (not known).
         """
         now_ns, wall_ns = clock(), time.time_ns()
         if not ancillary:
@@ -3221,7 +3296,7 @@ class ArrivalClock:
         if watch is None:
             return arrived_ns, arrived_ns - previous_ns
         if watch.was_idle and watch.woke_ns - arrived_ns < self.QUICK_NS:
-            return arrived_ns, 0  # read at once, so all of it came at once
+            return arrived_ns, 0  # it was read at once, so all of it came together
         return arrived_ns, arrived_ns - max(previous_ns, min(watch.since_ns, arrived_ns))
 
     def to_record(self) -> dict[str, Any]:
@@ -3236,12 +3311,12 @@ class StampedSocket(socket.socket):
 
     SO_TIMESTAMPNS = 35  # Linux; the socket module has no name for it
     ANCILLARY_BYTES = 64
-    READ_BYTES = 1 << 16  # what asyncio asks for costs a memory map a read
+    READ_BYTES = 1 << 16  # asyncio asks for 256 KiB, which maps memory anew for each read
 
     def __init__(self, family: int, kind: int, protocol: int, clock_of_all: ArrivalClock) -> None:
         super().__init__(family, kind, protocol)
         self.clock = clock_of_all
-        self.last_read: tuple[int, int | None] = (0, None)  # see ArrivalClock.arrival
+        self.last_read: tuple[int, int | None] = (0, None)  # what ArrivalClock.arrival returned
         self.sent_ns: int | None = None  # the first write since this was set to None
         with contextlib.suppress(OSError):
             self.setsockopt(socket.SOL_SOCKET, self.SO_TIMESTAMPNS, 1)
@@ -3301,7 +3376,7 @@ class TimedConnector(aiohttp.TCPConnector):
         self._first: StampedSocket | None = None
         if self.used and isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
             options["socket_factory"] = self._make_socket
-            # The kernel begins to stamp a moment after the first socket that asks for it is there.
+            # The kernel starts stamping a moment after a first socket has asked for it, so ask now.
             self._first = StampedSocket(socket.AF_INET, socket.SOCK_STREAM, 0, self.arrivals)
         super().__init__(**options)
 
@@ -3320,7 +3395,7 @@ class TimedConnector(aiohttp.TCPConnector):
     async def _get(self, key: Any, traces: Any) -> aiohttp.connector.Connection | None:
         """Return a kept connection, unless a fresh one is wanted.
 
-        One that holds more than the answer that it was used for would give that to the next.
+        One on which more came than its answer is closed: the next request would be given that.
         """
         if _exchange_now.get().fresh:
             return None
@@ -3355,36 +3430,36 @@ class TimedConnector(aiohttp.TCPConnector):
 
 # --- Transport ---
 #
-# Here alone the program leans on what aiohttp does not promise to keep. `check_aiohttp` says so
-# when something is gone, and pyproject.toml bounds the version.
+# Only this section relies on parts of aiohttp that are not its public interface. `check_aiohttp`
+# tells when one of them is gone, and pyproject.toml bounds the version.
 
 
 class Exchange:
     """One request and the raw bytes of its answer, each read with its time."""
 
-    SLICE = (
-        1 << 18
-    )  # bytes of a body that are read at a time: a hostile one holds millions of events
-    MERGED_NS = NS_PER_MS  # a chunk is called merged when it may have come so much earlier
-    DEAD_WITHIN_NS = 100 * NS_PER_MS  # a kept connection that dies later died with the request
+    # Bytes of a body that are decoded at a time: a hostile body holds millions of events.
+    SLICE = 1 << 18
+    MERGED_NS = NS_PER_MS  # a chunk counts as merged if it may have come this much earlier
+    DEAD_WITHIN_NS = 100 * NS_PER_MS  # a kept connection that dies later was not dead before
     STREAM_STARTS = (b"data:", b"event:", b"id:", b"retry:", b": ", b":\n", b":\r")
+    # The content types of a streamed answer, and of one in a piece.
     TYPES: ClassVar = {
         True: ("text/event-stream",),
         False: ("application/json", "application/problem+json"),
-    }  # the content types of a streamed answer, and of one in a piece
+    }
 
     def __init__(self, limit: int, connector: aiohttp.BaseConnector | None = None) -> None:
         self.limit = limit
         self.connector = connector
-        self.fresh = False  # no kept connection will do
+        self.fresh = False  # whether it must have a new connection
         self.begun_ns = clock()
         self.connected_ns: int | None = None
         self.sent_ns: int | None = None
         self.ended_ns: int | None = None
         self.reused = False
         self.reads_ns: list[int] = []  # when the bytes of each read had arrived
-        # How much earlier the first bytes of a read may have come, by its time, where that is not
-        # 0; None where it is not known.
+        # How much earlier the first bytes of a read may have come, by the read's time. Reads where
+        # that is 0 are left out; None where it is not known.
         self.early_ns: dict[int, int | None] = {}
         self.offsets: list[int] = []  # bytes of the body that had arrived by each read
         self.status: int | None = None
@@ -3427,7 +3502,7 @@ class Exchange:
             self.queue_ms = int(queue_ms[:15])
         self.location = response.headers.get("Location")
         self.content = response.content
-        if not self.reads_ns:  # it had come before it was asked for
+        if not self.reads_ns:  # aiohttp had the head before the request was sent
             self.reads_ns = [clock()]
             self.early_ns[self.reads_ns[0]] = None
         self.offsets = [0] * len(self.reads_ns)
@@ -3435,7 +3510,7 @@ class Exchange:
         response.content.on_eof(self.wake)
 
     def detach(self) -> None:
-        """Take the end's time and let go of the connection, if no other request has it already."""
+        """Note the time of the end, and let go of the connection unless another request has it."""
         self.ended_ns = clock()
         if self.protocol is not None and self.protocol.exchange is self:
             self.protocol.exchange = None
@@ -3446,7 +3521,7 @@ class Exchange:
             self.news.set_result(None)
 
     async def wait_for_news(self, timeout_s: float) -> None:
-        """Wait until something other than more bytes happens, at most so long."""
+        """Wait until something other than more bytes happens, at most `timeout_s`."""
         loop = asyncio.get_running_loop()
         self.news = loop.create_future()
         if not self.has_ended:
@@ -3473,13 +3548,13 @@ class Exchange:
     def died_unused(self) -> bool:
         """Whether a kept connection turned out dead at once, before a byte of a response.
 
-        A 408 that comes at once is such a death as well: the server gave up an idle connection just
-        when it was used again.
+        A 408 that comes at once counts too: the server closed an idle connection in the moment in
+        which it was used again.
         """
         if not self.reused or self.ended_ns is None:
             return False
         died_ns = self.lost_ns or self.ended_ns
-        if self.reads_ns:
+        if self.reads_ns:  # a 408 is one segment, so the kernel's stamp is when it arrived
             died_ns = self.reads_ns[0]
         if self.sent_ns is not None and died_ns - self.sent_ns > self.DEAD_WITHIN_NS:
             return False
@@ -3490,9 +3565,9 @@ class Exchange:
 
     @property
     def body(self) -> bytes:
-        """What has arrived of the body, whatever became of the connection.
+        """What has arrived of the body, even if the connection broke.
 
-        The reader's own methods take a microsecond a piece, and give nothing after an error.
+        The reader's own methods take a microsecond for each piece, and raise after an error.
         """
         if self.content is None or self.content is aiohttp.EMPTY_PAYLOAD:
             return b""
@@ -3506,9 +3581,9 @@ class Exchange:
         return self.connected_ns - self.begun_ns
 
     def fill_errors(self, result: Result, parsed: ParsedAnswer) -> None:
-        """Write down how far the times of chunks may be off that were read with later ones.
+        """Write into the result how late the times of chunks may be that were read with later ones.
 
-        Both stay None where the kernel did not say when the bytes arrived.
+        `merged_chunks` and `client_error_ns` stay None where the kernel gave no time of arrival.
         """
         times_ns = parsed.chunk_ns or parsed.answer_ns
         if not times_ns or self.early_ns.get(times_ns[0], 0) is None:
@@ -3520,9 +3595,9 @@ class Exchange:
             result.client_error_ns = early_ns[0] // 1000 * 1000
 
     def is_answer(self, stream: bool) -> bool:
-        """Whether this is an answer as it was asked for; where the head does not say, by its start.
+        """Whether this is a 200 with a stream, or a JSON body, as it was asked for.
 
-        Good streams are called text/plain by some, and good JSON as well.
+        Some servers send both as text/plain; then the first bytes of the body decide.
         """
         if self.status != 200:
             return False
@@ -3531,6 +3606,35 @@ class Exchange:
             return True
         start = self.body[:64].removeprefix(codecs.BOM_UTF8).lstrip()
         return start.startswith(self.STREAM_STARTS if stream else (b"{",))
+
+    def stray_words(self) -> tuple[str, bool]:
+        """Return what a stream says outside of its data, and whether that is an error.
+
+        This may be llama.cpp's old `error:` field, what follows `event: error`, or JSON or a web
+        page that something on the way wrote into the stream as it was.
+        """
+        body = self.body
+        if len(body) > QUOTED:
+            body = body[: QUOTED // 2] + b"\n" + body[-QUOTED // 2 :]
+        stray, event, is_error = list[str](), "", False
+        for line in re.split(r"\r\n|\n|\r", body.decode("utf-8-sig", "replace")):
+            name, colon, value = line.partition(":")
+            if not line:
+                event = ""
+            elif name == "event":
+                event = value.strip()
+            elif (name == "error" and colon) or (
+                name == "data" and "error" in event and value.strip() != "[DONE]"
+            ):
+                stray.append(value.strip())
+                is_error = True
+            elif name not in ("data", "id", "retry", "") or not colon:
+                stray.append(line)
+        text = "\n".join(stray)
+        with contextlib.suppress(json.JSONDecodeError):
+            content = _decode_untyped(text.encode("utf-8", "replace"))
+            is_error = is_error or (isinstance(content, _Fields) and _error_in(content) is not None)
+        return _error_text(text.encode("utf-8", "replace")), is_error
 
     def timed_events(self) -> Iterator[tuple[int, bytes]]:
         """Yield the data of each event with the time of the read that completed it."""
@@ -3556,10 +3660,10 @@ _exchange_now: contextvars.ContextVar[Exchange] = contextvars.ContextVar("exchan
 
 
 class TimingProtocol(asyncio.Protocol):
-    """Stands between a connection and aiohttp's parser and takes the time of each read.
+    """Stands between a connection and aiohttp's parser, and takes the time of each read.
 
-    A task that reads would first wait for its turn on the loop, which would be measured as the
-    server's time, and waking a task a token costs many times as much.
+    A task that reads would first wait for its turn on the loop, and that wait would be measured as
+    the server's time; and waking a task for each token would cost many times as much.
     """
 
     def __init__(
@@ -3592,7 +3696,7 @@ class TimingProtocol(asyncio.Protocol):
                 error = exc
             self.exchange.lost = error or aiohttp.ServerDisconnectedError()
             loop = asyncio.get_running_loop()
-            # A loop that is behind learns of it late.
+            # A busy loop learns of the end late; this is the earliest that it can have happened.
             now_ns = loop.watch.since_ns if isinstance(loop, WatchedLoop) else clock()
             self.exchange.lost_ns = now_ns
             self.exchange.wake()
@@ -3620,7 +3724,7 @@ class MeasuredRequest(aiohttp.ClientRequest):
         return await super().send(conn)
 
     async def write_bytes(self, *args: Any, **kwargs: Any) -> None:
-        """Take the time, then write; the socket knows it better."""
+        """Note the time, then write; a StampedSocket's own time of its first write is better."""
         exchange = _exchange_now.get()
         if exchange.protocol is None:  # which `attach` will refuse
             await super().write_bytes(*args, **kwargs)
@@ -3634,9 +3738,9 @@ class MeasuredRequest(aiohttp.ClientRequest):
 
 
 def check_aiohttp() -> None:
-    """Raise ExtensionError when this aiohttp lacks what the measurement leans on.
+    """Raise ExtensionError when this aiohttp lacks what the measurement relies on.
 
-    Else an aiohttp that, say, renamed `_buffer` would give empty answers and no error.
+    Otherwise an aiohttp that, say, renamed `_buffer` would give empty answers and no error.
     """
     used = {
         aiohttp.ClientRequest: ("send", "write_bytes"),
@@ -3734,9 +3838,10 @@ class _TooLargeError(Exception):
 
 
 class Desk:
-    """Lets finished answers be read one at a turn of the loop; more when many wait.
+    """Lets one finished answer be parsed in each turn of the event loop; more when many wait.
 
-    Answers that end together would else be read in one go, and the tokens of others timed late.
+    Otherwise answers that end together would be parsed in one go, and the tokens of others that
+    arrive meanwhile would be timed late.
     """
 
     def __init__(self) -> None:
@@ -3771,12 +3876,12 @@ class Client:
     session: aiohttp.ClientSession
     config: Config
     target: Target
-    start_ns: int = dataclasses.field(default_factory=clock)
+    start_ns: int = dataclasses.field(default_factory=clock)  # results count their times from here
     desk: Desk = dataclasses.field(default_factory=Desk)
-    # Keys of the body that the connection test found refused, and that are nobody's wish.
+    # Keys of the body that the server refuses and the user did not ask for (`stream_options`).
     left_out: set[str] = dataclasses.field(default_factory=set)
-    connect_s: float | None = None  # bounds connecting, which else only `timeout` does
-    watch: Callable[[Exchange], None] = lambda _: None  # sees each request's bytes
+    connect_s: float | None = None  # limits connecting; without it only `timeout` does
+    watch: Callable[[Exchange], None] = lambda _: None  # is given each Exchange that has ended
 
     @functools.cached_property
     def api(self) -> Api:
@@ -3812,7 +3917,7 @@ class Client:
         return question, [{**first, "content": mark + first["content"]}, *others]
 
     async def exchange(self, body: bytes, *, fresh: bool = False) -> Exchange:
-        """Send one request and keep what comes back; what goes wrong is kept as `error`."""
+        """Send one request and keep what comes back; what goes wrong is kept as its `error`."""
         exchange = Exchange(self.config.max_answer_bytes, self.session.connector)
         exchange.fresh = fresh
         _exchange_now.set(exchange)
@@ -3840,9 +3945,11 @@ class Client:
         return exchange
 
     async def wait_for_end(self, exchange: Exchange) -> None:
-        """Wait until the body has ended, or cannot; its bytes are read only when in doubt.
+        """Wait until the body has ended; its bytes are parsed before that only when in doubt.
 
-        Waiting for the first token is no idling: it may queue, or think where nobody sees it.
+        In doubt means: [DONE] may have come, or `idle_timeout` has passed. Before the first token
+        nothing counts as idle: the request may queue, or the model think unseen. Raises what broke
+        the connection, _TooLargeError or _IdleError.
         """
         idle_ns = round(self.config.idle_timeout * NS_PER_S)
         deadline_ns = clock() + idle_ns if self.config.stream else sys.maxsize
@@ -3850,7 +3957,7 @@ class Client:
         while not exchange.has_ended:
             exchange.raise_if_broken()
             if exchange.done_seen and looks < self.MOST_LOOKS:
-                # The body ends right behind [DONE]; who keeps it open is not waited for.
+                # A body ends right after [DONE]; a server that keeps it open is not waited for.
                 exchange.done_seen, looks = False, looks + 1
                 await exchange.wait_for_news(self.GRACE_S)
                 if not exchange.has_ended and self.parse(exchange).complete:
@@ -3867,7 +3974,7 @@ class Client:
             await exchange.wait_for_news((deadline_ns - clock()) / NS_PER_S)
 
     def parse(self, exchange: Exchange) -> ParsedAnswer:
-        """Return what can be read of the answer so far; nothing of what is no answer."""
+        """Return what can be read of the answer so far; nothing if it is no answer at all."""
         parsed = ParsedAnswer(several=self.config.extra_body.get("n", 1) != 1)
         parsed.timings.said["header_ms"] = exchange.queue_ms
         if not exchange.is_answer(self.config.stream):
@@ -3902,7 +4009,7 @@ class Client:
         return result
 
     def failure(self, exchange: Exchange, parsed: ParsedAnswer) -> Failure | None:
-        """Say why the answer does not count, if so; what the server said comes first."""
+        """Return why the answer does not count, if so; what the server said comes first."""
         if exchange.status is not None and exchange.status != 200:
             return self.refused(exchange)
         if parsed.error is not None:
@@ -3920,7 +4027,7 @@ class Client:
         return self.bad_end(exchange, parsed)
 
     def bad_end(self, exchange: Exchange, parsed: ParsedAnswer) -> Failure | None:
-        """Say what is wrong with an answer that came whole, as far as the transfer goes."""
+        """Return what is wrong with an answer whose transfer went well; None if nothing is."""
         if parsed.strange is not None:
             return self.said_in_stream(exchange, parsed.strange, certain=False)
         finish = str(parsed.finish or "").lower()
@@ -3943,7 +4050,7 @@ class Client:
 
         `certain`: only what is surely an error; anything else leaves the answer as it is.
         """
-        words, is_error = _stray_words(exchange.body) if self.config.stream else ("", False)
+        words, is_error = exchange.stray_words() if self.config.stream else ("", False)
         if is_error:
             return Failure("server_error", words)
         if certain or failure is None:
@@ -3953,7 +4060,10 @@ class Client:
         return dataclasses.replace(failure, message=f"{failure.message}: {words}")
 
     def refused(self, exchange: Exchange) -> Failure:
-        """Say what another status than 200 means, in the server's words and with the remedy."""
+        """Return what a status other than 200 means, in the server's words, with the remedy.
+
+        A 429 or 503 is no special case here: the request has failed, and is not tried again.
+        """
         status, words = cast(int, exchange.status), _error_text(exchange.body)
         if status in (301, 302, 303, 307, 308):
             place = _without_password(exchange.location or "")
@@ -3980,9 +4090,10 @@ class Client:
         if "max_completion_tokens" in words and "max_completion_tokens" not in sent:
             tokens = self.config.max_tokens or 512
             return f'set "extra_body": {{"{limit}": null, "max_completion_tokens": {tokens}}}'
-        # Words of English too; a server that means the key quotes it.
+        # Keys that are English words as well; a server that means the key quotes it.
         plain = {"stop", "seed", "stream", "user", "model"}
-        for name in sent.keys() - {"model", "messages", "prompt", "input", "stream"}:
+        own = {"model", "messages", "prompt", "input", "stream"}  # set by the test itself
+        for name in [name for name in sent if name not in own]:  # in the body's order
             mark = rf"[`'\"\[.]{re.escape(name)}\b" if name in plain else rf"\b{re.escape(name)}\b"
             if re.search(mark, words):
                 return f'to leave {name} out, set "extra_body": {{"{name}": null}}'
@@ -4001,7 +4112,7 @@ class Client:
         return Failure("wrong_type", f"{wrong}: {text}")
 
     def transport_failure(self, error: BaseException) -> Failure:
-        """Name what went wrong on the way."""
+        """Return what went wrong between this program and the server."""
         config = self.config
         if isinstance(error, asyncio.CancelledError):
             return Failure("cancelled", FAILURES["cancelled"])
@@ -4023,12 +4134,14 @@ class Client:
             error, aiohttp.ClientResponseError | aiohttp.http_exceptions.HttpProcessingError
         ):
             said = str(getattr(error, "message", error))
-            return Failure("bad_http", f"{FAILURES['bad_http']}: {said}{_protocol_remedy(said)}")
+            return Failure(
+                "bad_http", f"{FAILURES['bad_http']}: {said}{self.protocol_remedy(said)}"
+            )
         if isinstance(error, aiohttp.ClientError | OSError):
-            kind = _connection_kind(error)
+            kind = self.connection_kind(error)
             if kind == "connect" and not isinstance(error, aiohttp.ClientConnectorError):
                 kind = "reset"
-            remedy = _tls_remedy(str(error)) if kind == "tls" else ""
+            remedy = self.tls_remedy(str(error)) if kind == "tls" else ""
             return Failure(kind, f"{FAILURES[kind]}{remedy}: {error}")
         logger.error("a request met a fault of this program", exc_info=error)
         return Failure("internal", f"{type(error).__name__}: {error}")
@@ -4042,8 +4155,58 @@ class Client:
             asks = "; write proxy as http://user:password@host:port" if error.status == 407 else ""
             said = f"the proxy {proxy} answered HTTP {error.status} {error.message}{asks}"
             return Failure("connect", said)
-        kind = _connection_kind(error)
+        kind = self.connection_kind(error)
         return Failure(kind, f"the proxy {proxy} cannot be reached: {FAILURES[kind]}: {error}")
+
+    @staticmethod
+    def connection_kind(error: BaseException) -> str:
+        """Name the failure of a connection attempt."""
+        if isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
+            return "tls"
+        if isinstance(error, aiohttp.ClientConnectorDNSError) or type(error).__name__ == "gaierror":
+            return "dns"
+        if isinstance(error, aiohttp.ClientConnectorError):
+            return Client.connection_kind(error.os_error) if error.os_error else "connect"
+        if isinstance(error, ConnectionRefusedError):
+            return "connection_refused"
+        if isinstance(error, ConnectionResetError | aiohttp.ServerDisconnectedError):
+            return "reset"
+        if (
+            isinstance(error, OSError)
+            and type(error) is OSError
+            and "refused" in str(error).lower()
+        ):
+            return "connection_refused"  # several addresses tried, each refused
+        return "connect"
+
+    @staticmethod
+    def tls_remedy(said: str) -> str:
+        """Say what to do about a TLS connection that failed."""
+        said = said.lower().replace("_", " ")
+        if re.search("hostname mismatch|doesn't match|not valid for", said):
+            return " (the certificate is of another host name)"
+        if "has expired" in said:
+            return " (the certificate has expired)"
+        if "certificate verify failed" in said:
+            return " (to trust its certificate, name it in ca_file; verify_tls false trusts any)"
+        if re.search("certificate required|handshake failure|bad certificate|unknown ca", said):
+            return " (the server asks for a certificate: set client_cert and client_key)"
+        plain_http = (
+            "wrong version number|record layer failure|http request|packet length too long"
+            "|unexpected eof|eof occurred"
+        )
+        if re.search(plain_http, said):
+            return " (is it plain HTTP? Then write http:// in server)"
+        return ""
+
+    @staticmethod
+    def protocol_remedy(said: str) -> str:
+        """Say which other protocol the first bytes of an answer are of, as aiohttp quotes them."""
+        if r"\x15\x03" in said or "\x15\x03" in said:
+            return " (it speaks TLS: write https:// in server)"
+        if re.search(r"(\\x00|\x00){2}.{1,8}\\?x?04", said) and "HTTP/1" not in said:
+            return " (it speaks HTTP/2 only; put a proxy before it that speaks HTTP/1.1)"
+        return ""
 
 
 async def send_question(
@@ -4057,7 +4220,8 @@ async def send_question(
     `messages` is the conversation so far, the new question last. `release` is called as soon as the
     server is done with the request, so that the next one can start before this answer is read.
     A kept connection that dies at once, before a byte of a response, is replaced by a fresh one,
-    the clock taken anew; nothing else is tried again.
+    and the clock starts anew. Nothing else is tried again: a 429 is a failed request like any other
+    (`Failure.retry_after` keeps what the server asked for).
     """
     said = messages or [{"role": "user", "content": planned.question.texts[0]}]
     result = planned.new_result(said)
@@ -4071,93 +4235,6 @@ async def send_question(
     release()
     await client.desk.wait_for_turn()
     return client.fill(result, exchange)
-
-
-def _connection_kind(error: BaseException) -> str:
-    """Name the failure of a connection attempt."""
-    if isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
-        return "tls"
-    if isinstance(error, aiohttp.ClientConnectorDNSError) or type(error).__name__ == "gaierror":
-        return "dns"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return _connection_kind(error.os_error) if error.os_error else "connect"
-    if isinstance(error, ConnectionRefusedError):
-        return "connection_refused"
-    if isinstance(error, ConnectionResetError | aiohttp.ServerDisconnectedError):
-        return "reset"
-    if isinstance(error, OSError) and type(error) is OSError and "refused" in str(error).lower():
-        return "connection_refused"  # several addresses tried, each refused
-    return "connect"
-
-
-def _tls_remedy(said: str) -> str:
-    """Say what to do about a TLS connection that failed."""
-    said = said.lower().replace("_", " ")
-    remedies = {
-        "hostname mismatch|doesn't match|not valid for": "the certificate is of another host name",
-        "has expired": "the certificate has expired",
-        "certificate verify failed": "to trust its certificate, name it in ca_file; verify_tls "
-        "false trusts any",
-        "certificate required|handshake failure|bad certificate|unknown ca": "the server asks for "
-        "a certificate: set client_cert and client_key",
-        "wrong version number|record layer failure|http request|packet length too long"
-        "|unexpected eof|eof occurred": "is it plain HTTP? Then write http:// in server",
-    }
-    found = (remedy for marks, remedy in remedies.items() if re.search(marks, said))
-    return "".join(f" ({remedy})" for remedy in itertools.islice(found, 1))
-
-
-def _protocol_remedy(said: str) -> str:
-    """Say which other protocol the first bytes of an answer are of, as aiohttp quotes them."""
-    if r"\x15\x03" in said or "\x15\x03" in said:
-        return " (it speaks TLS: write https:// in server)"
-    if re.search(r"(\\x00|\x00){2}.{1,8}\\?x?04", said) and "HTTP/1" not in said:
-        return " (it speaks HTTP/2 only; put a proxy before it that speaks HTTP/1.1)"
-    return ""
-
-
-def _error_text(body: bytes) -> str:
-    """Return what the server said in an error's body: JSON, a web page or plain text."""
-    text = body[:QUOTED].decode("utf-8", "replace")
-    with contextlib.suppress(ValueError, RecursionError):
-        content = json.loads(text)
-        if isinstance(content, dict | list) and content:
-            return _message_of(content)
-    if re.match(r"\s*(<!doctype html|<html|<head|<body)", text, re.IGNORECASE):
-        title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
-        text = re.sub(r"(?is)<(script|style|title).*?</\1>|<[^>]*>", " ", text)
-        named = f" {json.dumps(title[1].strip(), ensure_ascii=False)}" if title else ""
-        text = f"a web page{named}: {' '.join(html.unescape(text).split())}"
-    return text
-
-
-def _stray_words(body: bytes) -> tuple[str, bool]:
-    """Return what a stream says outside of its data, and whether that is an error.
-
-    Such is llama.cpp's old `error:` field, the text behind `event: error`, and JSON or a page that
-    somebody on the way wrote into the stream unframed.
-    """
-    if len(body) > QUOTED:
-        body = body[: QUOTED // 2] + b"\n" + body[-QUOTED // 2 :]
-    stray, event, is_error = list[str](), "", False
-    for line in re.split(r"\r\n|\n|\r", body.decode("utf-8", "replace")):
-        name, colon, value = line.partition(":")
-        if not line:
-            event = ""
-        elif name == "event":
-            event = value.strip()
-        elif (name == "error" and colon) or (
-            name == "data" and "error" in event and value.strip() != "[DONE]"
-        ):
-            stray.append(value.strip())
-            is_error = True
-        elif name not in ("data", "id", "retry", "") or not colon:
-            stray.append(line)
-    text = "\n".join(stray)
-    with contextlib.suppress(json.JSONDecodeError):
-        content = _decode_untyped(text.encode("utf-8", "replace"))
-        is_error = is_error or (isinstance(content, _Fields) and _error_in(content) is not None)
-    return _error_text(text.encode("utf-8", "replace")), is_error
 
 
 # === Load ===

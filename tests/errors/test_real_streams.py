@@ -7,6 +7,7 @@ could trip over them.
 from __future__ import annotations
 
 import asyncio
+import codecs
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 import llm_stresstest as st
-from tests.conftest import Request, ScriptedServer, ask_each, ask_one, head, http_chunk, sse
+from tests.conftest import Request, ScriptedServer, ask_each, ask_one, chunk, head, http_chunk, sse
 
 DONE = "[DONE]"
 
@@ -292,3 +293,15 @@ async def test_every_shape_at_once_over_kept_connections(server: ScriptedServer)
     assert [(result.status, result.answer, result.reasoning) for result in results] == [
         (shape.status, shape.answer, shape.reasoning) for shape in SHAPES
     ] * 3
+
+
+async def test_a_byte_order_mark_is_no_word_of_the_server(server: ScriptedServer) -> None:
+    async def cut_short(_request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(head("200 OK", "text/event-stream", "Connection: close"))
+        writer.write(codecs.BOM_UTF8 + sse(chunk(content="Hello")))
+        writer.close()
+
+    server.behaviour = cut_short
+    result = await ask_one(server.url)
+    assert result.answer == "Hello"
+    assert result.error is not None and result.error.message == st.FAILURES["truncated"]

@@ -256,6 +256,8 @@ async def test_any_key_of_the_body_can_be_taken_away(
         ("invalid temperature: only 1 is allowed for this model", '"extra_body": {"temperature": null}'),
         ("max_tokens is too large: 512", '"extra_body": {"max_tokens": null}'),
         ("unknown field `seed`", '"extra_body": {"seed": null}'),
+        # Of several, the first in the body's order, whatever the order of a set.
+        ("no max_tokens, stream_options, `seed` or temperature", '"extra_body": {"temperature": null}'),
         ("stop talking", ""),
     ],
 )  # fmt: skip

@@ -117,3 +117,23 @@ async def test_a_pair_that_fails_says_nothing(server: ScriptedServer) -> None:
         client = st.Client(session, config, target)
         found = await st.find_prompt_cache(client, [st.Question(id="q", question="x")])
     assert found is not None and found["found"] is None
+
+
+async def test_a_fault_of_this_program_in_a_later_pair_says_nothing_either(
+    server: ScriptedServer,
+) -> None:
+    server.behaviour = CachingServer()
+    config = st.Config(server=server.url, model="m", concurrent=[1, 2])
+    target = st.resolve_target(config, {})
+    seen: list[object] = []
+
+    def fail_at_the_third(exchange: object) -> None:
+        seen.append(exchange)
+        if len(seen) == 3:
+            raise RuntimeError("a fault")
+
+    async with st.open_session(config, target) as session:
+        client = st.Client(session, config, target, watch=fail_at_the_third)
+        found = await st.find_prompt_cache(client, [st.Question(id="q", question="x")])
+    assert found is not None and len(found["warm_ms"]) == 1
+    assert found["found"] is None
