@@ -6129,12 +6129,15 @@ _SCOPED_METRIC = re.compile(r"(pooled\.|stages\.([1-9][0-9]{0,8})\.)?(.*)", re.D
 def check_thresholds(config: Config, aggregate: Mapping[str, Any]) -> list[ThresholdCheck]:
     """Hold the aggregate against config.json's thresholds.
 
-    In a sweep one that names no level (stages.8.ttft_ms.p95) is held against each of them.
+    In a sweep one that names no level (stages.8.ttft_ms.p95) is held against each of them. A run
+    at one level has no stages: its only level is the whole.
     """
     checks = []
     for metric, condition in config.thresholds.items():
         names = [metric]
-        if aggregate["stages"] and not metric.startswith(("stages.", "pooled.")):
+        if not aggregate["stages"]:
+            names = [_SCOPED_METRIC.sub(r"\3", metric, count=1)]
+        elif not metric.startswith(("stages.", "pooled.")):
             names = [f"stages.{level}.{metric}" for level in dict.fromkeys(config.levels)]
         checks += [ThresholdCheck.of(name, condition, aggregate) for name in names]
     return checks
@@ -8606,7 +8609,7 @@ class Summary:
 def next_command(name: str, meta: Mapping[str, Any], folder: str = "") -> dict[str, str]:
     """Return what to do next with a run, as the last of `summary_lines`' files: label and command.
 
-    `folder` is where its results are when they are not beside the config.
+    `folder` is where its results are, when that is not where `find_results` looks by itself.
     """
     where = f" --results-dir {shlex.quote(folder)}" if folder else ""
     run = shlex.quote(name)
@@ -9328,7 +9331,10 @@ class Run:
             self.journal.remove()
         self._until_saved.close()
         if not self.options.quiet:
-            files = {**saved, **next_command(path.stem, meta)}
+            usual, folder = find_file(None, "config.json").parent / "results", ""
+            if self.files.folder.resolve() != usual.resolve():  # where a tool would not find it
+                folder = str(self.files.folder)
+            files = {**saved, **next_command(path.stem, meta, folder)}
             show(summary_lines(path.stem, meta, aggregate, terminal_width(), files))
         elif (line := failure_line(path.stem, meta)) is not None:
             notice(line)

@@ -550,6 +550,24 @@ def test_thresholds_of_a_sweep_are_held_against_each_level_or_the_one_named() ->
     ]
 
 
+def test_a_threshold_on_the_only_level_of_a_run_is_held_against_all_of_it() -> None:
+    config = st.Config(
+        server="http://x:1",
+        model="m",
+        concurrent=2,
+        thresholds={"stages.2.ttft_ms.p95": "<= 20", "pooled.ok": ">= 2"},
+    )
+    whole = st.calculate_aggregates([ok(0, 0, 10), ok(1, 100, 30)], config)
+    checks = st.check_thresholds(config, whole)
+    assert [(check.metric, check.value, check.met) for check in checks] == [
+        ("ttft_ms.p95", pytest.approx(29), False),
+        ("ok", 2, True),
+    ]
+    load = st.LoadReport(st.LoadStart())
+    codes = [reason["code"] for reason in st.judge_validity(config, whole, load)["reasons"]]
+    assert "too_few_requests" in codes, "p95 of two answers has no interval"
+
+
 @pytest.mark.parametrize(
     ("metric", "said"),
     [
