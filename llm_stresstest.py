@@ -4531,13 +4531,18 @@ class LoadGenerator:
     def _discard(self, result: Result) -> None:
         self.report.warmup[result.status] += 1
 
-    def _judge(self, result: Result) -> None:
+    def _give_up_if_hopeless(self, result: Result) -> None:
         """End the run when its failures say that there is no point in going on."""
         if self.report.gave_up is None and (reason := self.patience.judge(result)) is not None:
             logger.warning("gave up: %s", reason)
             self.report.gave_up, self.report.interrupted = reason, True
-            if self._work is not None:
-                self._work.cancel()
+            self._cancel()
+
+    def _cancel(self) -> None:
+        """End the run; only once, for a second call would interrupt the end of its requests."""
+        if self._work is not None:
+            self._work.cancel()
+            self._work = None
 
     async def _run_stage(self, stage: Stage, record: Callable[[Result], None]) -> None:
         """Ask the stage's questions with at most `level` in flight."""
@@ -4552,7 +4557,7 @@ class LoadGenerator:
                 if (wait_ns := due_ns - clock()) > 0:
                     await asyncio.sleep(wait_ns / NS_PER_S)
                 slot = await limit.take()
-                if stage.is_over(begun_ns) or self.report.fault is not None:
+                if stage.is_over(begun_ns):
                     break
                 task = asyncio.create_task(self._converse(planned, record, slot))
                 tasks.add(task)
@@ -4561,7 +4566,7 @@ class LoadGenerator:
                 # a turn of the loop. Where reading is all that this client can do, slots stay empty
                 # for a while, and the self-check says so.
                 await asyncio.sleep(0)
-            if self.report.fault is None and tasks:
+            if tasks:
                 await asyncio.wait(tasks)
         finally:
             limit.close()
@@ -4591,7 +4596,7 @@ class LoadGenerator:
                     done = slot.release if turn == last else lambda: None
                     result = await self._ask(planned, list(messages), done)
                 record(result)
-                self._judge(result)
+                self._give_up_if_hopeless(result)
                 if not result.ok and not skipped:
                     stopped = result.status == "cancelled"
                     skipped = "cancelled" if stopped else "turn_skipped"
@@ -4599,6 +4604,7 @@ class LoadGenerator:
                 planned = dataclasses.replace(planned, scheduled_ns=None)
         except Exception as error:  # noqa: BLE001  what `record` raises ends the run, not just this task
             self.report.fault = self.report.fault or error
+            self._cancel()
         finally:
             slot.release()
 
