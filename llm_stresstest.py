@@ -4177,7 +4177,7 @@ class StopSignal:
     def caught(cls) -> Iterator[StopSignal]:
         """Catch the signals while the block runs; under nohup SIGHUP stays ignored.
 
-        Python's own handlers see a signal also while the event loop is busy, with saving say.
+        Python's own handlers see a signal even while the event loop is busy, for example saving.
         """
         stop_signal, before = cls(), {}
         for name in cls.SIGNALS:
@@ -4234,7 +4234,7 @@ class LoadStart:
     done: frozenset[int] = frozenset()  # the places that need not be asked again
     resumed: str | None = None  # what ended the earlier part: "stopped", "killed"
     itl_us: Mapping[int, Mapping[int, int]] = dataclasses.field(default_factory=dict)
-    itl_lost: bool = False  # the earlier part took its histogram along
+    itl_lost: bool = False  # the earlier part was killed before it wrote its histogram down
     clients: Sequence[Mapping[str, Any]] = ()  # what the self-check found in earlier parts
     over: Mapping[str, Any] | None = None  # the footer of a load that has ended: nothing is asked
     share: tuple[int, int] = (0, 1)  # (k, n): run the k-th of n parts that together are the load
@@ -4252,7 +4252,7 @@ class LoadReport:
     client: dict[str, Any] = dataclasses.field(default_factory=dict)
     warmup: Counter[str] = dataclasses.field(default_factory=Counter)  # requests by status
     itl_us: dict[int, Counter[int]] = dataclasses.field(default_factory=dict)  # histogram, by stage
-    itl_lost: bool = False
+    itl_lost: bool = False  # see LoadStart: then the histogram has only this part's gaps
     # What is known of the machine and of the server, as `meta` has it.
     hardware: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     server_info: Mapping[str, Any] | None = None
@@ -4384,7 +4384,7 @@ class Stage:
         self.offsets_ns: Iterable[int] | None = None
         if config.duration is not None:
             self.count = None
-            self.first_index = number << 32
+            self.first_index = number << 32  # no stage asks as many; see JournalReader.finished
             self.duration_ns = round(config.duration * NS_PER_S)
         if config.rate is not None:
             self.ramp_s = 0  # it is in the schedule
@@ -4730,10 +4730,10 @@ class ConcurrencyLimit:
         self._begun_ns = clock()
         self._timer: asyncio.TimerHandle | None = None
         self._empty = 0  # open slots without a request
-        self._full_ns: int | None = None  # when all were first busy
-        # Since then: when that number changed, how long slots were empty in all, and both at the
-        # last start, behind which there was nothing more to ask.
-        self._changed_ns = self._empty_ns = 0
+        self._full_ns: int | None = None  # when all were first busy; empty time counts from then
+        self._changed_ns = 0  # when `_empty` last changed
+        self._empty_ns = 0  # how long slots stood empty, added up over all slots
+        # Both at the last start of a request: behind it there was nothing more to ask.
         self._last_start_ns = self._empty_by_then_ns = 0
         self._open()
 
@@ -4828,7 +4828,7 @@ class StageWatch:
         self._cpu_s, self._begun_ns = time.process_time(), clock()
 
     def end(self) -> None:
-        """Take stock."""
+        """Take the differences from the stage's beginning."""
         self.elapsed_s = (clock() - self._begun_ns) / NS_PER_S
         self.cpu_s = time.process_time() - self._cpu_s
         waited_s = self._run_delay_s()
@@ -5069,8 +5069,8 @@ def min_samples(quantile: float) -> int:
 def requests_missing(metric: Mapping[str, Any], name: str) -> int:
     """Return about how many more values a percentile of an aggregate needs for both its bounds.
 
-    Each new one counts as much as those before did. A percentile that had too few values to know
-    that goes by the lower ones.
+    It assumes that each new value counts as much as those before. A high percentile with too few
+    values to tell how much that is, goes by the lower percentiles.
     """
     n: int = metric["n"]
     share = 1.0
@@ -5206,8 +5206,8 @@ def describe(
 
     `values` are in the order of the sends; that is where `n_eff` comes from, a number for each
     percentile: as how many independent ones its values count. A histogram has no order, so it has
-    none unless it is given. What was not measured, and a bound that `n_eff` does not support, is
-    None. Where dependence leaves less than half of what an interval needs, both bounds are.
+    none unless it is given. What was not measured is None, and so is a bound that `n_eff` does not
+    support. Where dependence leaves less than half of what an interval needs, both bounds are None.
     """
     names = ("avg", "std", "min", "max", *PERCENTILES)
     summary: dict[str, Any] = dict.fromkeys(names) | {"n": 0, "n_eff": dict.fromkeys(PERCENTILES)}
@@ -5317,8 +5317,8 @@ class Trend(NamedTuple):
 def keeps_growing(means: Sequence[float]) -> bool:
     """Whether batch means grow from one to the next, by a t-test of their increments at 1 %.
 
-    A queue at high load wanders far without being overloaded. Its increments come and go like a
-    random walk's, and this test holds even for one; without end they add up.
+    A queue at high load wanders far without being overloaded, but its increments cancel out, as a
+    random walk's do, for which this test holds as well. In an overload they all add up.
     """
     increments = [later - earlier for earlier, later in itertools.pairwise(means)]
     spread = statistics.stdev(increments) / math.sqrt(len(increments))
@@ -5362,8 +5362,9 @@ class Aggregator:
         self.tokens = array.array("q")
         self.prefill_ms = array.array("d")
         self.itl_us: Counter[int] = Counter()
-        self.itl_lost = False  # some result has no record of its chunks
-        self.itl_clusters: Counter[str] = Counter()  # of the gaps an answer: their squares' sum
+        self.itl_lost = False  # whether some result has no record of its chunks
+        # `gaps`: how many all answers have; `squares`: the sum of each answer's number, squared.
+        self.itl_clusters: Counter[str] = Counter()
         # How long requests that failed had been waited for; their first token may have come.
         self.failed_e2e_ms = array.array("d")
         self.failed_ttft_ms = array.array("d")
@@ -5399,11 +5400,11 @@ class Aggregator:
         if result.ok and timed:
             self._add_ok(result)
         elif result.error is not None:
-            self._add_failure(result.error)
+            self._count_failure(result.error)
             if result.status != "cancelled" and result.error.kind != "turn_skipped":
                 self._add_failed(result)
 
-    def _add_failure(self, error: Failure) -> None:
+    def _count_failure(self, error: Failure) -> None:
         self.failures[error.kind] += 1
         said = (error.kind, error.http_status, error.message[:300])
         if len(self.said) >= self.MOST_SAID and said not in self.said:
@@ -5440,10 +5441,10 @@ class Aggregator:
             self.sums["prefilled"] += result.prompt_tokens - (result.cached_tokens or 0)
             self.prefill_ms.append(result.server_prefill_ms)
         self.sums["came_in_bursts"] += result.came_in_bursts and not result.came_at_once
-        self._judge(result)
-        self._add_ends(result)
+        self._count_good(result)
+        self._count_ends(result)
 
-    def _add_ends(self, result: Result) -> None:
+    def _count_ends(self, result: Result) -> None:
         """Count how the answer ended, and what the server said of it."""
         if result.model is not None:
             self.models[result.model] += 1
@@ -5489,7 +5490,7 @@ class Aggregator:
         else:
             self.failed_with_ttft_ms.append(result.ttft_ms)
 
-    def _judge(self, result: Result) -> None:
+    def _count_good(self, result: Result) -> None:
         """Count an ok request that meets every SLO; a value that was not measured meets none.
 
         A conversation's answers are graded at its end: its turns are good when the last one is.
@@ -5630,16 +5631,16 @@ class Aggregator:
         return None if slo == Slo() or unseen else self.sums["good"]
 
     def _itl(self, tpot: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the gaps' numbers. Those of one answer hang together, and so do the answers.
+        """Return the numbers of the gaps between chunks.
 
-        By Kish's rule answers of L gaps count as (sum of L)² / (sum of L²); how far neighbouring
-        answers depend on each other, their TPOT knows.
+        The gaps of one answer depend on each other, and so do neighbouring answers. By Kish's rule
+        answers of L gaps count as (sum of L)² / (sum of L²) independent ones; how much less than
+        that they count is taken from the `n_eff` of their TPOT.
         """
         if self.itl_lost or not self.itl_us:
             return describe(Histogram({}))
         gaps, squares = self.itl_clusters["gaps"], self.itl_clusters["squares"]
         answers = max(gaps * gaps / squares, 1.0) if squares else 1.0
-        n_eff = dict.fromkeys(PERCENTILES, answers)
         n_eff = dict.fromkeys(PERCENTILES, answers)
         if tpot["n"]:
             shares = {name: n / tpot["n"] for name, n in tpot["n_eff"].items()}
@@ -5962,10 +5963,10 @@ class Stability:
         }
 
     def _triples(self, stage: int, lowest: int) -> Iterator[tuple[str, Any, Any, bytes]]:
-        """Yield each question's answers: the lowest level's, the stage's, the former's second one.
+        """Yield each question's answers: at the lowest level, in the stage, at the lowest again.
 
-        The k-th time that a stage asks a question goes with the k-th time of another. A second
-        answer is b"" where there is none.
+        The k-th time that a stage asks a question goes with the k-th time of another. Of the last
+        there is only the fingerprint: b"" where the lowest level was not asked again.
         """
         base, here = self._answers.get(lowest, {}), self._answers.get(stage, {})
         others = [
@@ -6151,8 +6152,9 @@ def check_thresholds(config: Config, aggregate: Mapping[str, Any]) -> list[Thres
 
 # --- Validity ---
 #
-# Each rule looks at a finished run and returns a reason or None. The README's table lists them. A
-# new rule is a function here, or in an extension, under @validity_rule.
+# Each rule looks at a finished run and returns a Reason, or None where nothing is wrong. The worst
+# reason is the verdict. A new rule is a function here, or in an extension that is loaded before the
+# run is judged, under @validity_rule; the README's table lists them all.
 
 VERDICTS = ("VALID", "SUSPECT", "INVALID")
 JUDGED_FROM_MS = 2000  # a shorter run proves nothing about the client
@@ -6177,6 +6179,13 @@ class Evidence(NamedTuple):
     def parts(self) -> Sequence[Mapping[str, Any]]:
         """The aggregates of the stages; the whole one without a sweep."""
         return self.aggregate["stages"] or [self.aggregate]
+
+    @property
+    def harmless_delay_ms(self) -> float:
+        """How late requests may be sent: by a tenth of the median latency, and at least 5 ms."""
+        names = ("scheduled_ttft_ms", "scheduled_e2e_ms")
+        medians = [self.aggregate[name]["p50"] for name in names]
+        return max(0.1 * next((value for value in medians if value), 0.0), 5.0)
 
 
 ValidityRule = Callable[[Evidence], Reason | None]
@@ -6434,16 +6443,10 @@ def _overloaded(run: Evidence) -> Reason | None:
     return None
 
 
-def harmless_delay_ms(aggregate: Mapping[str, Any]) -> float:
-    """Return how late requests may be sent: a tenth of the median latency, and at least 5 ms."""
-    medians = [aggregate[name]["p50"] for name in ("scheduled_ttft_ms", "scheduled_e2e_ms")]
-    return max(0.1 * next((value for value in medians if value), 0.0), 5.0)
-
-
 @validity_rule
 def _rate_missed(run: Evidence) -> Reason | None:
     held_ms = run.aggregate["held_ms"]["p95"]
-    if held_ms is None or held_ms <= harmless_delay_ms(run.aggregate):
+    if held_ms is None or held_ms <= run.harmless_delay_ms:
         return None
     message = (
         f"requests were sent up to {format_ms(held_ms)} (p95) behind the schedule, because "
@@ -6457,7 +6460,7 @@ def _rate_missed(run: Evidence) -> Reason | None:
 def _slow_connect(run: Evidence) -> Reason | None:
     """Tell requests that were late because of their connections from those that the cap held."""
     queue_ms, held_ms = run.aggregate["queue_ms"]["p95"], run.aggregate["held_ms"]["p95"]
-    harmless_ms = harmless_delay_ms(run.aggregate)
+    harmless_ms = run.harmless_delay_ms
     if queue_ms is None or queue_ms <= harmless_ms or held_ms > harmless_ms:
         return None
     message = (
@@ -6530,8 +6533,11 @@ def _unusual_ends(run: Evidence) -> Reason | None:
         for reason, times in run.aggregate["finish_reasons"].items()
         if reason.lower() not in usual
     ]
-    message = f"{ends} of {ok} answers ended unusually ({', '.join(reasons[:3])}), so speed and "
-    return Reason("SUSPECT", "unusual_ends", message + "quality may be of stumps")
+    message = (
+        f"{ends} of {ok} answers ended unusually ({', '.join(reasons[:3])}), "
+        "so speed and quality may be of stumps"
+    )
+    return Reason("SUSPECT", "unusual_ends", message)
 
 
 @validity_rule
@@ -6539,15 +6545,11 @@ def _buffered(run: Evidence) -> Reason | None:
     at_once, bursts = run.aggregate["came_at_once"], run.aggregate["came_in_bursts"]
     if not run.aggregate["ok"] or (at_once + bursts) / run.aggregate["ok"] < 0.5:
         return None
+    what = f"{bursts} streamed answers came in a few bursts"
+    so = "TTFT and ITL are those of whatever collects them"
     if at_once >= bursts:
-        came = f"{at_once} streamed answers came in one piece"
-        message = f"{came}: TTFT is their E2E; look for a proxy that buffers"
-    else:
-        came = f"{bursts} streamed answers came in a few bursts"
-        message = (
-            f"{came}: TTFT and ITL are those of whatever collects them; look for a proxy that "
-        )
-        message += "buffers"
+        what, so = f"{at_once} streamed answers came in one piece", "TTFT is their E2E"
+    message = f"{what}: {so}; look for a proxy that buffers"
     return Reason("SUSPECT", "stream_buffered", message)
 
 
@@ -6631,7 +6633,7 @@ def _cached(run: Evidence) -> Reason | None:
 @validity_rule
 def _estimated_tokens(run: Evidence) -> Reason | None:
     chunks = run.aggregate["token_sources"].get("chunks", 0)
-    if not chunks or chunks <= run.aggregate["tokens_doubtful"]:  # which says it
+    if not chunks or chunks <= run.aggregate["tokens_doubtful"]:  # _doubtful_tokens says it
         return None
     message = (
         f"the server gave no usage for {chunks} answers; their tokens are counted as chunks, which "
@@ -7195,7 +7197,11 @@ class JournalReader:
         return entry.read()
 
     def finished(self, questions: Sequence[Question]) -> frozenset[int]:
-        """Return the places of the questions whose turns have all ended by themselves."""
+        """Return the places of the questions whose turns have all ended by themselves.
+
+        A place's question: without `duration` places count on through stages and passes, a whole
+        catalogue each; with it, each stage begins at a multiple of 2**32 (see Stage).
+        """
         ended = Counter[int]()
         for record in self.records():
             if record["error"] is None or record["error"]["kind"] != "cancelled":
