@@ -6715,9 +6715,9 @@ def sync_file(fd: int) -> None:
 
 
 class FileLock:
-    """An open file with its lock, which keeps two runs apart and ends with the process at last.
+    """An open file with an exclusive lock, which keeps two runs apart; it ends with the process.
 
-    `held` is false while somebody else has the lock. Raises OSError when it cannot be opened.
+    `held` is false when somebody else has the lock. Raises OSError when it cannot be opened.
     """
 
     def __init__(self, path: Path, flags: int = 0) -> None:
@@ -6978,7 +6978,7 @@ class Journal:
         except OSError as error:
             if written:
                 self._cut(written)
-            self._fault = error  # the run ends; that it says how much is kept holds from now on
+            self._fault = error  # append no more: the error says how many answers are kept
             raise self._failed(error) from None
         self._digest = JournalLine.digest(self._digest, line[len(self._prefix) :])
         self._seq, self._lines, self._prefix = self._seq + 1, self._lines + 1, b""
@@ -7004,10 +7004,11 @@ class Journal:
 
 
 class JournalReader:
-    """A journal's good lines; the results in the order of the run, and of each place the last one.
+    """A journal's good lines. Results come in the order of the run; of one asked anew, the last.
 
-    A damaged line is passed over: `missing` and `lost_bytes` say so. `refresh` follows a journal
-    that grows. The file stays open, and can be read on when it is removed. Raises ResultsError.
+    A result's place is its index and turn. A damaged line is passed over: `missing` and
+    `lost_bytes` say so. `refresh` follows a journal that grows. The file stays open, and can be
+    read on when it is removed. Raises ResultsError.
     """
 
     BLOCK = 1 << 20  # bytes that are read at a time
@@ -7328,7 +7329,7 @@ class ResultsFile:
             self._add(b',\n"samples": ' + digest.add(samples))
         self._add(b"\n}\n")
         self._file.flush()
-        with self._temporary.open("r+b") as file:  # the other one only appends
+        with self._temporary.open("r+b") as file:  # self._file can only append
             file.seek(head.rindex(blank.encode()))
             file.write(digest.hexdigest().encode())
         sync_file(self._lock.fd)
@@ -7509,10 +7510,13 @@ def run_meta(
     The wall clock was read once, at the start; all later moments come from the monotonic clock.
     """
     started = dt.datetime.fromisoformat(header["started"])
+    dates = {}
+    for name, moment in (("start", started), ("end", load.ended)):
+        dates[f"{name}_date"] = moment.date().isoformat()
+        dates[f"{name}_time"] = moment.time().isoformat(timespec="milliseconds")
     total_ms = (load.ended_ns - load.start.start_ns) / NS_PER_MS
     return {
-        **_dates("start", started),
-        **_dates("end", load.ended),
+        **dates,
         "server": header["server"],
         "model": config.model,
         "concurrent": config.concurrent,
@@ -7544,13 +7548,6 @@ def run_meta(
         "embedded": header.get("embedded"),
         "server_info": load.server_info,
         "thresholds": [check._asdict() for check in check_thresholds(config, aggregate)],
-    }
-
-
-def _dates(prefix: str, moment: dt.datetime) -> dict[str, str]:
-    return {
-        f"{prefix}_date": f"{moment:%Y-%m-%d}",
-        f"{prefix}_time": f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03d}",
     }
 
 
@@ -7591,9 +7588,8 @@ class _LineFormatter(logging.Formatter):
         self.redact = redact
 
     def format(self, record: logging.LogRecord) -> str:
-        moment = dt.datetime.fromtimestamp(record.created).astimezone()
-        time_ms = f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03d}"
-        line = f"{time_ms} {record.levelname} {record.getMessage()}"
+        moment = dt.datetime.fromtimestamp(record.created).astimezone().replace(tzinfo=None)
+        line = f"{moment.isoformat(' ', 'milliseconds')} {record.levelname} {record.getMessage()}"
         if record.exc_info:
             line += " traceback=" + json.dumps(self.formatException(record.exc_info))
         return printable(self.redact(line), 20_000)
@@ -8273,6 +8269,7 @@ class Summary:
     def _keyed(
         self, key: str, text: str, style: str = "dim", *, whole: bool = False
     ) -> list[rich.text.Text]:
+        """Return a label and its text, broken into lines unless it is to stay `whole`."""
         line = styled((key.ljust(self.KEY_WIDTH), style), text)
         line.no_wrap = whole
         return wrapped(line, self.width, hang=self.KEY_WIDTH)
@@ -8776,7 +8773,6 @@ TOOLS = {
     ),
     "list": Tool("the runs of a folder in one table", "analysis", "history", "main_list"),
 }
-_EMBEDDED = Tool("a real small LLM on llama.cpp, for a machine that has no server", "embedded")
 
 
 def import_extension(name: str, group: str | None) -> ModuleType:
@@ -8945,15 +8941,15 @@ class RunFiles:
 
     @property
     def nothing_left(self) -> bool:
-        """Whether a run that is to be gone on with has ended, and its results are saved."""
+        """Whether the run to resume has ended, and its results are saved."""
         return self.resume and self.results.is_file() and not self.journal.exists()
 
     def is_over(self) -> bool:
-        """Whether the load of the run that is gone on with has ended, so that nobody is asked."""
+        """Whether the load of the run to resume has ended: then no question is asked any more."""
         return self.resume and JournalReader(self.journal).is_over
 
     def config_before(self) -> Mapping[str, Any] | None:
-        """Return the config of the run that is gone on with, as its journal has it."""
+        """Return the config of the run to resume, as its journal has it; None without --resume."""
         if not self.resume:
             return None
         try:
@@ -9068,12 +9064,12 @@ async def serving(config: Config, target: Target) -> AsyncIterator[Target]:
     if config.server != "embedded":
         yield target
         return
-    embedded = import_extension("embedded", _EMBEDDED.group)
+    embedded = import_extension("embedded", "embedded")
     async with contextlib.AsyncExitStack() as stack:
         try:
             server = await stack.enter_async_context(embedded.serve(slots=max(config.levels)))
         except ModuleNotFoundError as error:
-            raise MissingPackageError("embedded", error.name, _EMBEDDED.group) from None
+            raise MissingPackageError("embedded", error.name, "embedded") from None
         except (OSError, RuntimeError) as error:
             raise ServerUnreachableError(f"embedded: {error}") from error
         described = {"embedded": server.description, "server_pid": server.pid}
@@ -9181,7 +9177,8 @@ class Run:
     for, and opens the session. Leaving it closes all of them. `main` shows its use.
     """
 
-    PATIENCE_S = 5.0  # of a log that somebody reads later; a person at a terminal is told at once
+    # Connecting that takes longer is said; at a terminal it is said at once.
+    PATIENCE_S = 5.0
 
     def __init__(
         self,
@@ -9239,9 +9236,10 @@ class Run:
                 sys.stderr.write(printable(message, 1000) + "\n")
 
     async def connect(self, test: Coroutine[Any, Any, None]) -> None:
-        """Wait for the connection test, ask the judge one thing, and look at the machine.
+        """Get ready for the load; a signal ends it with StoppedError.
 
-        Say so when connecting takes long.
+        In this order: wait for other runs, test the connection (`test`), test the judge, look for
+        a prompt cache, and start to watch the machine. Say so when connecting takes long.
         """
         with contextlib.closing(test):  # a signal may come before it begins
             wait, say = self.options.wait, self.say
@@ -9277,7 +9275,10 @@ class Run:
         self.progress = Progress(total, self.config.levels)
 
     def _load_start(self, before: JournalReader | None) -> LoadStart:
-        """Return what the load starts with; an earlier part of the run has left its footer."""
+        """Return what the load starts with: anew, or where an earlier part of the run ended.
+
+        That part's journal has a footer, unless it was killed.
+        """
         seed = self.journal.header["seed"]
         if before is None:
             return LoadStart(seed=seed)
@@ -9285,7 +9286,7 @@ class Run:
         footer, clients = before.footer or {}, [footer["client"] for footer in before.footers]
         resumed = "stopped" if footer else "killed"
         return LoadStart(
-            start_ns=clock() - already_ns,
+            start_ns=clock() - already_ns,  # so that new times come behind the earlier ones
             seed=seed,
             done=before.finished(self.questions),
             resumed=None if before.is_over else resumed,
@@ -9312,7 +9313,10 @@ class Run:
         log_result(result)
 
     async def finish(self, load: LoadReport) -> JournalReader:
-        """Grade the answers, end the journal and return all results, graded."""
+        """Write the footer, grade, and close server and session; return all results, graded.
+
+        The journal gets a line for each grade at once, and stays until the results are saved.
+        """
         with self.journal.kept_when_writing_fails():
             if not self.is_over:
                 load.client["timestamps"] = self.client.timestamps
@@ -9326,7 +9330,7 @@ class Run:
         return results
 
     def assess(self, load: LoadReport, aggregate: Mapping[str, Any]) -> None:
-        """Put down what is known of the machine and the server, and what the load did to them."""
+        """Add to the load what is known of the machine and the server; validity rules use it."""
         load.hardware = rounded(self.machine.facts(aggregate))
         load.server_info = self.machine.server_info
 

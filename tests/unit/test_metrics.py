@@ -951,5 +951,12 @@ def test_ramp_up_grows_the_rate_evenly() -> None:
 
 
 def test_dates_come_from_one_reading_of_the_clock() -> None:
-    moment = dt.datetime(2026, 11, 23, 13, 15, 0, 123_900, tzinfo=dt.UTC)
-    assert st._dates("start", moment) == {"start_date": "2026-11-23", "start_time": "13:15:00.123"}
+    moment = dt.datetime(2026, 11, 23, 23, 59, 59, 123_900, tzinfo=dt.UTC)
+    config = st.Config(server="http://x:1", model="m")
+    target = st.resolve_target(config, {})
+    header = {**st.journal_header(config, target, []), "started": moment.isoformat()}
+    load = st.LoadReport(st.LoadStart(0), begun_ns=0, begun=moment, ended_ns=1500 * NS_PER_MS)
+    meta = st.run_meta(config, target, load, st.calculate_aggregates([], config), header)
+    assert [meta["start_date"], meta["start_time"]] == ["2026-11-23", "23:59:59.123"]
+    assert [meta["end_date"], meta["end_time"]] == ["2026-11-24", "00:00:00.623"]
+    assert meta["total_duration_ms"] == 1500
