@@ -95,7 +95,7 @@ def sweep(
 
 
 HEADLINES: dict[str, tuple[tuple[dict[str, Any], dict[str, Any]], str]] = {
-    "no answer": (run_of(failed_results(7, "dns"), ("no_answers",), "INVALID"), "No answer came: 7 × dns: dns."),
+    "no answer": (run_of(failed_results(7, "dns"), ("no_answers",), "INVALID"), "No answer came: 7 × dns."),
     "nothing asked": (run_of([]), "No answer came: nothing was asked."),
     "client saturated": (run_of(stage_results(), ("client_saturated",)), "These times are this program's own, not the server's."),
     "knee, halves": (sweep({1: 40, 4: 100, 8: 105}), f"Beyond 4 at once, users only slow each other down: the total grows 5{SPACE}%, each user's speed halves."),
