@@ -5300,8 +5300,8 @@ class Trend(NamedTuple):
         residuals = [*cls._residuals(means[:middle]), *cls._residuals(means[middle:])]
         variance, df = sum_variance(residuals)
         df_of_lines, squares = 5, len(means) * (len(means) ** 2 - 1) / 12
-        lost = max(1 - df_of_lines / df, 0.4)
-        spread = math.sqrt(max(variance, 0) / len(means) / squares / lost)
+        left = max(1 - df_of_lines / df, 0.4)  # the lines took part of the variance with them
+        spread = math.sqrt(max(variance, 0) / len(means) / squares / left)
         slope = statistics.linear_regression(range(len(means)), means).slope
         steep = abs(slope) > student_t(DRIFT_ALPHA / 2, df) * spread
         mean, half = statistics.fmean(means), slope * len(means) / 2
@@ -6013,7 +6013,8 @@ def calculate_aggregates(
         stages[result.stage].add(result)
         stability.add(result)
     for number, counts in (itl_us or {}).items():
-        stages[number].itl_us, stages[number].itl_lost = Counter(counts), False
+        if number in stages:  # else a damaged journal has lost all results of that stage
+            stages[number].itl_us, stages[number].itl_lost = Counter(counts), False
     parts = [stages[number] for number in sorted(stages)]
     whole = parts[0]
     if len(parts) > 1:
@@ -8152,12 +8153,19 @@ def show(parts: Iterable[str | rich.text.Text | Table], file: TextIO | None = No
 
 
 def write(text: str, file: TextIO) -> None:
-    """Write a text to a standard stream, as its encoding can hold it.
+    """Write a text to a standard stream; where its encoding lacks a sign, in ASCII.
 
     A reader that went away (`| head`), or a full disk that the output goes to, is no fault.
     """
+    encoding = file.encoding or "utf-8"
     try:
-        file.write(encodable(text, file))
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = text.replace("≤" + NARROW_SPACE, "<=").replace("≥" + NARROW_SPACE, ">=")
+        text = text.replace("→", "->").replace("…", "...").translate(ASCII_SIGNS)
+        text = text.encode(encoding, "replace").decode(encoding)
+    try:
+        file.write(text)
         file.flush()
     except OSError:
         with contextlib.suppress(OSError):  # or Python says at its exit that it cannot flush
@@ -8176,18 +8184,6 @@ def open_standard_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
-
-
-def encodable(text: str, file: TextIO) -> str:
-    """Return the text as the file's encoding can hold it; where it lacks a sign, in ASCII."""
-    encoding = file.encoding or "utf-8"
-    try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        text = text.replace("≤" + NARROW_SPACE, "<=").replace("≥" + NARROW_SPACE, ">=")
-        text = text.replace("→", "->").replace("…", "...").translate(ASCII_SIGNS)
-        return text.encode(encoding, "replace").decode(encoding)
-    return text
 
 
 def summary_lines(

@@ -550,6 +550,12 @@ def test_thresholds_of_a_sweep_are_held_against_each_level_or_the_one_named() ->
     ]
 
 
+def test_a_histogram_of_a_stage_whose_results_are_lost_is_left_out() -> None:
+    config = st.Config(server="http://x:1", model="m", concurrent=1)
+    numbers = st.calculate_aggregates([ok(0)], config, {0: {5000: 2}, 1: {7000: 3}})
+    assert (numbers["itl_ms"]["n"], numbers["itl_ms"]["max"]) == (2, 5)
+
+
 def test_a_threshold_on_the_only_level_of_a_run_is_held_against_all_of_it() -> None:
     config = st.Config(
         server="http://x:1",
