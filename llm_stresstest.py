@@ -179,6 +179,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "Evidence",
     "ExtensionError",
     "Failure",
+    "Headline",
     "Histogram",
     "Journal",
     "JournalReader",
@@ -211,11 +212,13 @@ __all__ = [  # what tools may use; the rest may change at any time
     "find_file",
     "find_results",
     "format_interval",
+    "format_limit",
     "format_ms",
     "format_number",
     "format_share",
     "headline",
     "import_extension",
+    "iterate_results",
     "judge_validity",
     "load_config",
     "load_questions",
@@ -675,7 +678,7 @@ class Strict(pydantic.BaseModel):
 
     @classmethod
     def _unknown_key(cls, keys: Sequence[str], fields: Mapping[str, Any]) -> str:
-        near = difflib.get_close_matches(keys[-1], fields, 1, 0.5)
+        near = difflib.get_close_matches(keys[-1], fields, 1, 0.7)
         meant = cls.SYNONYMS.get(keys[-1].lower().replace("-", "_")) if len(keys) == 1 else None
         if meant is not None or near:
             hint = f"did you mean {meant or near[0]}?"
@@ -3477,7 +3480,7 @@ class Exchange:
             return False
         died_ns = self.lost_ns or self.ended_ns
         if self.reads_ns:
-            died_ns = self.reads_ns[0] - (self.early_ns.get(self.reads_ns[0]) or 0)
+            died_ns = self.reads_ns[0]
         if self.sent_ns is not None and died_ns - self.sent_ns > self.DEAD_WITHIN_NS:
             return False
         if self.status == 408:
@@ -3671,12 +3674,17 @@ def open_session(config: Config, target: Target) -> aiohttp.ClientSession:
     Raises ExtensionError when aiohttp is not one that can be measured through.
     """
     check_aiohttp()
+    kept: dict[str, Any] = {"keepalive_timeout": 60}
+    if target.embedded is not None:
+        # llama.cpp closes a connection after a streamed answer although it announced to keep it;
+        # of our own server we know it, and need not find each one dead.
+        kept = {"force_close": True}
     connector = TimedConnector(
         unix_socket=target.unix_socket,
         limit=max(config.levels),
         ttl_dns_cache=300,
-        keepalive_timeout=60,
         ssl=target.tls,
+        **kept,
     )
     return aiohttp.ClientSession(
         connector=connector,
@@ -7483,6 +7491,28 @@ def load_results(path: Path, results: bool = True) -> SavedRun:
     return SavedRun(path, meta, read, aggregate, records, data.get("samples"))
 
 
+def iterate_results(path: Path) -> Iterator[Result]:
+    """Yield the results of a results file, with one of them in memory at a time.
+
+    Raises ConfigError as `load_results` does. A file that something else has laid out anew is read
+    as a whole.
+    """
+    start, end = ResultsFile.RESULTS[2:] + b"\n", ResultsFile.AGGREGATE[1:4]
+    with path.open("rb") as file:
+        if not any(line == start for line in file):
+            yield from load_results(path).results
+            return
+        for number, line in enumerate(file):
+            if line == end:
+                return
+            try:
+                yield Result.from_record(msgspec.json.decode(line.rstrip(b",\n")))
+            except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+                wrong = printable(f"{type(error).__name__}: {error}", 200)
+                raise ConfigError(f"{path}: results: entry {number} is damaged: {wrong}") from None
+    raise ConfigError(f"{path}: is damaged: it ends among its results")
+
+
 def find_results(name: str, folder: Path | None = None) -> Path:
     """Return the results file that a path or a run's name means. Raises ConfigError."""
     given = Path(name)
@@ -8768,6 +8798,10 @@ TOOLS = {
         "the dated runs of one name, and since when they differ", "analysis", "history"
     ),
     "list": Tool("the runs of a folder in one table", "analysis", "history", "main_list"),
+    "report": Tool("one HTML page of a run or several; PNG, SVG, PDF, a card", "report", "report"),
+    "export": Tool(
+        "one row a request: CSV, Excel, Parquet, JSON Lines, Markdown", "export", "export"
+    ),
 }
 
 

@@ -558,6 +558,7 @@ def check_folder(folder: Path) -> None:
 
 START_S = 20.0  # for the sampler's process to say what the machine is
 STOP_S = 3.0
+END_S = 1.0  # after its last line the process ends at once
 Row = dict[str, Any]
 
 
@@ -781,9 +782,12 @@ class Watch:
         self._stopping = True
         cast(asyncio.StreamWriter, self._process.stdin).close()
         await asyncio.wait((self._reading,), timeout=STOP_S)
-        with contextlib.suppress(ProcessLookupError):
+        try:
+            async with asyncio.timeout(END_S):
+                await self._process.wait()
+        except TimeoutError:  # only then: asyncio complains of a kill that finds it just ended
             self._process.kill()
-        await self._process.wait()
+            await self._process.wait()
         self._reading.cancel()
 
     def finish(self, rows: Iterable[Row]) -> None:

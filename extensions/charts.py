@@ -1,0 +1,1265 @@
+"""Every chart, as a Vega-Lite specification made in one place: for the page, files and dashboard.
+
+    chart = charts.ecdf("ttft_ms", curves, limit_ms=1000)
+    chart.title, chart.note, chart.panels, chart.table     what a page shows of it
+    charts.coloured(chart.panels[0].spec, charts.LIGHT)    the specification with fixed colours
+    charts.for_file(chart, charts.LIGHT)                   one whole picture, with its title
+
+A title says what the data show, and claims a difference only where the intervals support it. A
+chart with nothing to see has no panels, and its title says why. Colours are tokens such as
+`var(--a)`, which a page's style sheet gives their value: so a picture follows the theme and the
+printer without being drawn again. What a model, a server or a file said is data here, never an
+expression, a field's name or markup.
+"""
+
+from __future__ import annotations
+
+import bisect
+import copy
+import dataclasses
+import heapq
+import itertools
+import json
+import math
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+import llm_stresstest as st
+
+Spec = dict[str, Any]
+
+SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
+VEGA_LITE = "6.4"  # the newest that vl-convert knows
+MOST_POINTS = 5000
+MOST_STEPS = 500  # of a curve; more cannot be seen
+MOST_LEVELS = 8
+MOST_LANES = 64
+MOST_BINS = 300
+MOST_ROWS = 200  # of a table under a chart
+NARROW = st.NARROW_SPACE
+
+# === Colours and type ===
+
+LIGHT = {
+    "bg": "#fbfbf9", "surface": "#ffffff", "sunken": "#f3f3ef", "ink": "#1b1e23", "ink2": "#4a5058",
+    "ink3": "#666c75", "line": "#e2e2dc", "rule": "#b9bab4", "edge": "#84878c", "a": "#0b63ad",
+    "b": "#b8500f", "quality": "#00705f", "wait": "#bd7410", "focus": "#0b63ad", "l1": "#4b98d2",
+    "l2": "#1f74b8", "l3": "#0f4f8a", "l4": "#0a2a4d", "ok": "#0a6b4d", "okbg": "#e6f2ec",
+    "warn": "#7d5200", "warnbg": "#fbf1dc", "bad": "#b0133f", "badbg": "#fbe6eb",
+}  # fmt: skip
+DARK = {
+    "bg": "#14161a", "surface": "#1b1e23", "sunken": "#22262c", "ink": "#eceae4", "ink2": "#b8bcc2",
+    "ink3": "#969ca5", "line": "#2f343b", "rule": "#555c66", "edge": "#747b86", "a": "#6cb2f2",
+    "b": "#f0995a", "quality": "#4fc7b0", "wait": "#e0a24a", "focus": "#8fc6f7", "l1": "#3d6f9f",
+    "l2": "#5b9bd5", "l3": "#93c7f2", "l4": "#e2f1ff", "ok": "#5fcf9f", "okbg": "#16302a",
+    "warn": "#e9b54d", "warnbg": "#33290f", "bad": "#ff8097", "badbg": "#3a1a22",
+}  # fmt: skip
+
+
+def _with_ramp(theme: dict[str, str]) -> None:
+    """Add s1 to s8: l1 to l4 with what lies between them, for more than four levels."""
+    stops = [
+        tuple(bytes.fromhex(theme[name].removeprefix("#"))) for name in ("l1", "l2", "l3", "l4")
+    ]
+    for step in range(MOST_LEVELS):
+        place = step * (len(stops) - 1) / (MOST_LEVELS - 1)
+        low = min(int(place), len(stops) - 2)
+        mixed = [
+            round(a + (b - a) * (place - low))
+            for a, b in zip(stops[low], stops[low + 1], strict=True)
+        ]
+        theme[f"s{step + 1}"] = "#" + bytes(mixed).hex()
+
+
+_with_ramp(LIGHT)
+_with_ramp(DARK)
+
+FONT = 'Arial, "Liberation Sans", sans-serif'
+CONFIG: Spec = {
+    "background": None,
+    "font": FONT,
+    "padding": {"left": 0, "right": 2, "top": 2, "bottom": 5},
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": "var(--ink3)", "titleColor": "var(--ink3)", "labelFontSize": 12,
+        "titleFontSize": 12, "titleFontWeight": "normal", "gridColor": "var(--line)",
+        "domain": False, "ticks": False, "labelPadding": 6, "titlePadding": 8, "labelLimit": 160,
+    },
+    "axisX": {
+        "grid": False, "domain": True, "domainColor": "var(--rule)", "ticks": True,
+        "tickColor": "var(--rule)", "tickSize": 4,
+    },
+    "axisY": {"grid": True, "tickCount": 4},
+    "legend": {"disable": True},
+    "line": {"strokeWidth": 2},
+    "point": {"filled": True, "size": 36},
+    "rule": {"color": "var(--ink2)"},
+    "text": {"color": "var(--ink)", "fontSize": 12},
+    "title": {
+        "color": "var(--ink)", "fontSize": 16, "anchor": "start", "subtitleColor": "var(--ink3)",
+        "subtitleFontSize": 13, "subtitleLineHeight": 18,
+        "offset": 12, "subtitlePadding": 6, "frame": "group",
+    },
+}  # fmt: skip
+
+
+def token(name: str) -> str:
+    """Return a colour of the style sheet."""
+    return f"var(--{name})"
+
+
+def coloured(spec: Mapping[str, Any], theme: Mapping[str, str]) -> Spec:
+    """Return a specification with its tokens replaced by a theme's colours."""
+    text = re.sub(
+        r"var\(--([a-z0-9]+)\)",
+        lambda found: theme.get(found.group(1), found.group()),
+        json.dumps(spec),
+    )
+    return cast(Spec, json.loads(text))
+
+
+def level_tokens(count: int) -> list[str]:
+    """Return the colours of so many levels, the lowest first and lightest."""
+    few = {1: ("a",), 2: ("l1", "l3"), 3: ("l1", "l2", "l4"), 4: ("l1", "l2", "l3", "l4")}
+    if count in few:
+        return [token(name) for name in few[count]]
+    steps = [round(i * (MOST_LEVELS - 1) / (count - 1)) + 1 for i in range(count)]
+    return [token(f"s{step}") for step in steps]
+
+
+# === What a chart is ===
+
+
+class Key(NamedTuple):
+    """An entry of a legend."""
+
+    label: str
+    colour: str
+    shape: str = "line"  # "line", "dash", "dot", "box", "thin", "hollow", "cross", "triangle"
+
+
+class Panel(NamedTuple):
+    """One picture; those of a chart stand one below the other, with one x axis."""
+
+    spec: Spec
+    label: str = ""
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """A chart, or the sentence that says why there is none."""
+
+    name: str  # of its file
+    title: str  # what the data show
+    note: str = ""  # quantity, unit, scale, direction
+    panels: tuple[Panel, ...] = ()
+    headers: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    table_note: str = ""
+    legend: tuple[Key, ...] = ()
+
+
+class Curve(NamedTuple):
+    """What is drawn of one level or run."""
+
+    label: str
+    values: Sequence[float]
+    summary: Mapping[str, Any]  # as `describe` makes it
+    colour: str
+    dash: tuple[int, ...] = ()
+    key: str = ""  # the label on the curve
+
+
+def for_file(chart: Chart, theme: Mapping[str, str], width: int = 720) -> Spec:
+    """Return a chart as one picture with its title, in a theme's colours."""
+    panels = []
+    for panel in chart.panels:
+        spec = sized(panel.spec, width)
+        if panel.label:
+            spec["title"] = {"text": panel.label, "fontSize": 12, "offset": 6}
+        panels.append(spec)
+    title = {"text": wrapped(chart.title, 80), "subtitle": wrapped(chart.note, 110)}
+    whole = {"vconcat": panels, "spacing": 12, "title": title}
+    whole |= {"$schema": SCHEMA, "config": {**CONFIG, "background": token("bg"), "padding": 24}}
+    return coloured(whole, theme)
+
+
+def sized(spec: Mapping[str, Any], width: int) -> Spec:
+    """Return a specification that is so wide, instead of as wide as what holds it."""
+    made = copy.deepcopy(dict(spec))
+    made["width"] = width
+    made.pop("autosize", None)
+    return made
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Return a text as lines; a narrow space stays within its line."""
+    lines = [""]
+    for word in text.split(" "):
+        if lines[-1] and len(lines[-1]) + len(word) >= width:
+            lines.append("")
+        lines[-1] += (" " if lines[-1] else "") + word
+    return lines
+
+
+# === Parts of specifications ===
+
+_TIME_LABELS = "datum.value>=1000?format(datum.value/1000,'~g')+' s':format(datum.value,'~g')+' ms'"
+
+
+class Scale(NamedTuple):
+    """A scale of times: logarithmic where they differ much, else from 0."""
+
+    low: float
+    high: float
+    log: bool
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Scale:
+        """Return the scale that holds these times."""
+        known = [value for value in values if value is not None and math.isfinite(value)]
+        low, high = min(known, default=0.0), max(known, default=1.0)
+        if low > 0 and high / low > 20:
+            return cls(low / 1.1, high * 1.1, True)
+        return cls(0.0, (high or 1.0) * 1.04, False)
+
+    @property
+    def words(self) -> str:
+        """What the note says of it."""
+        return " · log scale" if self.log else ""
+
+    def encoding(self, field: str = "x", **axis: Any) -> Spec:
+        """Return the encoding of a field of times."""
+        scale: Spec = {"domain": [self.low, self.high], "nice": False}
+        if self.log:
+            scale["type"] = "log"
+            axis["values"] = self.ticks()
+        axis.setdefault("tickCount", 4)
+        axis = {"labelExpr": _TIME_LABELS, "title": None, "labelFlush": False, **axis}
+        return {"field": field, "type": "quantitative", "scale": scale, "axis": axis}
+
+    def ticks(self) -> list[float]:
+        """Return the ticks of a logarithmic scale: 1, 2 and 5, or fewer when they are many."""
+        low, high = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
+        decades = math.log10(self.high / self.low)
+        steps = (1, 2, 5) if decades < 1.8 else (1, 3) if decades < 3 else (1,)
+        values = [step * 10.0**power for power in range(low, high + 1) for step in steps]
+        return [value for value in values if self.low <= value <= self.high]
+
+    def share(self, value: float) -> float:
+        """Return where on the axis a value stands, from 0 to 1."""
+        if self.log:
+            return math.log(max(value, self.low) / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+
+class Limit(NamedTuple):
+    """A limit that the user set: drawn, or only named where it lies far beyond the values."""
+
+    drawn: tuple[float, ...] = ()
+    words: str = ""
+
+    @classmethod
+    def of(cls, limit_ms: float | None, largest_ms: float) -> Limit:
+        """Return what to do with a limit on an axis for values up to the largest."""
+        if limit_ms is None:
+            return cls()
+        if limit_ms <= 3 * largest_ms:
+            return cls((limit_ms,))
+        return cls((), f" · limit {st.format_limit(limit_ms)}, beyond the axis")
+
+
+def _view(height: int, *layers: Spec) -> Spec:
+    return {
+        "$schema": SCHEMA,
+        "width": "container",
+        "height": height,
+        "autosize": {"type": "fit-x", "contains": "padding"},
+        "layer": [layer for layer in layers if layer["data"]["values"]],
+    }
+
+
+def _layer(values: Sequence[Mapping[str, Any]], mark: Spec, **encoding: Any) -> Spec:
+    return {"data": {"values": list(values)}, "mark": mark, "encoding": encoding}
+
+
+def _halo(values: Sequence[Mapping[str, Any]], mark: Spec, **encoding: Any) -> list[Spec]:
+    """Return text on marks: the same below it in the colour of the ground."""
+    below = {"stroke": token("bg"), "strokeWidth": 4, "strokeJoin": "round", "color": token("bg")}
+    base = {"type": "text", **mark}
+    encoding["text"] = {"field": "text", "type": "nominal"}
+    return [_layer(values, {**base, **below}, **encoding), _layer(values, base, **encoding)]
+
+
+def _x(field: str = "x") -> Spec:
+    return {"field": field, "type": "quantitative"}
+
+
+def _colour(field: str = "c") -> Spec:
+    return {"field": field, "type": "nominal", "scale": None}
+
+
+def _rounded(value: float | None) -> float | None:
+    """Return a number with four significant digits: more cannot be seen, and would weigh."""
+    if value is None or not math.isfinite(value):
+        return None
+    return float(f"{value:.4g}")
+
+
+def _tip(text: str = "t") -> Spec:
+    return {"field": text, "type": "nominal"}
+
+
+def _seconds(ms: float) -> float:
+    return round(ms / 1000, 4)
+
+
+def supported(summary: Mapping[str, Any], name: str) -> bool:
+    """Whether a percentile has both bounds of its interval."""
+    return bool(summary["n"]) and None not in summary["ci95"][name]
+
+
+def apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two medians' intervals do not touch."""
+    if not supported(one, "p50") or not supported(other, "p50"):
+        return False
+    low, high = sorted((one["ci95"]["p50"], other["ci95"]["p50"]))
+    return bool(low[1] < high[0])
+
+
+# === How load changes it ===
+
+
+class Level(NamedTuple):
+    """A level of a sweep: its stage of the aggregate, and its results."""
+
+    at_once: int
+    part: Mapping[str, Any]
+    results: Sequence[st.Result]
+
+
+def levels_of(aggregate: Mapping[str, Any], results: Sequence[st.Result]) -> list[Level]:
+    """Return a sweep's levels, the lowest first; of a level asked twice the first time."""
+    by_stage: dict[int, list[st.Result]] = {}
+    for result in results:
+        by_stage.setdefault(result.stage, []).append(result)
+    firsts = {stage["concurrent"]: stage for stage in reversed(aggregate["stages"])}
+    return [
+        Level(level, firsts[level], by_stage.get(firsts[level]["stage"], []))
+        for level in sorted(firsts)
+    ]
+
+
+def shown_levels(levels: Sequence[Level]) -> list[Level]:
+    """Return at most eight of them, the lowest and the highest among them."""
+    if len(levels) <= MOST_LEVELS:
+        return list(levels)
+    places = {round(i * (len(levels) - 1) / (MOST_LEVELS - 1)) for i in range(MOST_LEVELS)}
+    return [levels[place] for place in sorted(places)]
+
+
+def pareto(levels: Sequence[Level], about: str = "") -> Chart:
+    """Draw the total of all users against the speed of one: the field's Pareto picture."""
+    name = "throughput"
+    known = [
+        (level, st.total_speed(level.part), st.one_user_speed(level.part))
+        for level in levels
+        if st.total_speed(level.part) and st.one_user_speed(level.part)
+    ]
+    if len(known) < 2:
+        return Chart(name, "No chart: fewer than two levels have a speed in total and for a user.")
+    points, rows = list[Spec](), list[tuple[str, ...]]()
+    for place, (level, total, one) in enumerate(known):
+        bounds = [1000 / ms if ms else None for ms in level.part["tpot_ms"]["ci95"]["p50"]]
+        low, high = (bounds[1], bounds[0]) if None not in bounds else (None, None)
+        text = str(level.at_once)
+        points.append({
+            "x": _rounded(one), "y": _rounded(total), "lo": _rounded(low), "hi": _rounded(high),
+            "o": place, "text": text,
+            "t": f"{text} at once: {st.format_number(total)} tokens/s in all, "
+            f"{st.format_number(one)} for one user",
+        })  # fmt: skip
+        interval = "–" if low is None else f"{st.format_number(low)} to {st.format_number(high)}"
+        rows.append((text, st.format_number(total), st.format_number(one), interval))
+    x = {**_x(), "scale": {"zero": True}, "axis": {"title": "tokens/s of one user →"}}
+    x["axis"]["tickCount"] = 5
+    y = {**_x("y"), "scale": {"zero": True}, "axis": {"title": None}}
+    labelled = {point.at_once for point in shown_levels([level for level, *_ in known])}
+    labels = [point for point in points if int(point["text"]) in labelled]
+    line = {"type": "line", "strokeWidth": 1, "color": token("rule")}
+    bar = {"type": "rule", "strokeWidth": 7, "opacity": 0.3, "color": token("a")}
+    dot = {"type": "point", "color": token("a"), "size": 60, "opacity": 1}
+    spec = _view(
+        260,
+        _layer(points, line, x=x, y=y, order=_x("o")),
+        _layer([p for p in points if p["lo"]], bar, x=_x("lo"), x2={"field": "hi"}, y=_x("y")),
+        _layer(points, dot, x=x, y=y, tooltip=_tip()),
+        *_halo(labels, {"dy": -13, "fontWeight": "bold"}, x=x, y=y),
+    )
+    headers = ("at once", "total tokens/s ↑", "one user, tokens/s ↑", f"95{NARROW}% interval")
+    return Chart(
+        name,
+        _pareto_title([(level.at_once, cast(float, t), cast(float, o)) for level, t, o in known]),
+        f"{about}Total tokens/s (up) against one user's (right) · ↑ → more is better",
+        (Panel(spec),),
+        headers,
+        tuple(rows),
+    )
+
+
+def _pareto_title(known: Sequence[tuple[int, float, float]]) -> str:
+    """Say what the way from the knee to the top costs, as the headline does."""
+    knee = known[0]
+    for before, level in itertools.pairwise(known):
+        if level[1] >= st.Headline.GROWTH * before[1]:
+            knee = level
+    top = known[-1]
+    begin = known[0] if knee is top else knee
+    gain, loss = top[1] / begin[1] - 1, 1 - top[2] / begin[2]
+    total = "grows by" if gain >= 0 else "falls by"
+    one = "loses" if loss >= 0 else "gains"
+    return (
+        f"From {begin[0]} to {top[0]} at once the total {total} {st.format_share(abs(gain))} and "
+        f"each user {one} {st.format_share(abs(loss))}"
+    )
+
+
+def by_level(levels: Sequence[Level], metric: str, title: str, note: str, name: str) -> Chart:
+    """Draw the medians of a latency, or the right answers, by level with their intervals."""
+    is_share = metric == "quality"
+    points, rows = list[Spec](), list[tuple[str, ...]]()
+    for level in levels:
+        if is_share:
+            scores = level.part["quality"]["under_load"]
+            value, bounds, n = scores["correct_share"], scores["correct_ci95"], scores["n"]
+        else:
+            summary = level.part[metric]
+            value, bounds, n = summary["p50"], summary["ci95"]["p50"], summary["n"]
+        if value is None or not n:
+            continue
+        known = bounds if bounds and None not in bounds else None
+        if is_share:
+            text = st.format_share(value)
+            interval = "–" if known is None else st.format_share(*known)
+        else:
+            text, interval = st.format_ms(value), st.format_interval(known or (None,))
+        point = {"k": str(level.at_once), "y": _rounded(value), "text": text}
+        point["t"] = f"{level.at_once} at once: {text}, 95{NARROW}%: {interval}"
+        if known:
+            point |= {"lo": _rounded(known[0]), "hi": _rounded(known[1])}
+        points.append(point)
+        rows.append((str(level.at_once), text, interval, f"{n:,}"))
+    if not points:
+        return Chart(name, title, note)
+    kept = {str(level.at_once) for level in shown_levels(levels)}
+    shown = [point for point in points if point["k"] in kept]
+    axis: Spec = {"title": None}
+    top = max(cast(float, p.get("hi", p["y"])) for p in shown)
+    scale: Spec = {"domain": [0, top * 1.05 or 1]}
+    if is_share:
+        scale, axis = {"domain": [0, 1]}, {"title": None, "format": ".0%"}
+    else:
+        axis["labelExpr"] = _TIME_LABELS
+    y = {**_x("y"), "scale": scale, "axis": axis}
+    x_axis = {"title": "requests at once", "labelAngle": 0}
+    order = [point["k"] for point in shown]
+    scale_x = {"padding": 0.9}  # room for the last one's label
+    x = {"field": "k", "type": "ordinal", "sort": order, "axis": x_axis, "scale": scale_x}
+    colour = token("quality" if is_share else "a")
+    bar = {"type": "rule", "strokeWidth": 7, "opacity": 0.3, "color": colour}
+    dot = {"type": "point", "color": colour, "size": 60, "opacity": 1}
+    spec = _view(
+        260,
+        _layer([p for p in shown if "lo" in p], bar, x=x, y=_x("lo"), y2={"field": "hi"}),
+        _layer(shown, dot, x=x, y=y, tooltip=_tip()),
+        *_halo(shown, {"dx": 8, "align": "left", "fontWeight": "bold", "fontSize": 11}, x=x, y=y),
+    )
+    what = "right answers" if is_share else "median"
+    headers = ("at once", what, f"95{NARROW}% interval", "answers")
+    return Chart(name, title, note, (Panel(spec),), headers, tuple(rows))
+
+
+# === Latency ===
+
+
+def ecdf(
+    name: str, title: str, note: str, curves: Sequence[Curve], limit_ms: float | None = None
+) -> Chart:
+    """Draw how many requests (up) were done within a time (right)."""
+    drawn = [curve for curve in curves if curve.values]
+    if not drawn:
+        return Chart(name, title, note)
+    ends = [end for curve in drawn for end in (min(curve.values), max(curve.values))]
+    limit = Limit.of(limit_ms, max(ends))
+    scale = Scale.of([*ends, *limit.drawn])
+    layers, single = list[Spec](), len(drawn) == 1
+    x, y = scale.encoding(), {**_x("y"), "scale": {"domain": [0, 1]}}
+    y["axis"] = {"title": None, "format": ".0%", "values": [0, 0.5, 1]}
+    line = {"type": "line", "interpolate": "step-after"}
+    for curve in drawn:
+        steps = _steps(curve.values)
+        if single:
+            n = curve.summary["n_eff"]["p50"] or len(curve.values)
+            half = math.sqrt(math.log(2 / 0.05) / (2 * max(n, 1)))  # Dvoretzky, Kiefer, Wolfowitz
+            band = [
+                {"x": s["x"], "lo": max(s["y"] - half, 0), "hi": min(s["y"] + half, 1)}
+                for s in steps
+            ]
+            area = {"type": "area", "interpolate": "step-after", "opacity": 0.16}
+            area["color"] = curve.colour
+            layers.append(_layer(band, area, x=x, y=_x("lo"), y2={"field": "hi"}))
+        elif supported(curve.summary, "p50"):
+            low, high = curve.summary["ci95"]["p50"]
+            bar = {"type": "rule", "strokeWidth": 7, "opacity": 0.5, "color": curve.colour}
+            ends_of = [{"lo": _rounded(low), "hi": _rounded(high), "y": 0.5}]
+            layers.append(_layer(ends_of, bar, x=_x("lo"), x2={"field": "hi"}, y=_x("y")))
+        mark = {**line, "color": curve.colour, "strokeDash": list(curve.dash) or [1, 0]}
+        layers.append(_layer(steps, mark, x=x, y=y))
+    for at_ms in limit.drawn:
+        layers += _limit(at_ms, x, scale, vertical=True)
+    layers += _marked(drawn[0], scale, x, y) if single else _named(drawn, scale, x, y)
+    headers = ("", *PERCENTILE_HEADS)
+    rows = tuple(percentile_row(curve.label, curve.summary) for curve in curves)
+    spec = _view(250, *layers)
+    return Chart(
+        name,
+        title,
+        note + scale.words + limit.words + " · ← less is better",
+        (Panel(spec),),
+        headers,
+        rows,
+    )
+
+
+PERCENTILE_HEADS = ("p50", f"95{NARROW}% interval", "p90", "p95", "p99", "max", "answers")
+
+
+def percentile_row(label: str, summary: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the percentiles of a metric as texts: in brackets what too few answers support."""
+    shown = [label]
+    for name in st.PERCENTILES:
+        text = st.format_ms(summary[name])
+        shown.append(text if supported(summary, name) or not summary["n"] else f"({text})")
+        if name == "p50":
+            shown.append(st.format_interval(summary["ci95"]["p50"]))
+    return (*shown, st.format_ms(summary["max"]), f"{summary['n']:,}")
+
+
+def _steps(values: Sequence[float]) -> list[dict[str, Any]]:
+    """Return a curve's steps: each value, of many so many that no difference can be seen."""
+    ordered, n = sorted(values), len(values)
+    places = range(n)
+    if n > MOST_STEPS:
+        every = [round(i * (n - 1) / (MOST_STEPS - 1)) for i in range(MOST_STEPS)]
+        return [{"x": _rounded(ordered[p]), "y": round((p + 1) / n, 4)} for p in every]
+    steps = [{"x": _rounded(ordered[0]), "y": 0.0}]
+    return steps + [{"x": _rounded(ordered[p]), "y": round((p + 1) / n, 4)} for p in places]
+
+
+def _limit(limit_ms: float, x: Spec, scale: Scale, *, vertical: bool) -> list[Spec]:
+    """Draw the limit that the user set."""
+    rule = {"type": "rule", "strokeDash": [5, 4], "color": token("ink"), "strokeWidth": 1.5}
+    label = f"limit {st.format_limit(limit_ms)}"
+    right = scale.share(limit_ms) > 0.75
+    align = {"align": "right" if right else "left", "dx": -4 if right else 4}
+    if vertical:
+        at = [{"x": limit_ms, "y": 0.05, "text": label}]
+        return [_layer(at, rule, x=x), *_halo(at, align, x=x, y=_x("y"))]
+    at = [{"y": limit_ms, "text": label}]
+    y = {**x, "field": "y"}
+    text = {"align": "right", "baseline": "bottom", "dy": -3, "dx": -2}
+    place = {"value": "width"}
+    return [_layer(at, rule, y=y), *_halo(at, text, y=y, x=place)]
+
+
+def _marked(curve: Curve, scale: Scale, x: Spec, y: Spec) -> list[Spec]:
+    """Mark p50 and p95 on a curve that stands alone."""
+    points = []
+    for name, share in (("p50", 0.5), ("p95", 0.95)):
+        if name == "p95" and not supported(curve.summary, name):
+            continue
+        value = curve.summary[name]
+        text = f"{name} {st.format_ms(value)}"
+        points.append({"x": _rounded(value), "y": share, "text": text, "t": text})
+    layers = [
+        _layer(
+            points, {"type": "point", "color": curve.colour, "opacity": 1}, x=x, y=y, tooltip=_tip()
+        )
+    ]
+    for point in points:
+        left = scale.share(cast(float, point["x"])) > 0.45
+        side = {"align": "right" if left else "left", "dx": -9 if left else 9}
+        layers += _halo([point], {**side, "fontWeight": "bold"}, x=x, y=y)
+    return layers
+
+
+def _named(curves: Sequence[Curve], scale: Scale, x: Spec, y: Spec) -> list[Spec]:
+    """Write each level at its curve's median, where two would not touch."""
+    points, last = list[dict[str, Any]](), -1.0
+    for curve in sorted(curves, key=lambda curve: cast(float, curve.summary["p50"] or 0)):
+        median = curve.summary["p50"]
+        if median is None or not curve.key or scale.share(median) - last < 0.06:
+            continue
+        last = scale.share(median)
+        text = f"{curve.label}: {st.format_ms(median)} in the median"
+        points.append({"x": _rounded(median), "y": 0.56, "text": curve.key, "t": text})
+    return _halo(points, {"fontWeight": "bold", "dx": -7, "align": "right"}, x=x, y=y)
+
+
+# === Over time ===
+
+
+class Axis:
+    """The time axis that the panels over time share."""
+
+    def __init__(self, end_s: float) -> None:
+        self.end_s = end_s or 0.001
+
+    def encoding(self, *, labels: bool, field: str = "x") -> Spec:
+        """Return the x encoding; only the last panel has labels."""
+        axis: Spec = {"labels": labels, "title": None, "tickCount": 12, "ticks": labels}
+        if labels:
+            axis |= {"title": "seconds since the start"}
+            if self.end_s >= 10:
+                axis["format"] = "d"
+        scale = {"domain": [0, self.end_s], "nice": False}
+        return {"field": field, "type": "quantitative", "scale": scale, "axis": axis}
+
+
+class Timeline:
+    """What happened when: the requests of a run with its stages, warm-up and samples."""
+
+    def __init__(self, run: st.SavedRun, most: int = MOST_POINTS) -> None:
+        self.run, self.most = run, most
+        self.sent = [r for r in run.results if r.sent_ns is not None and r.end_ns is not None]
+        last = max((cast(int, r.end_ns) for r in self.sent), default=0)
+        self.axis = Axis(last / 1e9)
+        self.stages: Sequence[Mapping[str, Any]] = run.aggregate["stages"]
+        self.colours: dict[int, str] = {}
+        levels = sorted({stage["concurrent"] for stage in self.stages})
+        ramp = level_tokens(min(len(levels), MOST_LEVELS)) if levels else []
+        for stage in self.stages:
+            place = levels.index(stage["concurrent"]) * len(ramp) // len(levels)
+            self.colours[stage["stage"]] = ramp[place]
+
+    def bins(self, least_s: float) -> tuple[float, int]:
+        """Return how wide a bin is, and how many there are."""
+        wide = least_s
+        if self.axis.end_s < 20 * least_s:
+            wide = 10.0 ** math.floor(math.log10(self.axis.end_s / 20))
+        for step in itertools.cycle((2, 2.5, 2)):
+            if self.axis.end_s / wide <= MOST_BINS:
+                break
+            wide *= step
+        return wide, max(math.ceil(self.axis.end_s / wide), 1)
+
+    def in_flight(self) -> tuple[float, list[float]]:
+        """Return the mean number of requests in flight in each bin."""
+        wide, count = self.bins(0.5)
+        spans = [(cast(int, r.sent_ns) / 1e9, cast(int, r.end_ns) / 1e9, 1.0) for r in self.sent]
+        return wide, [busy / wide for busy in _spread(spans, wide, count, weigh=True)]
+
+    def tokens_per_s(self) -> tuple[float, list[float]]:
+        """Return the tokens/s of each bin; an answer's are spread evenly from first to last."""
+        wide, count = self.bins(1.0)
+        spans = []
+        for r in self.sent:
+            if r.ok and r.token:
+                first = r.sent_ns if r.first_ns is None else r.first_ns
+                spans.append((cast(int, first) / 1e9, cast(int, r.end_ns) / 1e9, float(r.token)))
+        return wide, [tokens / wide for tokens in _spread(spans, wide, count, weigh=False)]
+
+    def borders(self) -> list[dict[str, Any]]:
+        """Return where each level begins."""
+        begun = [stage for stage in self.stages if stage["window_ms"]]
+        if len(begun) > 20:
+            return []
+        return [
+            {"x": _seconds(stage["window_ms"][0]), "text": f"{stage['concurrent']} at once"}
+            for stage in begun
+        ]
+
+    def warm_up_s(self) -> float | None:
+        """Return when the warm-up ended: with the first measured request."""
+        if not any((self.run.meta.get("warmup") or {}).values()):
+            return None
+        first = min((cast(int, r.sent_ns) for r in self.sent), default=0)
+        return first / 1e9 or None
+
+    def ground(self, *, named: bool) -> list[Spec]:
+        """Return what lies behind each panel: warm-up and the levels' borders."""
+        layers, x = list[Spec](), self.axis.encoding(labels=False)
+        warm = self.warm_up_s()
+        if warm:
+            grey = {"type": "rect", "color": token("ink3"), "opacity": 0.13}
+            layers.append(_layer([{"x": 0, "x2": warm}], grey, x=x, x2={"field": "x2"}))
+        borders = self.borders()
+        if borders:
+            rule = {"type": "rule", "color": token("rule"), "strokeWidth": 1}
+            layers.append(_layer(borders, rule, x=x))
+        if borders and named:
+            kept, last = list[dict[str, Any]](), -math.inf
+            for border in borders:
+                if (border["x"] - last) / self.axis.end_s > 0.07:
+                    kept.append(border)
+                    last = border["x"]
+            text = {"align": "left", "dx": 3, "dy": -5, "baseline": "bottom", "fontSize": 12}
+            layers += _halo(kept, {**text, "color": token("ink3")}, x=x, y={"value": 0})
+        return layers
+
+
+def _spread(
+    spans: Iterable[tuple[float, float, float]], wide: float, count: int, *, weigh: bool
+) -> list[float]:
+    """Spread amounts evenly over spans of time, and add up each bin.
+
+    `weigh`: the amount is one a second, else it is that of the whole span.
+    """
+    # The integral of all spans at each border is linear between its ends: sums of the ends suffice.
+    starts, ends = list[tuple[float, float]](), list[tuple[float, float]]()
+    bins = [0.0] * count
+    for start, end, amount in spans:
+        if end - start < 1e-9:
+            if not weigh:
+                bins[min(int(end / wide), count - 1)] += amount
+            continue
+        rate = amount if weigh else amount / (end - start)
+        starts.append((start, rate))
+        ends.append((end, rate))
+    starts.sort()
+    ends.sort()
+    before = 0.0
+    sums = [_integral(starts), _integral(ends)]
+    for place in range(count):
+        at = (place + 1) * wide
+        total = sums[0](at) - sums[1](at)
+        bins[place] += max(total - before, 0.0)
+        before = total
+    return bins
+
+
+def _integral(begins: Sequence[tuple[float, float]]) -> Any:
+    """Return the function of time that says how much came of rates that begin at these times."""
+    times = [time for time, _ in begins]
+    rates = [0.0, *itertools.accumulate(rate for _, rate in begins)]
+    weighted = [0.0, *itertools.accumulate(time * rate for time, rate in begins)]
+
+    def until(at: float) -> float:
+        place = bisect.bisect_right(times, at)
+        return rates[place] * at - weighted[place]
+
+    return until
+
+
+def sample(results: Sequence[st.Result], keep: Sequence[st.Result], most: int) -> list[st.Result]:
+    """Return at most so many results in their order, those to keep among them."""
+    if len(results) <= most:
+        return list(results)
+    kept = {id(result) for result in keep[:most]}
+    rest = [result for result in results if id(result) not in kept]
+    room = most - len(kept)
+    kept |= {id(rest[place * len(rest) // room]) for place in range(room)}
+    return [result for result in results if id(result) in kept]
+
+
+def _extremes(results: Sequence[st.Result], count: int = 50) -> list[st.Result]:
+    """Return the failures, and the results with the largest and smallest TTFT and E2E."""
+    found = [result for result in results if not result.ok][: MOST_POINTS // 2]
+    for metric in ("ttft_ms", "time_ms"):
+        known = [result for result in results if getattr(result, metric) is not None]
+        found += heapq.nlargest(count, known, key=lambda r: cast(float, getattr(r, metric)))
+        found += heapq.nsmallest(count, known, key=lambda r: cast(float, getattr(r, metric)))
+    return found
+
+
+def sampled_words(shown: int, of: int) -> str:
+    """Say that not all points are shown."""
+    if shown >= of:
+        return ""
+    return f" · {shown:,} of {of:,} shown, all extremes kept"
+
+
+def over_time(timeline: Timeline, title: str, limit_ms: float | None) -> Chart:
+    """Draw latency, load, speed and the machine over one time axis."""
+    if not timeline.sent:
+        return Chart("over_time", "No chart: no request reached the server.")
+    first, note = _latency_panel(timeline, limit_ms)
+    panels = [first]
+    busy_wide, busy = timeline.in_flight()
+    what = f"mean of {busy_wide:g}{NARROW}s"
+    panels.append(_area(timeline, busy_wide, busy, "Requests in flight", what, "ink3"))
+    wide, speed = timeline.tokens_per_s()
+    if any(speed):
+        what = f"all users, each {wide:g}{NARROW}s · ↑ more is better"
+        panels.append(_area(timeline, wide, speed, "Tokens/s", what, "a"))
+    panels += _sampled_panels(timeline)
+    panels = [
+        panel._replace(spec=_with_axis(panel.spec, timeline.axis, last=panel is panels[-1]))
+        for panel in panels
+    ]
+    rows = [
+        (
+            f"{place * wide:g}",
+            st.format_number(value),
+            st.format_number(busy[min(int(place * wide / busy_wide), len(busy) - 1)]),
+        )
+        for place, value in enumerate(speed)
+    ]
+    legend = [Key("failed request, when sent", token("bad"), "cross")]
+    timeouts = any(r.status == "timeout" for r in timeline.sent)
+    if timeouts:
+        legend.append(Key("timeout, at the time waited", token("bad"), "triangle"))
+    if not any(not r.ok for r in timeline.sent):
+        legend = []
+    if timeline.warm_up_s():
+        legend.append(Key("warm-up, left out of every number", token("ink3"), "shade"))
+    return Chart(
+        "over_time",
+        title,
+        note,
+        tuple(panels),
+        ("second", "tokens/s ↑", "in flight"),
+        tuple(rows),
+        legend=tuple(legend),
+    )
+
+
+def _with_axis(spec: Spec, axis: Axis, *, last: bool) -> Spec:
+    """Give every layer the shared time axis; the last panel writes it."""
+    for layer in spec["layer"]:
+        encoding = layer["encoding"]
+        if encoding.get("x", {}).get("field"):
+            encoding["x"] = axis.encoding(labels=last, field=encoding["x"]["field"])
+        if encoding.get("y", {}).get("field") and "axis" in encoding["y"]:
+            encoding["y"]["axis"] |= {"minExtent": 56, "maxExtent": 56}
+    return spec
+
+
+def _latency_panel(timeline: Timeline, limit_ms: float | None) -> tuple[Panel, str]:
+    """Draw each request's TTFT, without streaming its E2E; failures in a strip at the top."""
+    measured = [r for r in timeline.sent if r.ok and r.ttft_ms is not None]
+    what, metric = "First token", "ttft_ms"
+    if not measured:
+        measured, what, metric = [r for r in timeline.sent if r.ok], "Whole answer", "time_ms"
+    shown = sample(measured, _extremes(measured), timeline.most)
+    failed = [r for r in timeline.sent if not r.ok and r.status != "cancelled"]
+    crosses = sample(failed, (), timeline.most // 2)
+    limit = Limit.of(
+        limit_ms if metric == "ttft_ms" else None,
+        max((cast(float, getattr(r, metric)) for r in shown), default=0.0),
+    )
+    scale = Scale.of([*(cast(float, getattr(r, metric)) for r in shown), *limit.drawn])
+    x, y = _x(), scale.encoding("y")
+    points = [
+        {
+            "x": _seconds(cast(int, r.sent_ns) / 1e6),
+            "y": _rounded(getattr(r, metric)),
+            "c": timeline.colours.get(r.stage, token("a")),
+            "t": f"request {r.index}: {st.format_ms(getattr(r, metric))}",
+        }
+        for r in shown
+    ]
+    dot = {"type": "point", "size": 18, "opacity": 0.75}
+    layers = timeline.ground(named=True)
+    layers.append(_layer(points, dot, x=x, y=y, color=_colour(), tooltip=_tip()))
+    for at_ms in limit.drawn:
+        layers += _limit(at_ms, y, scale, vertical=False)
+    layers += _failures(crosses, x)
+    about = "All panels share the time axis" + sampled_words(len(shown), len(measured))
+    if not shown:
+        return Panel(_view(24, *layers), "Failures", "each request a cross, when sent"), about
+    note = f"each request a point{scale.words}{limit.words} · ↓ less is better"
+    return Panel(_view(150, *layers), what, note), about
+
+
+def _failures(failed: Sequence[st.Result], x: Spec) -> list[Spec]:
+    """Draw failures in a strip at the top: a cross, for a timeout a hollow triangle."""
+    layers = list[Spec]()
+    for shape, is_timeout in (("cross", False), ("triangle-up", True)):
+        points = [
+            {
+                "x": _seconds(cast(int, r.sent_ns) / 1e6),
+                "t": f"request {r.index}: {r.error.kind if r.error else r.status}, after "
+                f"{st.format_ms(r.time_ms)}",
+            }
+            for r in failed
+            if (r.status == "timeout") == is_timeout
+        ]
+        if not points:
+            continue
+        mark: Spec = {"type": "point", "shape": shape, "filled": False, "size": 40, "opacity": 1}
+        mark |= {"stroke": token("bad"), "strokeWidth": 2.4 if not is_timeout else 1.6}
+        if not is_timeout:
+            mark["shape"] = "M-1,-1L1,1M-1,1L1,-1"
+        layers.append(_layer(points, mark, x=x, y={"value": 5}, tooltip=_tip()))
+    return layers
+
+
+def _area(
+    timeline: Timeline, wide: float, values: Sequence[float], label: str, note: str, colour: str
+) -> Panel:
+    steps = [
+        {"x": round(place * wide, 3), "y": _rounded(value)} for place, value in enumerate(values)
+    ]
+    steps.append({"x": round(min(len(values) * wide, timeline.axis.end_s), 3), "y": steps[-1]["y"]})
+    return Panel(_area_spec(timeline, steps, colour, max(values, default=0.0)), label, note)
+
+
+def _area_spec(
+    timeline: Timeline, steps: Sequence[Mapping[str, Any]], colour: str, top: float
+) -> Spec:
+    mark: Spec = {"type": "area", "interpolate": "step-after", "color": token(colour)}
+    mark |= {"opacity": 1, "fillOpacity": 0.22}
+    mark["line"] = {"color": token(colour), "strokeWidth": 1.5, "interpolate": "step-after"}
+    scale = {"domain": [0, top or 1], "nice": True}
+    y = {**_x("y"), "stack": None, "scale": scale, "axis": {"title": None, "tickCount": 3}}
+    return _view(62, *timeline.ground(named=False), _layer(steps, mark, x=_x(), y=y))
+
+
+_SAMPLED = (
+    ("cpu_percent", "CPU", "% of the machine, this program included", 1.0, "quality"),
+    ("gpu_busy", "GPU", "% busy, all GPUs", 1.0, "quality"),
+    ("wall_w", "Power", "watts at the wall · ↓ less is better", 1.0, "b"),
+    ("gpu_w", "GPU power", "watts · ↓ less is better", 1.0, "b"),
+    ("dcgm_gpu_w", "GPU power", "watts, from the server · ↓ less is better", 1.0, "b"),
+    ("cpu_package_w", "CPU power", "watts · ↓ less is better", 1.0, "b"),
+)
+
+
+def _sampled_panels(timeline: Timeline) -> list[Panel]:
+    """Draw what the machine did: CPU, GPU, watts, as far as they were sampled."""
+    samples = timeline.run.samples
+    if not samples:
+        return []
+    panels, columns = list[Panel](), dict(samples["columns"])
+    busy = re.compile(r"gpu\d+_util_percent")
+    gpus = [column for name, column in columns.items() if busy.fullmatch(name)]
+    if gpus:
+        rows = [[value for value in row if value is not None] for row in zip(*gpus, strict=True)]
+        columns["gpu_busy"] = [statistics.fmean(row) if row else None for row in rows]
+    for name, label, note, factor, colour in _SAMPLED:
+        column = columns.get(name)
+        if column is None or any(panel.label == label for panel in panels):
+            continue
+        known = [
+            {"x": _seconds(at), "y": _rounded(value * factor)}
+            for at, value in zip(samples["t_ms"], column, strict=False)
+            if value is not None and 0 <= at / 1000 <= timeline.axis.end_s
+        ]
+        every = math.ceil(len(known) / (4 * MOST_BINS)) or 1
+        known = known[::every]
+        if len(known) < 2:
+            continue
+        top = max(cast(float, point["y"]) for point in known)
+        top = 100.0 if note.startswith("%") else top
+        panels.append(Panel(_area_spec(timeline, known, colour, top), label, note))
+    return panels
+
+
+# === Lanes ===
+
+
+def lanes(timeline: Timeline) -> Chart:
+    """Draw each request as a segment on the first lane that is free."""
+    name = "lanes"
+    sent = sorted(timeline.sent, key=lambda r: cast(int, _begin(r)))
+    if len(sent) < 2:
+        return Chart(name, "")
+    kept, note = sent[: timeline.most // 2], ""
+    if len(kept) < len(sent):
+        note = f" · the first {len(kept):,} of {len(sent):,} requests"
+    placed, count = _placed(kept)
+    shown = {lane: lane for lane in range(count)}
+    if count > MOST_LANES:
+        places = [round(i * (count - 1) / (MOST_LANES - 1)) for i in range(MOST_LANES)]
+        shown = {lane: place for place, lane in enumerate(places)}
+        note += f" · {MOST_LANES} of {count:,} lanes shown"
+    segments: dict[str, list[Spec]] = {"queue": [], "wait": [], "write": [], "fail": []}
+    waited = total = 0
+    for result, lane in placed:
+        sent_ns, end_ns = cast(int, result.sent_ns), cast(int, result.end_ns)
+        first_ns = result.first_ns
+        if result.ok and first_ns is not None:
+            waited, total = waited + first_ns - sent_ns, total + end_ns - sent_ns
+        if lane in shown:
+            _add_segments(segments, result, shown[lane] + 1)
+    end_s = max(cast(int, result.end_ns) for result, _ in placed) / 1e9
+    spec = _lanes_spec(segments, len(shown), Axis(end_s))
+    title = f"{len(sent):,} requests on {count:,} lanes"
+    if total:
+        title = f"{st.format_share(waited / total)} of the time is waiting for the first token"
+        title += ", the rest is generating"
+    legend = [Key("waiting for the first token", token("wait"), "thin")]
+    legend.append(Key("generating", token("a"), "box"))
+    if not total:
+        legend = [Key("from sent to the end", token("wait"), "thin")]
+    if segments["queue"]:
+        legend.insert(0, Key("queued here", token("edge"), "hollow"))
+    if segments["fail"]:
+        legend.append(Key("failed", token("bad"), "cross"))
+    rows = [
+        (
+            f"{result.index}",
+            f"{lane + 1}",
+            st.format_number(cast(int, result.sent_ns) / 1e9),
+            st.format_ms(result.ttft_ms),
+            st.format_ms(result.time_ms),
+            result.status,
+        )
+        for result, lane in placed[:MOST_ROWS]
+    ]
+    more = "" if len(placed) <= MOST_ROWS else f"The first {MOST_ROWS}; export has all."
+    return Chart(
+        name,
+        title,
+        f"Each request is one segment, from sent to its last token, on the first free lane{note}",
+        (Panel(spec),),
+        ("request", "lane", "sent, s", "TTFT", "E2E", "status"),
+        tuple(rows),
+        more,
+        tuple(legend),
+    )
+
+
+def _begin(result: st.Result) -> int | None:
+    """Return when a request began to wait: in open loop, when it was due."""
+    if result.scheduled_ns is None:
+        return result.sent_ns
+    return min(result.scheduled_ns, cast(int, result.sent_ns))
+
+
+def _placed(results: Sequence[st.Result]) -> tuple[list[tuple[st.Result, int]], int]:
+    """Return each result with its lane, the first free one, and how many lanes there are."""
+    free, busy, count = list[int](), list[tuple[int, int]](), 0
+    placed = list[tuple[st.Result, int]]()
+    for result in results:
+        begin = cast(int, _begin(result))
+        while busy and busy[0][0] <= begin:
+            heapq.heappush(free, heapq.heappop(busy)[1])
+        lane = heapq.heappop(free) if free else count
+        count = max(count, lane + 1)
+        heapq.heappush(busy, (cast(int, result.end_ns), lane))
+        placed.append((result, lane))
+    return placed, count
+
+
+def _add_segments(segments: dict[str, list[Spec]], result: st.Result, lane: int) -> None:
+    begin, sent, end = (
+        _seconds(cast(int, ns) / 1e6) for ns in (_begin(result), result.sent_ns, result.end_ns)
+    )
+    tip = f"request {result.index}: TTFT {st.format_ms(result.ttft_ms)}, "
+    tip += f"E2E {st.format_ms(result.time_ms)}"
+    first = end if result.first_ns is None else _seconds(result.first_ns / 1e6)
+
+    def add(kind: str, start: float, stop: float, half: float) -> None:
+        if stop > start:
+            segment = {"x": start, "x2": stop, "y": lane - half, "y2": lane + half, "t": tip}
+            segments[kind].append(segment)
+
+    add("queue", begin, sent, 0.34)
+    add("wait", sent, first, 0.18)
+    add("write", first, end, 0.42)
+    if not result.ok:
+        why = result.error.kind if result.error else result.status
+        segments["fail"].append({"x": sent, "y": lane, "t": f"request {result.index}: {why}"})
+
+
+def _lanes_spec(segments: Mapping[str, Sequence[Spec]], count: int, axis: Axis) -> Spec:
+    x = axis.encoding(labels=True)
+    ticks = sorted({1, *range(0, count + 1, max(1, math.ceil(count / 4))), count} - {0})
+    y_axis: Spec = {"title": None, "values": ticks, "grid": False, "format": "d"}
+    y_axis |= {"minExtent": 56, "maxExtent": 56}
+    scale = {"domain": [count + 0.5, 0.5], "nice": False, "zero": False}
+    y = {**_x("y"), "scale": scale, "axis": y_axis}
+    ends = {"x2": {"field": "x2"}, "y2": {"field": "y2"}}
+    marks: dict[str, Spec] = {
+        "queue": {"type": "rect", "filled": False, "stroke": token("edge"), "strokeWidth": 1},
+        "wait": {"type": "rect", "color": token("wait")},
+        "write": {"type": "rect", "color": token("a"), "stroke": token("bg"), "strokeWidth": 0.75},
+    }
+    layers = [
+        _layer(segments[kind], mark, x=x, y=y, tooltip=_tip(), **ends)
+        for kind, mark in marks.items()
+        if segments[kind]
+    ]
+    if segments["fail"]:
+        cross: Spec = {"type": "point", "shape": "M-1,-1L1,1M-1,1L1,-1", "filled": False}
+        cross |= {"size": 40, "stroke": token("bad"), "strokeWidth": 2.4, "opacity": 1}
+        layers.append(_layer(segments["fail"], cross, x=x, y=y, tooltip=_tip()))
+    return _view(max(44, min(count * 20, 420)), *layers)
+
+
+# === Prompt and answer length ===
+
+
+class Line(NamedTuple):
+    """A straight line through points, with its slope's 95 % interval."""
+
+    slope: float
+    low: float
+    high: float
+
+    @classmethod
+    def through(cls, points: Sequence[tuple[float, float]]) -> Line | None:
+        """Return the least-squares line; None where the points do not make one."""
+        xs = [x for x, _ in points]
+        if len(points) < 8 or len(set(xs)) < 3:
+            return None
+        slope, cut = statistics.linear_regression(xs, [y for _, y in points])
+        mean = statistics.fmean(xs)
+        spread = math.fsum((x - mean) ** 2 for x in xs)
+        rest = math.fsum((y - cut - slope * x) ** 2 for x, y in points)
+        half = 2.1 * math.sqrt(rest / (len(points) - 2) / spread)
+        return cls(slope, slope - half, slope + half)
+
+    @property
+    def rises(self) -> bool:
+        """Whether the slope is beyond chance above 0."""
+        return self.low > 0
+
+
+def by_length(
+    name: str,
+    groups: Sequence[tuple[str, str, Sequence[st.Result]]],
+    *,
+    prompt: bool,
+    most: int = MOST_POINTS,
+) -> Chart:
+    """Draw TTFT against the prompt's tokens, or E2E against the answer's; a group a level."""
+    measured = [
+        (label, colour, result, cast(float, result.ttft_ms if prompt else result.time_ms))
+        for label, colour, results in groups
+        for result in results
+        if result.ok and (result.ttft_ms if prompt else result.time_ms) is not None
+    ]
+    cached = prompt and all(result.cached_tokens is not None for _, _, result, _ in measured)
+    found = list[tuple[str, str, st.Result, float, float]]()
+    for label, colour, result, ms in measured:
+        count = result.prompt_tokens if prompt else result.token
+        if count is not None:
+            count -= cast(int, result.cached_tokens) if cached else 0
+            found.append((label, colour, result, float(count), ms))
+    what = "prompt" if prompt else "answer"
+    if len({x for *_, x, _ in found}) < 2:
+        return Chart(name, f"No chart: fewer than two {what} lengths are known.")
+    asked = [result for _, _, result, _, _ in found]
+    kept = {id(result) for result in sample(asked, _extremes(asked), most)}
+    points = [
+        {
+            "x": x, "y": _rounded(ms), "c": colour,
+            "t": f"request {r.index}: {x:,.0f} tokens, {st.format_ms(ms)}",
+        }
+        for _, colour, r, x, ms in found
+        if id(r) in kept
+    ]  # fmt: skip
+    axis_title = f"{what} tokens" + (" that were not in the cache" if cached else "")
+    x = {**_x(), "scale": {"nice": True}, "axis": {"title": axis_title, "tickCount": 6}}
+    y = Scale(0.0, max(ms for *_, ms in found) * 1.04 or 1, False).encoding("y")
+    dot = {"type": "point", "size": 24, "opacity": 0.75}
+    spec = _view(230, _layer(points, dot, x=x, y=y, color=_colour(), tooltip=_tip()))
+    slowest = sorted(found, key=lambda item: -item[4])[:MOST_ROWS]
+    rows = tuple(
+        (str(r.index), label, f"{x:,.0f}", st.format_ms(ms)) for label, _, r, x, ms in slowest
+    )
+    metric = "TTFT" if prompt else "E2E"
+    more = "" if len(found) <= MOST_ROWS else f"The slowest {MOST_ROWS}; export has all."
+    note = f"{metric} against {axis_title} · ↓ less is better"
+    note += sampled_words(len(points), len(found))
+    title = _length_title(groups, found, prompt=prompt, cached=cached)
+    headers = ("request", "at", "tokens", metric)
+    return Chart(name, title, note, (Panel(spec),), headers, rows, more)
+
+
+def _length_title(
+    groups: Sequence[tuple[str, str, Sequence[st.Result]]],
+    found: Sequence[tuple[str, str, st.Result, float, float]],
+    *,
+    prompt: bool,
+    cached: bool,
+) -> str:
+    """Say what a token more costs at the lowest and the highest level."""
+    lines = {
+        label: Line.through([(x, ms) for name, _, _, x, ms in found if name == label])
+        for label, _, _ in groups
+    }
+    known = [(label, line) for label, line in lines.items() if line is not None and line.rises]
+    if not known:
+        metric, what = ("TTFT", "prompt") if prompt else ("E2E", "answer")
+        return f"No rise of {metric} with the length of the {what} is beyond chance"
+    texts = [
+        f"{st.format_ms(line.slope)}" + (f" at {label}" if label else "")
+        for label, line in dict((known[0], known[-1])).items()
+    ]
+    if prompt:
+        token_words = "uncached prompt token" if cached else "prompt token"
+        return f"Each {token_words} adds {' and '.join(texts)} to the first token"
+    return f"Each further token adds {' and '.join(texts)} to an answer"
+
+
+# === Quality ===
+
+
+def quality(categories: Mapping[str, Mapping[str, Any]]) -> Chart:
+    """Draw the right answers by category, the best first, with their intervals."""
+    name = "quality"
+    graded = {key: part for key, part in categories.items() if part["of_answers"]["n"]}
+    if not graded:
+        return Chart(name, "")
+    whole = sum(part["graded"] for part in graded.values())
+    shares = {key: part["of_answers"]["correct_share"] for key, part in graded.items()}
+    if not any(shares.values()):
+        return Chart(name, f"No chart: all {whole:,} graded answers are wrong.")
+    if all(share == 1 for share in shares.values()):
+        return Chart(name, f"No chart: all {whole:,} graded answers are right.")
+    ranked = sorted(graded, key=lambda key: (-shares[key], key))
+    points, rows = list[Spec](), list[tuple[str, ...]]()
+    for key in ranked[:40]:
+        part = graded[key]["of_answers"]
+        low, high = part["correct_ci95"]
+        text, shown = st.format_share(shares[key]), st.printable(key, 60)
+        interval = st.format_share(low, high)
+        points.append({
+            "k": shown, "x": _rounded(shares[key]), "lo": _rounded(low), "hi": _rounded(high),
+            "text": text, "t": f"{shown}: {text}, 95{NARROW}%: {interval}, of {part['n']:,}",
+        })  # fmt: skip
+        rows.append((shown, text, interval, f"{part['n']:,}", f"{graded[key]['ungraded']:,}"))
+    x = {**_x(), "scale": {"domain": [0, 1]}}
+    x["axis"] = {"title": None, "format": ".0%", "tickCount": 5}
+    order = [point["k"] for point in points]
+    y = {"field": "k", "type": "nominal", "sort": order, "axis": {"title": None, "grid": False}}
+    bar = {"type": "rule", "strokeWidth": 7, "opacity": 0.3, "color": token("quality")}
+    dot = {"type": "point", "color": token("quality"), "size": 60, "opacity": 1}
+    spec = _view(
+        28 * len(points) + 8,
+        _layer(points, bar, y=y, x=_x("lo"), x2={"field": "hi"}),
+        _layer(points, dot, y=y, x=x, tooltip=_tip()),
+        *_halo(points, {"dy": -11, "fontWeight": "bold", "fontSize": 11}, y=y, x=x),
+    )
+    return Chart(
+        name,
+        _quality_title(ranked, graded),
+        f"Right answers by category, 95{NARROW}% interval · → more is better",
+        (Panel(spec),),
+        ("category", "right ↑", f"95{NARROW}% interval", "graded", "not graded"),
+        tuple(rows),
+    )
+
+
+def _quality_title(order: Sequence[str], graded: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say the range, and whether any two categories can be told apart."""
+    first, last = order[0], order[-1]
+    best, worst = (graded[key]["of_answers"] for key in (first, last))
+    names = [st.printable(key, 40) for key in (first, last)]
+    if len(order) == 1:
+        return f"{st.format_share(best['correct_share'])} of the graded answers are right"
+    span = (
+        f"From {st.format_share(worst['correct_share'])} ({names[1]}) to "
+        f"{st.format_share(best['correct_share'])} ({names[0]})"
+    )
+    intervals = [graded[key]["of_answers"]["correct_ci95"] for key in order]
+    if max(low for low, _ in intervals) <= min(high for _, high in intervals):
+        return f"{span}, but no category can be told from another"
+    return f"{span}: the best and the worst differ beyond chance"
