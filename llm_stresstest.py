@@ -4262,7 +4262,7 @@ class StopSignal:
     def caught(cls) -> Iterator[StopSignal]:
         """Catch the signals while the block runs; under nohup SIGHUP stays ignored.
 
-        Python's own handlers see a signal also while the event loop is busy, with saving say.
+        Python's own handlers see a signal even while the event loop is busy, for example saving.
         """
         stop_signal, before = cls(), {}
         for name in cls.SIGNALS:
@@ -4319,7 +4319,7 @@ class LoadStart:
     done: frozenset[int] = frozenset()  # the places that need not be asked again
     resumed: str | None = None  # what ended the earlier part: "stopped", "killed"
     itl_us: Mapping[int, Mapping[int, int]] = dataclasses.field(default_factory=dict)
-    itl_lost: bool = False  # the earlier part took its histogram along
+    itl_lost: bool = False  # the earlier part was killed before it wrote its histogram down
     clients: Sequence[Mapping[str, Any]] = ()  # what the self-check found in earlier parts
     over: Mapping[str, Any] | None = None  # the footer of a load that has ended: nothing is asked
     share: tuple[int, int] = (0, 1)  # (k, n): run the k-th of n parts that together are the load
@@ -4337,7 +4337,7 @@ class LoadReport:
     client: dict[str, Any] = dataclasses.field(default_factory=dict)
     warmup: Counter[str] = dataclasses.field(default_factory=Counter)  # requests by status
     itl_us: dict[int, Counter[int]] = dataclasses.field(default_factory=dict)  # histogram, by stage
-    itl_lost: bool = False
+    itl_lost: bool = False  # see LoadStart: then the histogram has only this part's gaps
     # What is known of the machine and of the server, as `meta` has it.
     hardware: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     server_info: Mapping[str, Any] | None = None
@@ -4469,7 +4469,7 @@ class Stage:
         self.offsets_ns: Iterable[int] | None = None
         if config.duration is not None:
             self.count = None
-            self.first_index = number << 32
+            self.first_index = number << 32  # no stage asks as many; see JournalReader.finished
             self.duration_ns = round(config.duration * NS_PER_S)
         if config.rate is not None:
             self.ramp_s = 0  # it is in the schedule
@@ -4616,13 +4616,18 @@ class LoadGenerator:
     def _discard(self, result: Result) -> None:
         self.report.warmup[result.status] += 1
 
-    def _judge(self, result: Result) -> None:
+    def _give_up_if_hopeless(self, result: Result) -> None:
         """End the run when its failures say that there is no point in going on."""
         if self.report.gave_up is None and (reason := self.patience.judge(result)) is not None:
             logger.warning("gave up: %s", reason)
             self.report.gave_up, self.report.interrupted = reason, True
-            if self._work is not None:
-                self._work.cancel()
+            self._cancel()
+
+    def _cancel(self) -> None:
+        """End the run; only once, for a second call would interrupt the end of its requests."""
+        if self._work is not None:
+            self._work.cancel()
+            self._work = None
 
     async def _run_stage(self, stage: Stage, record: Callable[[Result], None]) -> None:
         """Ask the stage's questions with at most `level` in flight."""
@@ -4637,7 +4642,7 @@ class LoadGenerator:
                 if (wait_ns := due_ns - clock()) > 0:
                     await asyncio.sleep(wait_ns / NS_PER_S)
                 slot = await limit.take()
-                if stage.is_over(begun_ns) or self.report.fault is not None:
+                if stage.is_over(begun_ns):
                     break
                 task = asyncio.create_task(self._converse(planned, record, slot))
                 tasks.add(task)
@@ -4646,7 +4651,7 @@ class LoadGenerator:
                 # a turn of the loop. Where reading is all that this client can do, slots stay empty
                 # for a while, and the self-check says so.
                 await asyncio.sleep(0)
-            if self.report.fault is None and tasks:
+            if tasks:
                 await asyncio.wait(tasks)
         finally:
             limit.close()
@@ -4676,7 +4681,7 @@ class LoadGenerator:
                     done = slot.release if turn == last else lambda: None
                     result = await self._ask(planned, list(messages), done)
                 record(result)
-                self._judge(result)
+                self._give_up_if_hopeless(result)
                 if not result.ok and not skipped:
                     stopped = result.status == "cancelled"
                     skipped = "cancelled" if stopped else "turn_skipped"
@@ -4684,6 +4689,7 @@ class LoadGenerator:
                 planned = dataclasses.replace(planned, scheduled_ns=None)
         except Exception as error:  # noqa: BLE001  what `record` raises ends the run, not just this task
             self.report.fault = self.report.fault or error
+            self._cancel()
         finally:
             slot.release()
 
@@ -4809,10 +4815,10 @@ class ConcurrencyLimit:
         self._begun_ns = clock()
         self._timer: asyncio.TimerHandle | None = None
         self._empty = 0  # open slots without a request
-        self._full_ns: int | None = None  # when all were first busy
-        # Since then: when that number changed, how long slots were empty in all, and both at the
-        # last start, behind which there was nothing more to ask.
-        self._changed_ns = self._empty_ns = 0
+        self._full_ns: int | None = None  # when all were first busy; empty time counts from then
+        self._changed_ns = 0  # when `_empty` last changed
+        self._empty_ns = 0  # how long slots stood empty, added up over all slots
+        # Both at the last start of a request: behind it there was nothing more to ask.
         self._last_start_ns = self._empty_by_then_ns = 0
         self._open()
 
@@ -4907,7 +4913,7 @@ class StageWatch:
         self._cpu_s, self._begun_ns = time.process_time(), clock()
 
     def end(self) -> None:
-        """Take stock."""
+        """Take the differences from the stage's beginning."""
         self.elapsed_s = (clock() - self._begun_ns) / NS_PER_S
         self.cpu_s = time.process_time() - self._cpu_s
         waited_s = self._run_delay_s()
@@ -5148,8 +5154,8 @@ def min_samples(quantile: float) -> int:
 def requests_missing(metric: Mapping[str, Any], name: str) -> int:
     """Return about how many more values a percentile of an aggregate needs for both its bounds.
 
-    Each new one counts as much as those before did. A percentile that had too few values to know
-    that goes by the lower ones.
+    It assumes that each new value counts as much as those before. A high percentile with too few
+    values to tell how much that is, goes by the lower percentiles.
     """
     n: int = metric["n"]
     share = 1.0
@@ -5285,8 +5291,8 @@ def describe(
 
     `values` are in the order of the sends; that is where `n_eff` comes from, a number for each
     percentile: as how many independent ones its values count. A histogram has no order, so it has
-    none unless it is given. What was not measured, and a bound that `n_eff` does not support, is
-    None. Where dependence leaves less than half of what an interval needs, both bounds are.
+    none unless it is given. What was not measured is None, and so is a bound that `n_eff` does not
+    support. Where dependence leaves less than half of what an interval needs, both bounds are None.
     """
     names = ("avg", "std", "min", "max", *PERCENTILES)
     summary: dict[str, Any] = dict.fromkeys(names) | {"n": 0, "n_eff": dict.fromkeys(PERCENTILES)}
@@ -5379,8 +5385,8 @@ class Trend(NamedTuple):
         residuals = [*cls._residuals(means[:middle]), *cls._residuals(means[middle:])]
         variance, df = sum_variance(residuals)
         df_of_lines, squares = 5, len(means) * (len(means) ** 2 - 1) / 12
-        lost = max(1 - df_of_lines / df, 0.4)
-        spread = math.sqrt(max(variance, 0) / len(means) / squares / lost)
+        left = max(1 - df_of_lines / df, 0.4)  # the lines took part of the variance with them
+        spread = math.sqrt(max(variance, 0) / len(means) / squares / left)
         slope = statistics.linear_regression(range(len(means)), means).slope
         steep = abs(slope) > student_t(DRIFT_ALPHA / 2, df) * spread
         mean, half = statistics.fmean(means), slope * len(means) / 2
@@ -5396,8 +5402,8 @@ class Trend(NamedTuple):
 def keeps_growing(means: Sequence[float]) -> bool:
     """Whether batch means grow from one to the next, by a t-test of their increments at 1 %.
 
-    A queue at high load wanders far without being overloaded. Its increments come and go like a
-    random walk's, and this test holds even for one; without end they add up.
+    A queue at high load wanders far without being overloaded, but its increments cancel out, as a
+    random walk's do, for which this test holds as well. In an overload they all add up.
     """
     increments = [later - earlier for earlier, later in itertools.pairwise(means)]
     spread = statistics.stdev(increments) / math.sqrt(len(increments))
@@ -5441,8 +5447,9 @@ class Aggregator:
         self.tokens = array.array("q")
         self.prefill_ms = array.array("d")
         self.itl_us: Counter[int] = Counter()
-        self.itl_lost = False  # some result has no record of its chunks
-        self.itl_clusters: Counter[str] = Counter()  # of the gaps an answer: their squares' sum
+        self.itl_lost = False  # whether some result has no record of its chunks
+        # `gaps`: how many all answers have; `squares`: the sum of each answer's number, squared.
+        self.itl_clusters: Counter[str] = Counter()
         # How long requests that failed had been waited for; their first token may have come.
         self.failed_e2e_ms = array.array("d")
         self.failed_ttft_ms = array.array("d")
@@ -5478,11 +5485,11 @@ class Aggregator:
         if result.ok and timed:
             self._add_ok(result)
         elif result.error is not None:
-            self._add_failure(result.error)
+            self._count_failure(result.error)
             if result.status != "cancelled" and result.error.kind != "turn_skipped":
                 self._add_failed(result)
 
-    def _add_failure(self, error: Failure) -> None:
+    def _count_failure(self, error: Failure) -> None:
         self.failures[error.kind] += 1
         said = (error.kind, error.http_status, error.message[:300])
         if len(self.said) >= self.MOST_SAID and said not in self.said:
@@ -5519,10 +5526,10 @@ class Aggregator:
             self.sums["prefilled"] += result.prompt_tokens - (result.cached_tokens or 0)
             self.prefill_ms.append(result.server_prefill_ms)
         self.sums["came_in_bursts"] += result.came_in_bursts and not result.came_at_once
-        self._judge(result)
-        self._add_ends(result)
+        self._count_good(result)
+        self._count_ends(result)
 
-    def _add_ends(self, result: Result) -> None:
+    def _count_ends(self, result: Result) -> None:
         """Count how the answer ended, and what the server said of it."""
         if result.model is not None:
             self.models[result.model] += 1
@@ -5568,7 +5575,7 @@ class Aggregator:
         else:
             self.failed_with_ttft_ms.append(result.ttft_ms)
 
-    def _judge(self, result: Result) -> None:
+    def _count_good(self, result: Result) -> None:
         """Count an ok request that meets every SLO; a value that was not measured meets none.
 
         A conversation's answers are graded at its end: its turns are good when the last one is.
@@ -5709,16 +5716,16 @@ class Aggregator:
         return None if slo == Slo() or unseen else self.sums["good"]
 
     def _itl(self, tpot: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the gaps' numbers. Those of one answer hang together, and so do the answers.
+        """Return the numbers of the gaps between chunks.
 
-        By Kish's rule answers of L gaps count as (sum of L)² / (sum of L²); how far neighbouring
-        answers depend on each other, their TPOT knows.
+        The gaps of one answer depend on each other, and so do neighbouring answers. By Kish's rule
+        answers of L gaps count as (sum of L)² / (sum of L²) independent ones; how much less than
+        that they count is taken from the `n_eff` of their TPOT.
         """
         if self.itl_lost or not self.itl_us:
             return describe(Histogram({}))
         gaps, squares = self.itl_clusters["gaps"], self.itl_clusters["squares"]
         answers = max(gaps * gaps / squares, 1.0) if squares else 1.0
-        n_eff = dict.fromkeys(PERCENTILES, answers)
         n_eff = dict.fromkeys(PERCENTILES, answers)
         if tpot["n"]:
             shares = {name: n / tpot["n"] for name, n in tpot["n_eff"].items()}
@@ -6041,10 +6048,10 @@ class Stability:
         }
 
     def _triples(self, stage: int, lowest: int) -> Iterator[tuple[str, Any, Any, bytes]]:
-        """Yield each question's answers: the lowest level's, the stage's, the former's second one.
+        """Yield each question's answers: at the lowest level, in the stage, at the lowest again.
 
-        The k-th time that a stage asks a question goes with the k-th time of another. A second
-        answer is b"" where there is none.
+        The k-th time that a stage asks a question goes with the k-th time of another. Of the last
+        there is only the fingerprint: b"" where the lowest level was not asked again.
         """
         base, here = self._answers.get(lowest, {}), self._answers.get(stage, {})
         others = [
@@ -6091,7 +6098,8 @@ def calculate_aggregates(
         stages[result.stage].add(result)
         stability.add(result)
     for number, counts in (itl_us or {}).items():
-        stages[number].itl_us, stages[number].itl_lost = Counter(counts), False
+        if number in stages:  # else a damaged journal has lost all results of that stage
+            stages[number].itl_us, stages[number].itl_lost = Counter(counts), False
     parts = [stages[number] for number in sorted(stages)]
     whole = parts[0]
     if len(parts) > 1:
@@ -6214,12 +6222,15 @@ _SCOPED_METRIC = re.compile(r"(pooled\.|stages\.([1-9][0-9]{0,8})\.)?(.*)", re.D
 def check_thresholds(config: Config, aggregate: Mapping[str, Any]) -> list[ThresholdCheck]:
     """Hold the aggregate against config.json's thresholds.
 
-    In a sweep one that names no level (stages.8.ttft_ms.p95) is held against each of them.
+    In a sweep one that names no level (stages.8.ttft_ms.p95) is held against each of them. A run
+    at one level has no stages: its only level is the whole.
     """
     checks = []
     for metric, condition in config.thresholds.items():
         names = [metric]
-        if aggregate["stages"] and not metric.startswith(("stages.", "pooled.")):
+        if not aggregate["stages"]:
+            names = [_SCOPED_METRIC.sub(r"\3", metric, count=1)]
+        elif not metric.startswith(("stages.", "pooled.")):
             names = [f"stages.{level}.{metric}" for level in dict.fromkeys(config.levels)]
         checks += [ThresholdCheck.of(name, condition, aggregate) for name in names]
     return checks
@@ -6227,8 +6238,9 @@ def check_thresholds(config: Config, aggregate: Mapping[str, Any]) -> list[Thres
 
 # --- Validity ---
 #
-# Each rule looks at a finished run and returns a reason or None. The README's table lists them. A
-# new rule is a function here, or in an extension, under @validity_rule.
+# Each rule looks at a finished run and returns a Reason, or None where nothing is wrong. The worst
+# reason is the verdict. A new rule is a function here, or in an extension that is loaded before the
+# run is judged, under @validity_rule; the README's table lists them all.
 
 VERDICTS = ("VALID", "SUSPECT", "INVALID")
 JUDGED_FROM_MS = 2000  # a shorter run proves nothing about the client
@@ -6253,6 +6265,13 @@ class Evidence(NamedTuple):
     def parts(self) -> Sequence[Mapping[str, Any]]:
         """The aggregates of the stages; the whole one without a sweep."""
         return self.aggregate["stages"] or [self.aggregate]
+
+    @property
+    def harmless_delay_ms(self) -> float:
+        """How late requests may be sent: by a tenth of the median latency, and at least 5 ms."""
+        names = ("scheduled_ttft_ms", "scheduled_e2e_ms")
+        medians = [self.aggregate[name]["p50"] for name in names]
+        return max(0.1 * next((value for value in medians if value), 0.0), 5.0)
 
 
 ValidityRule = Callable[[Evidence], Reason | None]
@@ -6510,16 +6529,10 @@ def _overloaded(run: Evidence) -> Reason | None:
     return None
 
 
-def harmless_delay_ms(aggregate: Mapping[str, Any]) -> float:
-    """Return how late requests may be sent: a tenth of the median latency, and at least 5 ms."""
-    medians = [aggregate[name]["p50"] for name in ("scheduled_ttft_ms", "scheduled_e2e_ms")]
-    return max(0.1 * next((value for value in medians if value), 0.0), 5.0)
-
-
 @validity_rule
 def _rate_missed(run: Evidence) -> Reason | None:
     held_ms = run.aggregate["held_ms"]["p95"]
-    if held_ms is None or held_ms <= harmless_delay_ms(run.aggregate):
+    if held_ms is None or held_ms <= run.harmless_delay_ms:
         return None
     message = (
         f"requests were sent up to {format_ms(held_ms)} (p95) behind the schedule, because "
@@ -6533,7 +6546,7 @@ def _rate_missed(run: Evidence) -> Reason | None:
 def _slow_connect(run: Evidence) -> Reason | None:
     """Tell requests that were late because of their connections from those that the cap held."""
     queue_ms, held_ms = run.aggregate["queue_ms"]["p95"], run.aggregate["held_ms"]["p95"]
-    harmless_ms = harmless_delay_ms(run.aggregate)
+    harmless_ms = run.harmless_delay_ms
     if queue_ms is None or queue_ms <= harmless_ms or held_ms > harmless_ms:
         return None
     message = (
@@ -6606,8 +6619,11 @@ def _unusual_ends(run: Evidence) -> Reason | None:
         for reason, times in run.aggregate["finish_reasons"].items()
         if reason.lower() not in usual
     ]
-    message = f"{ends} of {ok} answers ended unusually ({', '.join(reasons[:3])}), so speed and "
-    return Reason("SUSPECT", "unusual_ends", message + "quality may be of stumps")
+    message = (
+        f"{ends} of {ok} answers ended unusually ({', '.join(reasons[:3])}), "
+        "so speed and quality may be of stumps"
+    )
+    return Reason("SUSPECT", "unusual_ends", message)
 
 
 @validity_rule
@@ -6615,15 +6631,11 @@ def _buffered(run: Evidence) -> Reason | None:
     at_once, bursts = run.aggregate["came_at_once"], run.aggregate["came_in_bursts"]
     if not run.aggregate["ok"] or (at_once + bursts) / run.aggregate["ok"] < 0.5:
         return None
+    what = f"{bursts} streamed answers came in a few bursts"
+    so = "TTFT and ITL are those of whatever collects them"
     if at_once >= bursts:
-        came = f"{at_once} streamed answers came in one piece"
-        message = f"{came}: TTFT is their E2E; look for a proxy that buffers"
-    else:
-        came = f"{bursts} streamed answers came in a few bursts"
-        message = (
-            f"{came}: TTFT and ITL are those of whatever collects them; look for a proxy that "
-        )
-        message += "buffers"
+        what, so = f"{at_once} streamed answers came in one piece", "TTFT is their E2E"
+    message = f"{what}: {so}; look for a proxy that buffers"
     return Reason("SUSPECT", "stream_buffered", message)
 
 
@@ -6707,7 +6719,7 @@ def _cached(run: Evidence) -> Reason | None:
 @validity_rule
 def _estimated_tokens(run: Evidence) -> Reason | None:
     chunks = run.aggregate["token_sources"].get("chunks", 0)
-    if not chunks or chunks <= run.aggregate["tokens_doubtful"]:  # which says it
+    if not chunks or chunks <= run.aggregate["tokens_doubtful"]:  # _doubtful_tokens says it
         return None
     message = (
         f"the server gave no usage for {chunks} answers; their tokens are counted as chunks, which "
@@ -6789,9 +6801,9 @@ def sync_file(fd: int) -> None:
 
 
 class FileLock:
-    """An open file with its lock, which keeps two runs apart and ends with the process at last.
+    """An open file with an exclusive lock, which keeps two runs apart; it ends with the process.
 
-    `held` is false while somebody else has the lock. Raises OSError when it cannot be opened.
+    `held` is false when somebody else has the lock. Raises OSError when it cannot be opened.
     """
 
     def __init__(self, path: Path, flags: int = 0) -> None:
@@ -7052,7 +7064,7 @@ class Journal:
         except OSError as error:
             if written:
                 self._cut(written)
-            self._fault = error  # the run ends; that it says how much is kept holds from now on
+            self._fault = error  # append no more: the error says how many answers are kept
             raise self._failed(error) from None
         self._digest = JournalLine.digest(self._digest, line[len(self._prefix) :])
         self._seq, self._lines, self._prefix = self._seq + 1, self._lines + 1, b""
@@ -7078,10 +7090,11 @@ class Journal:
 
 
 class JournalReader:
-    """A journal's good lines; the results in the order of the run, and of each place the last one.
+    """A journal's good lines. Results come in the order of the run; of one asked anew, the last.
 
-    A damaged line is passed over: `missing` and `lost_bytes` say so. `refresh` follows a journal
-    that grows. The file stays open, and can be read on when it is removed. Raises ResultsError.
+    A result's place is its index and turn. A damaged line is passed over: `missing` and
+    `lost_bytes` say so. `refresh` follows a journal that grows. The file stays open, and can be
+    read on when it is removed. Raises ResultsError.
     """
 
     BLOCK = 1 << 20  # bytes that are read at a time
@@ -7271,7 +7284,11 @@ class JournalReader:
         return entry.read()
 
     def finished(self, questions: Sequence[Question]) -> frozenset[int]:
-        """Return the places of the questions whose turns have all ended by themselves."""
+        """Return the places of the questions whose turns have all ended by themselves.
+
+        A place's question: without `duration` places count on through stages and passes, a whole
+        catalogue each; with it, each stage begins at a multiple of 2**32 (see Stage).
+        """
         ended = Counter[int]()
         for record in self.records():
             if record["error"] is None or record["error"]["kind"] != "cancelled":
@@ -7398,7 +7415,7 @@ class ResultsFile:
             self._add(b',\n"samples": ' + digest.add(samples))
         self._add(b"\n}\n")
         self._file.flush()
-        with self._temporary.open("r+b") as file:  # the other one only appends
+        with self._temporary.open("r+b") as file:  # self._file can only append
             file.seek(head.rindex(blank.encode()))
             file.write(digest.hexdigest().encode())
         sync_file(self._lock.fd)
@@ -7601,10 +7618,13 @@ def run_meta(
     The wall clock was read once, at the start; all later moments come from the monotonic clock.
     """
     started = dt.datetime.fromisoformat(header["started"])
+    dates = {}
+    for name, moment in (("start", started), ("end", load.ended)):
+        dates[f"{name}_date"] = moment.date().isoformat()
+        dates[f"{name}_time"] = moment.time().isoformat(timespec="milliseconds")
     total_ms = (load.ended_ns - load.start.start_ns) / NS_PER_MS
     return {
-        **_dates("start", started),
-        **_dates("end", load.ended),
+        **dates,
         "server": header["server"],
         "model": config.model,
         "concurrent": config.concurrent,
@@ -7636,13 +7656,6 @@ def run_meta(
         "embedded": header.get("embedded"),
         "server_info": load.server_info,
         "thresholds": [check._asdict() for check in check_thresholds(config, aggregate)],
-    }
-
-
-def _dates(prefix: str, moment: dt.datetime) -> dict[str, str]:
-    return {
-        f"{prefix}_date": f"{moment:%Y-%m-%d}",
-        f"{prefix}_time": f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03d}",
     }
 
 
@@ -7683,9 +7696,8 @@ class _LineFormatter(logging.Formatter):
         self.redact = redact
 
     def format(self, record: logging.LogRecord) -> str:
-        moment = dt.datetime.fromtimestamp(record.created).astimezone()
-        time_ms = f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03d}"
-        line = f"{time_ms} {record.levelname} {record.getMessage()}"
+        moment = dt.datetime.fromtimestamp(record.created).astimezone().replace(tzinfo=None)
+        line = f"{moment.isoformat(' ', 'milliseconds')} {record.levelname} {record.getMessage()}"
         if record.exc_info:
             line += " traceback=" + json.dumps(self.formatException(record.exc_info))
         return printable(self.redact(line), 20_000)
@@ -8248,12 +8260,19 @@ def show(parts: Iterable[str | rich.text.Text | Table], file: TextIO | None = No
 
 
 def write(text: str, file: TextIO) -> None:
-    """Write a text to a standard stream, as its encoding can hold it.
+    """Write a text to a standard stream; where its encoding lacks a sign, in ASCII.
 
     A reader that went away (`| head`), or a full disk that the output goes to, is no fault.
     """
+    encoding = file.encoding or "utf-8"
     try:
-        file.write(encodable(text, file))
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = text.replace("≤" + NARROW_SPACE, "<=").replace("≥" + NARROW_SPACE, ">=")
+        text = text.replace("→", "->").replace("…", "...").translate(ASCII_SIGNS)
+        text = text.encode(encoding, "replace").decode(encoding)
+    try:
+        file.write(text)
         file.flush()
     except OSError:
         with contextlib.suppress(OSError):  # or Python says at its exit that it cannot flush
@@ -8272,18 +8291,6 @@ def open_standard_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
-
-
-def encodable(text: str, file: TextIO) -> str:
-    """Return the text as the file's encoding can hold it; where it lacks a sign, in ASCII."""
-    encoding = file.encoding or "utf-8"
-    try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        text = text.replace("≤" + NARROW_SPACE, "<=").replace("≥" + NARROW_SPACE, ">=")
-        text = text.replace("→", "->").replace("…", "...").translate(ASCII_SIGNS)
-        return text.encode(encoding, "replace").decode(encoding)
-    return text
 
 
 def summary_lines(
@@ -8365,6 +8372,7 @@ class Summary:
     def _keyed(
         self, key: str, text: str, style: str = "dim", *, whole: bool = False
     ) -> list[rich.text.Text]:
+        """Return a label and its text, broken into lines unless it is to stay `whole`."""
         line = styled((key.ljust(self.KEY_WIDTH), style), text)
         line.no_wrap = whole
         return wrapped(line, self.width, hang=self.KEY_WIDTH)
@@ -8713,7 +8721,7 @@ class Summary:
 def next_command(name: str, meta: Mapping[str, Any], folder: str = "") -> dict[str, str]:
     """Return what to do next with a run, as the last of `summary_lines`' files: label and command.
 
-    `folder` is where its results are when they are not beside the config.
+    `folder` is where its results are, when that is not where `find_results` looks by itself.
     """
     where = f" --results-dir {shlex.quote(folder)}" if folder else ""
     run = shlex.quote(name)
@@ -8872,7 +8880,6 @@ TOOLS = {
         "one row a request: CSV, Excel, Parquet, JSON Lines, Markdown", "export", "export"
     ),
 }
-_EMBEDDED = Tool("a real small LLM on llama.cpp, for a machine that has no server", "embedded")
 
 
 def import_extension(name: str, group: str | None) -> ModuleType:
@@ -9041,15 +9048,15 @@ class RunFiles:
 
     @property
     def nothing_left(self) -> bool:
-        """Whether a run that is to be gone on with has ended, and its results are saved."""
+        """Whether the run to resume has ended, and its results are saved."""
         return self.resume and self.results.is_file() and not self.journal.exists()
 
     def is_over(self) -> bool:
-        """Whether the load of the run that is gone on with has ended, so that nobody is asked."""
+        """Whether the load of the run to resume has ended: then no question is asked any more."""
         return self.resume and JournalReader(self.journal).is_over
 
     def config_before(self) -> Mapping[str, Any] | None:
-        """Return the config of the run that is gone on with, as its journal has it."""
+        """Return the config of the run to resume, as its journal has it; None without --resume."""
         if not self.resume:
             return None
         try:
@@ -9164,12 +9171,12 @@ async def serving(config: Config, target: Target) -> AsyncIterator[Target]:
     if config.server != "embedded":
         yield target
         return
-    embedded = import_extension("embedded", _EMBEDDED.group)
+    embedded = import_extension("embedded", "embedded")
     async with contextlib.AsyncExitStack() as stack:
         try:
             server = await stack.enter_async_context(embedded.serve(slots=max(config.levels)))
         except ModuleNotFoundError as error:
-            raise MissingPackageError("embedded", error.name, _EMBEDDED.group) from None
+            raise MissingPackageError("embedded", error.name, "embedded") from None
         except (OSError, RuntimeError) as error:
             raise ServerUnreachableError(f"embedded: {error}") from error
         described = {"embedded": server.description, "server_pid": server.pid}
@@ -9277,7 +9284,8 @@ class Run:
     for, and opens the session. Leaving it closes all of them. `main` shows its use.
     """
 
-    PATIENCE_S = 5.0  # of a log that somebody reads later; a person at a terminal is told at once
+    # Connecting that takes longer is said; at a terminal it is said at once.
+    PATIENCE_S = 5.0
 
     def __init__(
         self,
@@ -9335,9 +9343,10 @@ class Run:
                 sys.stderr.write(printable(message, 1000) + "\n")
 
     async def connect(self, test: Coroutine[Any, Any, None]) -> None:
-        """Wait for the connection test, ask the judge one thing, and look at the machine.
+        """Get ready for the load; a signal ends it with StoppedError.
 
-        Say so when connecting takes long.
+        In this order: wait for other runs, test the connection (`test`), test the judge, look for
+        a prompt cache, and start to watch the machine. Say so when connecting takes long.
         """
         with contextlib.closing(test):  # a signal may come before it begins
             wait, say = self.options.wait, self.say
@@ -9373,7 +9382,10 @@ class Run:
         self.progress = Progress(total, self.config.levels)
 
     def _load_start(self, before: JournalReader | None) -> LoadStart:
-        """Return what the load starts with; an earlier part of the run has left its footer."""
+        """Return what the load starts with: anew, or where an earlier part of the run ended.
+
+        That part's journal has a footer, unless it was killed.
+        """
         seed = self.journal.header["seed"]
         if before is None:
             return LoadStart(seed=seed)
@@ -9381,7 +9393,7 @@ class Run:
         footer, clients = before.footer or {}, [footer["client"] for footer in before.footers]
         resumed = "stopped" if footer else "killed"
         return LoadStart(
-            start_ns=clock() - already_ns,
+            start_ns=clock() - already_ns,  # so that new times come behind the earlier ones
             seed=seed,
             done=before.finished(self.questions),
             resumed=None if before.is_over else resumed,
@@ -9408,7 +9420,10 @@ class Run:
         log_result(result)
 
     async def finish(self, load: LoadReport) -> JournalReader:
-        """Grade the answers, end the journal and return all results, graded."""
+        """Write the footer, grade, and close server and session; return all results, graded.
+
+        The journal gets a line for each grade at once, and stays until the results are saved.
+        """
         with self.journal.kept_when_writing_fails():
             if not self.is_over:
                 load.client["timestamps"] = self.client.timestamps
@@ -9422,7 +9437,7 @@ class Run:
         return results
 
     def assess(self, load: LoadReport, aggregate: Mapping[str, Any]) -> None:
-        """Put down what is known of the machine and the server, and what the load did to them."""
+        """Add to the load what is known of the machine and the server; validity rules use it."""
         load.hardware = rounded(self.machine.facts(aggregate))
         load.server_info = self.machine.server_info
 
@@ -9439,7 +9454,10 @@ class Run:
             self.journal.remove()
         self._until_saved.close()
         if not self.options.quiet:
-            files = {**saved, **next_command(path.stem, meta)}
+            usual, folder = find_file(None, "config.json").parent / "results", ""
+            if self.files.folder.resolve() != usual.resolve():  # where a tool would not find it
+                folder = str(self.files.folder)
+            files = {**saved, **next_command(path.stem, meta, folder)}
             show(summary_lines(path.stem, meta, aggregate, terminal_width(), files))
         elif (line := failure_line(path.stem, meta)) is not None:
             notice(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -9,7 +10,7 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,32 @@ def test_a_disk_that_fails_to_sync_stops_the_run(
     monkeypatch.setattr(st.Journal, "SYNC_S", 0.01)
     finished = lengthy.run("run", "--set", "questions=100")
     assert is_refused(finished) and "Input/output error" in finished.err
+
+
+async def test_when_nothing_can_be_recorded_the_answers_under_way_are_not_waited_for() -> None:
+    config = st.Config(server="http://x:1", model="m", concurrent=3)
+    asked = [st.Question(id=f"q{place}", question="Who?") for place in range(3)]
+    cancelled, all_asked = [], asyncio.Barrier(3)
+
+    async def send(
+        ask: st.PlannedRequest, messages: list[dict[str, str]], _release: Callable[[], None]
+    ) -> st.Result:
+        await all_asked.wait()
+        if ask.index:
+            try:
+                await asyncio.Event().wait()  # an answer that never ends
+            except asyncio.CancelledError:
+                cancelled.append(ask.index)
+                raise
+        return ask.new_result(messages)
+
+    def record(_result: st.Result) -> None:
+        raise st.ResultsError("no room")
+
+    with pytest.raises(st.ResultsError, match="no room"):
+        async with asyncio.timeout(5):
+            await st.process_questions(config, asked, send, record, st.StopSignal())
+    assert sorted(cancelled) == [1, 2]
 
 
 def test_a_results_file_that_came_out_short_is_not_put_in_place(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -124,6 +126,18 @@ def test_a_second_run_of_a_name_gets_a_time_stamp_and_says_so(project: Project) 
     assert "run is taken; this run is run_2" in finished.err
     assert (project.folder / "results" / "run.json").read_bytes() == first
     assert len(list((project.folder / "results").glob("run_*.json"))) == 1
+
+
+def test_the_command_for_afterwards_finds_a_run_in_another_folder(
+    project: Project, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "else where"
+    finished = project.run("run", "--results-dir", str(elsewhere))
+    (last,) = (line for line in finished.out.splitlines() if "llm_stresstest.py " in line)
+    tool, *arguments = shlex.split(last.partition("llm_stresstest.py ")[2])
+    assert arguments == ["run", "--results-dir", str(elsewhere)]
+    again = project.run(tool, *arguments)
+    assert again.code == 0 and again.out.startswith("verified"), again
 
 
 def test_overwrite_replaces_the_file(project: Project) -> None:

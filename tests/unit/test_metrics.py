@@ -550,6 +550,30 @@ def test_thresholds_of_a_sweep_are_held_against_each_level_or_the_one_named() ->
     ]
 
 
+def test_a_histogram_of_a_stage_whose_results_are_lost_is_left_out() -> None:
+    config = st.Config(server="http://x:1", model="m", concurrent=1)
+    numbers = st.calculate_aggregates([ok(0)], config, {0: {5000: 2}, 1: {7000: 3}})
+    assert (numbers["itl_ms"]["n"], numbers["itl_ms"]["max"]) == (2, 5)
+
+
+def test_a_threshold_on_the_only_level_of_a_run_is_held_against_all_of_it() -> None:
+    config = st.Config(
+        server="http://x:1",
+        model="m",
+        concurrent=2,
+        thresholds={"stages.2.ttft_ms.p95": "<= 20", "pooled.ok": ">= 2"},
+    )
+    whole = st.calculate_aggregates([ok(0, 0, 10), ok(1, 100, 30)], config)
+    checks = st.check_thresholds(config, whole)
+    assert [(check.metric, check.value, check.met) for check in checks] == [
+        ("ttft_ms.p95", pytest.approx(29), False),
+        ("ok", 2, True),
+    ]
+    load = st.LoadReport(st.LoadStart())
+    codes = [reason["code"] for reason in st.judge_validity(config, whole, load)["reasons"]]
+    assert "too_few_requests" in codes, "p95 of two answers has no interval"
+
+
 @pytest.mark.parametrize(
     ("metric", "said"),
     [
@@ -933,5 +957,12 @@ def test_ramp_up_grows_the_rate_evenly() -> None:
 
 
 def test_dates_come_from_one_reading_of_the_clock() -> None:
-    moment = dt.datetime(2026, 11, 23, 13, 15, 0, 123_900, tzinfo=dt.UTC)
-    assert st._dates("start", moment) == {"start_date": "2026-11-23", "start_time": "13:15:00.123"}
+    moment = dt.datetime(2026, 11, 23, 23, 59, 59, 123_900, tzinfo=dt.UTC)
+    config = st.Config(server="http://x:1", model="m")
+    target = st.resolve_target(config, {})
+    header = {**st.journal_header(config, target, []), "started": moment.isoformat()}
+    load = st.LoadReport(st.LoadStart(0), begun_ns=0, begun=moment, ended_ns=1500 * NS_PER_MS)
+    meta = st.run_meta(config, target, load, st.calculate_aggregates([], config), header)
+    assert [meta["start_date"], meta["start_time"]] == ["2026-11-23", "23:59:59.123"]
+    assert [meta["end_date"], meta["end_time"]] == ["2026-11-24", "00:00:00.623"]
+    assert meta["total_duration_ms"] == 1500
