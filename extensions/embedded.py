@@ -146,7 +146,7 @@ def run_server(model: str, slots: int) -> None:
         1, (os.cpu_count() or 2) - 1
     )
     # So small a model repeats itself without end at temperature 0; each such answer would be cut.
-    params.sampling.penalty_repeat, params.sampling.penalty_last_n = 1.2, 256
+    params.sampling.penalty_repeat = 1.1
     params.verbosity = -1
     server = xllamacpp.Server(params)
     sys.stdout.write(json.dumps({"listening": server.listening_address}) + "\n")
