@@ -7623,6 +7623,7 @@ def run_meta(
         dates[f"{name}_date"] = moment.date().isoformat()
         dates[f"{name}_time"] = moment.time().isoformat(timespec="milliseconds")
     total_ms = (load.ended_ns - load.start.start_ns) / NS_PER_MS
+    verified = config.verify_tls and target.tls is not False
     return {
         **dates,
         "server": header["server"],
@@ -7637,11 +7638,7 @@ def run_meta(
         "run_id": header["run_id"],
         "config": header["config"],
         "questions_sha256": header["questions_sha256"],
-        "client": {
-            **header["client"],
-            **load.client,
-            "earlier_parts": list(load.start.clients),
-        },
+        "client": {**header["client"], **load.client, "earlier_parts": [*load.start.clients]},
         "hardware": load.hardware,
         "questions_asked": header["questions"],
         "utc_offset": started.strftime("%z"),
@@ -7650,9 +7647,7 @@ def run_meta(
         "clock_jump_s": load.clock_jump_s,
         "gave_up": load.gave_up,
         "backed_off_s": load.backed_off_s,
-        "tls_verified": config.verify_tls and target.tls is not False
-        if config.server.startswith("https")
-        else None,
+        "tls_verified": verified if config.server.startswith("https") else None,
         "embedded": header.get("embedded"),
         "server_info": load.server_info,
         "thresholds": [check._asdict() for check in check_thresholds(config, aggregate)],
