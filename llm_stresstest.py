@@ -5332,11 +5332,14 @@ def describe(
 def _interval(ordered: Sequence[float], quantile: float, independent: int) -> list[float | None]:
     """Return a percentile's interval from sorted values that count as so many independent ones."""
     lower, upper = interval_ranks(independent, quantile)
-    scale = len(ordered) / independent
-    low = None if lower is None else ordered[math.floor(lower * scale)]
-    high = None
+    scale, value = len(ordered) / independent, cast(float, percentile(ordered, quantile))
+    low = high = None
+    # The percentile is interpolated, the bounds are values: of few values it may lie beside them.
+    if lower is not None:
+        low = min(value, ordered[math.floor(lower * scale)])
     if upper is not None:
-        high = ordered[min(len(ordered), math.ceil((upper + 1) * scale)) - 1]
+        place = min(len(ordered), math.ceil((upper + 1) * scale)) - 1
+        high = max(value, ordered[place])
     return [low, high]
 
 

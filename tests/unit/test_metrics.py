@@ -966,3 +966,13 @@ def test_dates_come_from_one_reading_of_the_clock() -> None:
     assert [meta["start_date"], meta["start_time"]] == ["2026-11-23", "23:59:59.123"]
     assert [meta["end_date"], meta["end_time"]] == ["2026-11-24", "00:00:00.623"]
     assert meta["total_duration_ms"] == 1500
+
+
+def test_an_interval_holds_its_own_percentile_however_few_values_there_are() -> None:
+    for values in ([0.0, 0.135], [1.0, 2.0, 3.0], [0.0] * 5 + [9.0]):
+        described = st.describe(values)
+        for name, (low, high) in described["ci95"].items():
+            assert low is None or low <= described[name]
+            assert high is None or high >= described[name]
+    gaps = st.describe(st.Histogram({0.0: 1, 0.135: 1}))
+    assert gaps["ci95"]["p99"][0] is None or gaps["ci95"]["p99"][0] <= gaps["p99"]
