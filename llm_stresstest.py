@@ -4632,7 +4632,7 @@ class LoadGenerator:
     async def _run_stage(self, stage: Stage, record: Callable[[Result], None]) -> None:
         """Ask the stage's questions with at most `level` in flight."""
         limit, tasks = ConcurrencyLimit(stage.level, stage.ramp_s), set[asyncio.Task[None]]()
-        begun_ns = clock()
+        begun_ns, started = clock(), 0
         self.patience.level = stage.level
         try:
             for due_ns, planned in stage.planned_requests(begun_ns):
@@ -4647,10 +4647,11 @@ class LoadGenerator:
                 task = asyncio.create_task(self._converse(planned, record, slot))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
-                # A herd of requests that start together must not hold up the reading of tokens: one
-                # a turn of the loop. Where reading is all that this client can do, slots stay empty
-                # for a while, and the self-check says so.
-                await asyncio.sleep(0)
+                # A herd of requests that start together must not hold up the reading of tokens: few
+                # a turn of the loop, and more when many slots stand empty.
+                started += 1
+                if started % (1 + limit.empty // 16) == 0:
+                    await asyncio.sleep(0)
             if tasks:
                 await asyncio.wait(tasks)
         finally:
@@ -4859,6 +4860,11 @@ class ConcurrencyLimit:
             self._empty_ns += self._empty * (now_ns - self._changed_ns)
         self._empty += change
         self._changed_ns = now_ns
+
+    @property
+    def empty(self) -> int:
+        """How many open slots have no request."""
+        return self._empty
 
     @property
     def empty_share(self) -> float | None:
