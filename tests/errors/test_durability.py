@@ -543,7 +543,7 @@ def test_the_command_that_a_stopped_run_shows_goes_on_with_it(
         cwd=project.folder,
         capture_output=True,
         timeout=60,
-        check=False,  # fmt: skip
+        check=False,
     )
     assert finished.returncode == 0, finished.stderr
     assert len(list((elsewhere / "l").iterdir())) == 2
