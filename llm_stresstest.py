@@ -3209,9 +3209,8 @@ APIS: Mapping[str, Api] = {"chat": Chat(), "completions": Completions(), "respon
 # --- Clocks ---
 #
 # Where the time of a token is taken: Linux stamps each TCP segment when it arrives. StampedSocket
-# reads the stamp with the bytes, ArrivalClock turns it into a time of `clock`, TimingProtocol hands
-# both to the Exchange, and `Exchange.timed_events` gives each event the time of the read that
-# completed it.
+# reads the stamp with the bytes and turns it into a time of `clock`, TimingProtocol hands both to
+# the Exchange, and `Exchange.timed_events` gives each event the time of the read that completed it.
 #
 # So the time does not depend on when this process gets round to reading, as long as that is before
 # the next token comes. Segments that wait unread are merged, and carry the time of the last one.
@@ -3259,46 +3258,14 @@ class WatchedLoop(asyncio.SelectorEventLoop):
         super().__init__(self.watch)
 
 
-class ArrivalClock:
-    """Turns the kernel's stamps into times of `clock`; shared by a session's sockets.
-
-    A stamp is wall-clock time, which may be set or slewed: both clocks are read at each read, and a
-    stamp that lies outside [previous read, now] is not used.
-    """
-
-    # Within this time of an arrival an idle loop reads it, if it gets a processor.
-    QUICK_NS = 300_000
+class Arrivals:
+    """How the reads of a session's sockets were timed."""
 
     def __init__(self) -> None:
-        # How many reads had a stamp that was used, none, and one outside the possible times.
+        # How many had a stamp that was used, none, and one outside the possible times.
         self.kernel = self.absent = self.outside = 0
-        self._unpack = struct.Struct("@ll").unpack  # a timespec: seconds, nanoseconds
         loop = asyncio.get_running_loop()
-        self._watch = loop.watch if isinstance(loop, WatchedLoop) else None
-
-    def arrival(
-        self, ancillary: list[tuple[int, int, bytes]], previous_ns: int
-    ) -> tuple[int, int | None]:
-        """Return when the bytes just read had arrived, and how much earlier their first may have.
-
-        Both are in ns. Without a usable stamp: the time now, and None (not known).
-        """
-        now_ns, wall_ns = clock(), time.time_ns()
-        if not ancillary:
-            self.absent += 1
-            return now_ns, None
-        seconds, ns = self._unpack(ancillary[0][2])
-        arrived_ns: int = now_ns - wall_ns + seconds * NS_PER_S + ns
-        if not previous_ns <= arrived_ns <= now_ns:
-            self.outside += 1
-            return now_ns, None
-        self.kernel += 1
-        watch = self._watch
-        if watch is None:
-            return arrived_ns, arrived_ns - previous_ns
-        if watch.was_idle and watch.woke_ns - arrived_ns < self.QUICK_NS:
-            return arrived_ns, 0  # it was read at once, so all of it came together
-        return arrived_ns, arrived_ns - max(previous_ns, min(watch.since_ns, arrived_ns))
+        self.watch = loop.watch if isinstance(loop, WatchedLoop) else None
 
     def to_record(self) -> dict[str, Any]:
         """Return what `meta.client.timestamps` says."""
@@ -3308,35 +3275,65 @@ class ArrivalClock:
 
 
 class StampedSocket(socket.socket):
-    """A TCP socket that notes when what it reads had arrived, and when it first wrote."""
+    """A TCP socket that notes when what it reads had arrived, and when it first wrote.
+
+    The kernel's stamp is wall-clock time, which may be set or slewed: both clocks are read at each
+    read, and a stamp that lies outside [previous read, now] is not used.
+    """
 
     SO_TIMESTAMPNS = 35  # Linux; the socket module has no name for it
     ANCILLARY_BYTES = 64
     READ_BYTES = 1 << 16  # asyncio asks for 256 KiB, which maps memory anew for each read
+    # Within this time of an arrival an idle loop reads it, if it gets a processor.
+    QUICK_NS = 300_000
 
-    def __init__(self, family: int, kind: int, protocol: int, clock_of_all: ArrivalClock) -> None:
+    def __init__(self, family: int, kind: int, protocol: int, arrivals: Arrivals) -> None:
         super().__init__(family, kind, protocol)
-        self.clock = clock_of_all
-        self.last_read: tuple[int, int | None] = (0, None)  # what ArrivalClock.arrival returned
+        self.arrivals = arrivals
+        # When the bytes of the last read had arrived, and how much earlier the first of them may
+        # have, in ns. Without a usable stamp: when they were read, and None.
+        self.last_read: tuple[int, int | None] = (0, None)
         self.sent_ns: int | None = None  # the first write since this was set to None
+        self._unpack = struct.Struct("@ll").unpack  # a timespec: seconds, nanoseconds
         with contextlib.suppress(OSError):
             self.setsockopt(socket.SOL_SOCKET, self.SO_TIMESTAMPNS, 1)
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        """Read, with the stamp."""
+        """Read, with the stamp. This runs for each token, so it is one function."""
         size = min(size, self.READ_BYTES)
         data, ancillary, _, _ = self.recvmsg(size, self.ANCILLARY_BYTES, flags)
-        if data:  # else the end, which has no stamp
-            self.last_read = self.clock.arrival(ancillary, self.last_read[0])
+        if not data:  # the end, which has no stamp
+            return data
+        now_ns, wall_ns = clock(), time.time_ns()
+        arrivals = self.arrivals
+        if not ancillary:
+            arrivals.absent += 1
+            self.last_read = now_ns, None
+            return data
+        seconds, ns = self._unpack(ancillary[0][2])
+        arrived_ns = now_ns - wall_ns + seconds * NS_PER_S + ns
+        previous_ns = self.last_read[0]
+        if not previous_ns <= arrived_ns <= now_ns:
+            arrivals.outside += 1
+            self.last_read = now_ns, None
+            return data
+        arrivals.kernel += 1
+        watch = arrivals.watch
+        if watch is None:
+            self.last_read = arrived_ns, arrived_ns - previous_ns
+        elif watch.was_idle and watch.woke_ns - arrived_ns < self.QUICK_NS:
+            self.last_read = arrived_ns, 0  # it was read at once, so all of it came together
+        else:
+            since_ns = max(previous_ns, watch.since_ns)
+            self.last_read = arrived_ns, max(arrived_ns - since_ns, 0)
         return data
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         """Read into a buffer, with the stamp; so asyncio reads what TLS then decrypts."""
-        view = memoryview(buffer)[: nbytes or None]
-        count, ancillary, _, _ = self.recvmsg_into([view], self.ANCILLARY_BYTES, flags)
-        if count:
-            self.last_read = self.clock.arrival(ancillary, self.last_read[0])
-        return count
+        view = memoryview(buffer)
+        data = self.recv(nbytes or len(view), flags)
+        view[: len(data)] = data
+        return len(data)
 
     def send(self, data: Any, flags: int = 0) -> int:
         """Write, and note when."""
@@ -3371,7 +3368,7 @@ class TimedConnector(aiohttp.TCPConnector):
     used = sys.platform == "linux"
 
     def __init__(self, unix_socket: str | None = None, **options: Any) -> None:
-        self.arrivals = ArrivalClock()
+        self.arrivals = Arrivals()
         self._unix_socket = unix_socket
         self._by_fileno = weakref.WeakValueDictionary[int, StampedSocket]()
         self._first: StampedSocket | None = None
@@ -3486,8 +3483,9 @@ class Exchange:
             self.done_seen = True
             self.wake()
         if self.content is not None:
-            self.offsets.append(self.content.total_bytes)
-            if self.offsets[-1] > self.limit:
+            total_bytes = self.content.total_bytes
+            self.offsets.append(total_bytes)
+            if total_bytes > self.limit:
                 self.too_large = True
                 self.wake()
 
@@ -3684,9 +3682,10 @@ class TimingProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Pass the bytes on, and their time. Bytes that nobody asked for end the connection."""
         arrived_ns, early_ns = self.timing.last_read
-        if self.exchange is not None and self.exchange.sent_ns is not None:
+        exchange = self.exchange
+        if exchange is not None and exchange.sent_ns is not None:
             self.handler.data_received(data)
-            self.exchange.received(arrived_ns, early_ns, data)
+            exchange.received(arrived_ns, early_ns, data)
         elif self.handler.transport is not None:
             self.handler.transport.abort()
 
