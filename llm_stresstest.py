@@ -4654,6 +4654,7 @@ class LoadGenerator:
                 started += 1
                 if started % (1 + limit.empty // 16) == 0:
                     await asyncio.sleep(0)
+            self.lag.begin_drain()
             if tasks:
                 await asyncio.wait(tasks)
         finally:
@@ -4911,6 +4912,7 @@ class StageWatch:
     def __init__(self, number: int) -> None:
         self.number = number
         self.lags_us: Counter[int] = Counter()
+        self.draining = False
         self.cpu_s: float | None = None
         self.cpu_wait_s: float | None = None
         self.elapsed_s = 0.0
@@ -4983,6 +4985,7 @@ class LagMonitor:
     """
 
     BEAT_NS = 20 * NS_PER_MS
+    FEWEST_BEATS = 50
     MOST_HOLDS = 100_000
 
     def __init__(self) -> None:
@@ -5014,6 +5017,14 @@ class LagMonitor:
             self.watches.append(self._now)
             self._now = None
 
+    def begin_drain(self) -> None:
+        """Count lag no more: nothing starts any more, and the few streams left would dilute it.
+
+        Unless that is nearly the whole stage, because its requests all started at once.
+        """
+        if self._now is not None:
+            self._now.draining = self._now.lags_us.total() >= self.FEWEST_BEATS
+
     def note_empty_slots(self, share: float | None) -> None:
         """Take how long the stage's slots stood empty."""
         if self._now is not None:
@@ -5032,7 +5043,7 @@ class LagMonitor:
 
     def _arrived(self, due_ns: int) -> None:
         now_ns = clock()
-        if self._now is not None:
+        if self._now is not None and not self._now.draining:
             self._now.lags_us[Histogram.bucket((now_ns - due_ns) // 1000)] += 1
         last_ns, since_ns = self._holds[-1] if self._holds else (0, 0)
         if due_ns < last_ns:  # the loop works off the beats of one delay

@@ -223,6 +223,21 @@ class TestStampedSocket:
         assert (arrivals.kernel, arrivals.outside) == (0, 2)
 
 
+@pytest.mark.parametrize("beats", [st.LagMonitor.FEWEST_BEATS, 2])
+def test_lag_is_not_judged_in_the_drain_unless_that_is_the_whole_stage(beats: int) -> None:
+    async def stall_in_the_drain() -> float:
+        with st.LagMonitor() as lag:
+            with lag.stage(0):
+                await asyncio.sleep((beats + 5) * lag.BEAT_NS / st.NS_PER_S)
+                lag.begin_drain()
+                time.sleep(0.5)  # noqa: ASYNC251 - this is the stall
+                await asyncio.sleep(0.1)
+            return float(lag.to_record()["stages"][0]["loop_lag_ms"]["max"])
+
+    counted = asyncio.run(stall_in_the_drain()) > 300
+    assert counted == (beats < st.LagMonitor.FEWEST_BEATS)
+
+
 STALL_S, RUN_S = 0.15, 5.0
 
 
