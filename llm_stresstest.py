@@ -1921,13 +1921,16 @@ async def test_connection(
 async def find_prompt_cache(client: Client, questions: Sequence[Question]) -> dict[str, Any] | None:
     """Ask the longest question twice, to see whether a cache makes the second answer come sooner.
 
-    Done only for a sweep and with `duration`, which ask the same prompts repeatedly; else, and with
-    `cache_bust`, it returns None. A unique mark makes sure that the first answer is cold. One pair
-    may differ by chance, so three pairs must agree; the first one that does not ends the search.
-    `found` is None when an answer failed, or asking it met a fault of this program.
+    Done only where the same prompts are asked repeatedly: in a sweep, with `duration`, and where a
+    catalogue is asked twice or more. Else, and with `cache_bust`, it returns None. A unique mark
+    makes sure that the first answer is cold. One pair may differ by chance, so three pairs must
+    agree; the first one that does not ends the search. `found` is None when an answer failed, or
+    asking it met a fault of this program.
     """
     config = client.config
+    different = {question.id for question in questions}
     repeats = config.passes > 1 or config.duration is not None
+    repeats = repeats or len(questions) >= 2 * len(different)
     if config.cache_bust or not repeats:
         return None
     longest = max(questions, key=lambda question: len(question.texts[0]))
