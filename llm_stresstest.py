@@ -8441,7 +8441,7 @@ class Summary:
         if meta["embedded"]:
             server += f" {printable(meta['embedded'].get('engine', ''), 60)}"
         asked = meta.get("questions_asked", meta["questions"])
-        what = f"{asked} questions"
+        what = f"{asked:,} questions" if isinstance(asked, int) else f"{asked} questions"
         if config["duration"] is not None:
             what = f"{config['duration']:g}{NARROW_SPACE}s"
         pieces = [
@@ -8741,6 +8741,7 @@ class Summary:
         lines: list[rich.text.Text] = []
         for reason in self.reasons:
             code, message = printable(reason["code"]), printable(reason["message"])
+            message = re.sub(r"(?<=\d) ?(?=%|m?s\b)", NARROW_SPACE, message)
             remark = styled((f"{sign} {code}", style), f"  {message}")
             lines += wrapped(remark, self.width, hang=2)
         return lines
