@@ -3,24 +3,30 @@
 python tests/benchmarks/bench_sampler.py [--server PATH] [--runs N] [--quick]
 
 The sampler is a process of its own; what is left in the measuring one is to read a line a second
-and to write it into the journal. TTFT is held against the server's own log, so that a change of the
-server's or the machine's pace between two runs does not count.
+and to write it into the journal. Beside a load that is lost in the load's own noise, so it is also
+measured alone, in an event loop that does nothing else. TTFT is held against the server's own log,
+so that a change of the server's or the machine's pace between two runs does not count.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import llm_stresstest as st
+from extensions import hardware
 from tests.benchmarks import harness as bench
 
 CONCURRENT = 16
 SERVER: dict[str, bench.Setting] = {"ttft": 50, "itl": 10, "n": 100}
 MOST_CPU = 0.5  # % of a core
+IDLE_S = 10.0
 FIGURES = ("CPU, % of a core", "TTFT p50 - truth, ms", "TTFT p99 - truth, ms")
 
 
@@ -32,6 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measure(options: Any, folder: Path) -> Iterator[bench.Target]:
     """Run with and without by turns, print a table, and yield the targets."""
+    alone = {name: bench.Runs([]) for name in ("with", "without")}
+    for _ in range(options.runs):
+        for name, sample_s in (("with", 1), ("without", 0)):
+            alone[name].values.append(asyncio.run(idle(folder, sample_s)))
+    pairs = zip(alone["with"].values, alone["without"].values, strict=True)
+    more = bench.Runs([a - b for a, b in pairs])
+    yield bench.at_most("more CPU in an idle loop, % of a core", more, MOST_CPU, 3)
     figures = bench.Figures()
     for place in range(options.runs):
         order = (("with", 1), ("without", 0))
@@ -53,6 +66,27 @@ def measure(options: Any, folder: Path) -> Iterator[bench.Target]:
         yield bench.Target(
             f"more {what}", f"<= {limit:.2f}", met, f"{more.median:.3f}", more.spread(3)
         )
+
+
+async def idle(folder: Path, sample_s: int) -> float:
+    """Return the CPU, in % of a core, of a loop that only takes samples and writes them down."""
+    settings = {"server": "http://127.0.0.1:9/v1", "model": "m", "hardware": {"sample_s": sample_s}}
+    config = st.Config.model_validate(settings)
+    target = st.resolve_target(config, {})
+    path = folder / "idle.journal"
+    with st.Journal.create(path) as journal:
+        journal.begin({"config": settings})
+        watch = hardware.Watch(config)
+        if sample_s:
+            await watch.prepare(target, wait=False, say=print)
+        await asyncio.sleep(2)  # the sampler has started
+        watch.begin(st.clock(), lambda row: journal.append("samples", row))
+        begun_s, cpu_s = time.perf_counter(), time.process_time()
+        await asyncio.sleep(IDLE_S)
+        cpu_s, wall_s = time.process_time() - cpu_s, time.perf_counter() - begun_s
+        await watch.stop()
+    path.unlink()
+    return 100 * cpu_s / wall_s
 
 
 def shown(runs: bench.Runs) -> tuple[str, str]:
