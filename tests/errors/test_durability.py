@@ -481,16 +481,17 @@ def test_a_signal_before_the_first_question_is_one_line(
     assert not any(name.startswith("results/") for name in project.files)
 
 
+async def silent_after_five(request: Request, writer: asyncio.StreamWriter) -> None:
+    if request.number < 5:
+        await echo(request)(request, writer)
+    else:
+        await asyncio.sleep(30)
+
+
 def test_a_second_signal_ends_at_once_with_the_journal_intact(
     project: Project, server: ScriptedServer
 ) -> None:
-    async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
-        if request.number < 5:
-            await echo(request)(request, writer)
-        else:
-            await asyncio.sleep(30)
-
-    server.behaviour = behave
+    server.behaviour = silent_after_five
     project.configure(server=server.url, concurrent=2, questions=12)
     process = project.start("run")
     while len(server.requests) < 7:
@@ -514,13 +515,7 @@ def test_a_second_signal_ends_at_once_with_the_journal_intact(
 def test_the_command_that_a_stopped_run_shows_goes_on_with_it(
     project: Project, server: ScriptedServer, tmp_path: Path
 ) -> None:
-    async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
-        if request.number < 5:
-            await echo(request)(request, writer)
-        else:
-            await asyncio.sleep(30)
-
-    server.behaviour = behave
+    server.behaviour = silent_after_five
     project.configure(server=server.url, concurrent=2, questions=12)
     elsewhere = tmp_path / "some where"
     elsewhere.mkdir()
