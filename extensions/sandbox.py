@@ -545,7 +545,8 @@ class Hook:
         f"os.{name}"
         for name in ["remove", "rename", "rmdir", "mkdir", "truncate", "chmod", "utime", "chdir"]
     )
-    SIGNALS_BY_FILE = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX
+    # F_SETOWN, F_SETSIG, F_SETOWN_EX; F_SETLEASE and F_NOTIFY, which hold others up
+    BY_FILE = (8, 10, 15, 1024, 1026)
     WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
     # They reach other processes or memory beside the limit, and Python tells no hook of them.
     UNSEEN = (
@@ -589,7 +590,7 @@ class Hook:
             for path in args:
                 self._check_path(path, [self.folder])
         elif event == "fcntl.fcntl":
-            if args[1] in self.SIGNALS_BY_FILE:
+            if args[1] in self.BY_FILE:
                 raise PermissionError(f"{event} is not allowed")
         elif event.startswith(self.REFUSED):
             raise PermissionError(f"{event} is not allowed")
