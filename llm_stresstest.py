@@ -357,8 +357,9 @@ class Redactor:
     """Takes secrets out of texts, by value, in whatever form a server may echo them.
 
     8 characters of a secret in a row are enough, in upper or lower case: as they stand, escaped as
-    in JSON, Python, URLs or HTML (up to three times over), as hexadecimal digits, and in base64 at
-    any offset. What everybody knows, such as a leading `sk-proj-`, does not count.
+    in JSON, Python, URLs or HTML (up to three times over), as hexadecimal digits, also with spaces
+    or colons between them, and in base64 at any offset. What everybody knows, such as a leading
+    `sk-proj-`, does not count.
     """
 
     RUN = 8  # characters
@@ -418,9 +419,11 @@ class Redactor:
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         kept = {secret for secret in secrets if self.is_secret(secret)}
         self._plain, self._unescaped, self._base64 = (list[Redactor.Form]() for _ in range(3))
+        self._hexadecimal = list[Redactor.Form]()
         for secret in kept:
             form = self._plain_form(secret)
-            self._plain += [form, self._hexadecimal_form(secret, form)]
+            self._hexadecimal.append(self._hexadecimal_form(secret, form))
+            self._plain += [form, self._hexadecimal[-1]]
             self._unescaped += [form, self._plain_form(Unescaped(secret).text)]
             self._base64 += [self._base64_form(secret, form, shift) for shift in range(3)]
         self._one_word = not any(re.search(r"\s", secret) for secret in kept)
@@ -456,6 +459,8 @@ class Redactor:
 
     def _may_hold_one(self, text: str) -> bool:
         """Look quickly whether there is anything to do; few words of an answer are long enough."""
+        if Joined.NEEDED.search(text):
+            return True
         if self._one_word:
             text = " ".join([word for word in text.split() if len(word) >= self.RUN])
         lowered = self._lower(text)
@@ -475,6 +480,10 @@ class Redactor:
         spans = [span for form in self._plain for span in form.spans(lowered)]
         lowered = lowered.replace("-", "+").replace("_", "/")
         spans += [span for form in self._base64 for span in form.spans(lowered)]
+        if Joined.NEEDED.search(text):
+            joined = Joined(text)
+            found = (form.spans(self._lower(joined.text)) for form in self._hexadecimal)
+            spans += [tuple(map(joined.origin, span)) for span in itertools.chain(*found)]
         layers = list[Unescaped]()
         while len(layers) < 3 and Unescaped.NEEDED.search(text):
             layers.append(Unescaped(text))
@@ -525,8 +534,9 @@ class Unescaped:
 
     NEEDED = re.compile(r"[\\%&]")
     ESCAPE = re.compile(
-        r"\\+u([0-9a-fA-F]{4})|\\+x([0-9a-fA-F]{2})|%([0-9a-fA-F]{2})|&#[xX]0*([0-9a-fA-F]{1,6});"
-        r"|&#0*(\d{1,7});|&([a-zA-Z]{2,6});|\\+(.?)",
+        r"\\+u([0-9a-fA-F]{4})|\\+x([0-9a-fA-F]{2})|%([0-9a-fA-F]{2})|&#[xX]0*([0-9a-fA-F]{1,6});?"
+        r"|\\+u\{0*([0-9a-fA-F]{1,6})\}|\\+U([0-9a-fA-F]{8})|%u([0-9a-fA-F]{4})|\\+([0-3][0-7]{2})"
+        r"|&#0*(\d{1,7});?|&([a-zA-Z]{2,6});|\\+(.?)",
         re.DOTALL,
     )
 
@@ -545,10 +555,12 @@ class Unescaped:
     @staticmethod
     def _character(found: re.Match[str]) -> str:
         """Return what an escape stands for."""
-        *hexadecimal, decimal, name, other = found.groups()
+        *hexadecimal, octal, decimal, name, other = found.groups()
         for digits in hexadecimal:
             if digits is not None:
                 return chr(int(digits, 16)) if int(digits, 16) <= sys.maxunicode else ""
+        if octal is not None:
+            return chr(int(octal, 8))
         if decimal is not None:
             return chr(int(decimal)) if int(decimal) <= sys.maxunicode else ""
         if name is not None:
@@ -559,6 +571,18 @@ class Unescaped:
         """Return where a place of this text was in the text with its escapes."""
         number = bisect.bisect_right(self._starts, place) - 1
         return self._origins[number] + place - self._starts[number]
+
+
+class Joined(Unescaped):
+    """A text without what stands between pairs of hexadecimal digits: `73:6b`, `0x73, 0x6b`."""
+
+    # The first digit of a character that a key may have is 2 to 7.
+    NEEDED = re.compile(r"(?:[2-7][0-9a-fA-F][\s:,-]{0,2}(?:0x)?){7}[2-7]")
+    ESCAPE = re.compile(r"(?<=[0-9a-fA-F]{2})[\s:,-]{1,2}(?:0x)?(?=[0-9a-fA-F]{2})")
+
+    @staticmethod
+    def _character(_found: re.Match[str]) -> str:
+        return ""
 
 
 # Names of headers, and of keys of the body, below which all is a credential when it stands in the
