@@ -7113,7 +7113,12 @@ class Journal:
         raise ResultsError(f"{self.path}: was changed while the run wrote it; {left}; {then}")
 
     def _rescue(self, reader: JournalReader) -> Path:
-        """Write what can still be read to a journal of its own, for the first line is lost."""
+        """Write what can still be read to a journal of its own, where this one is of no use.
+
+        Raises ResultsError.
+        """
+        with contextlib.suppress(OSError):  # then creating the journal says why
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         names = possible_names(self.path, dt.datetime.now().astimezone())
         next(names)
         while True:
@@ -7132,8 +7137,18 @@ class Journal:
             if self._is_damaged:  # then the error says what is left
                 raise
             where = "it" if str(error).startswith(str(self.path)) else self.path
-            kept = f"{self._answers} finished answers are kept in {where}"
-            raise ResultsError(f"{error}; {kept}; make room and go on with --resume") from None
+            answers = f"{error}; {self._answers} finished answers"
+            if self._lock.is_in_place:
+                then = "make room and go on with --resume"
+                raise ResultsError(f"{answers} are kept in {where}; {then}") from None
+            # Somebody took the journal away; as long as it is open here, it can be read.
+            try:
+                rescued = self._rescue(JournalReader(self.path, self._source, self.header))
+            except ResultsError:
+                lost = f"were in {self.path}, which somebody took away"
+                raise ResultsError(f"{answers} {lost}") from None
+            then = f"go on with {rescued.stem} --resume"
+            raise ResultsError(f"{answers} are kept in {rescued}; {then}") from None
 
     def append(self, kind: str, content: Mapping[str, Any]) -> None:
         """Write one line whole, or raise ResultsError and leave the journal as it was."""
@@ -7538,6 +7553,7 @@ def save_results(
     gets a time stamp, unless `overwrite` is true. Raises ResultsError.
     """
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have taken it away
         with ResultsFile(path) as file:
             file.write(meta, results, aggregate, samples)
             path = file.put_in_place(overwrite=overwrite)
