@@ -707,3 +707,26 @@ def test_the_official_client_takes_nothing_from_the_environment(
             not {"authorization", "openai-organization", "openai-project"} & request.headers.keys()
         )
     assert leaks(everything(project, finished)) == []
+
+
+def test_both_ways_to_the_server_trust_what_the_environment_says(
+    project: Project, tls_server: ScriptedServer, certificate: Certificate
+) -> None:
+    async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
+        listed = {"object": "list", "data": [{"id": MODEL, "object": "model", "created": 1}]}
+        if request.method == "GET":  # the official client
+            body = json.dumps(listed).encode()
+            writer.write(whole(body, content_type="application/json"))
+        else:  # the measured path
+            await streams("ok")(request, writer)
+
+    tls_server.passes_test, tls_server.behaviour = False, behave
+    project.configure(server=tls_server.url.replace("http:", "https:"))
+    trusting = {"SSL_CERT_FILE": str(certificate.file)}
+    finished = project.spawn("run", "--quiet", env=trusting)
+    assert finished.code in (0, 1), finished.err
+    assert {request.method for request in tls_server.requests} == {"GET", "POST"}
+    before = len(tls_server.requests)
+    finished = project.spawn("again", "--quiet")
+    assert finished.code == 3 and st.FAILURES["tls"] in finished.err
+    assert len(tls_server.requests) == before
