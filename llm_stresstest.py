@@ -170,7 +170,6 @@ __version__ = "0.1.0"
 __all__ = [  # what tools may use; the rest may change at any time
     "CORRECT",
     "FAILURES",
-    "GRADERS",
     "NARROW_SPACE",
     "PERCENTILES",
     "REDACTED",
@@ -1264,11 +1263,6 @@ def kind_of(value: Any) -> str:
 
 # === Questions ===
 
-Grader = Literal[
-    "exact", "contains", "regex", "numeric", "choice", "json", "fuzzy", "code", "semantic", "judge"
-]
-GRADERS: tuple[str, ...] = get_args(Grader)
-
 
 class Question(Strict):
     """One entry of the catalogue: a question, or the turns of a conversation."""
@@ -1293,7 +1287,7 @@ class Question(Strict):
     category: str | None = key(None, "a text")
     system_prompt: str | None = key(None, "a text")
     max_tokens: Count | None = key(None, "an integer from 1")
-    grader: Grader | None = key(None, f"one of {', '.join(GRADERS)}")
+    grader: str | None = key(None, "the name of a grader")
     expected: Any = key(None, "what the grader takes")
     tolerance: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] | None = key(
         None, "a number from 0"
@@ -1310,7 +1304,14 @@ class Question(Strict):
         if (question.question is None) == (question.turns is None):
             raise ValueError('give either "question" or "turns"')
         if question.grader is None and question.expected is not None:
-            raise ValueError(f"expected: needs a grader, one of {', '.join(GRADERS)}")
+            raise ValueError('expected: needs a grader, such as "grader": "contains"')
+        if question.grader is not None:
+            with contextlib.suppress(ExtensionError):  # without it answers stay ungraded
+                names = import_extension("quality", "quality").GRADERS
+                if question.grader not in names:
+                    shown = json.dumps(printable(question.grader, 80), ensure_ascii=False)
+                    must_be = f"it must be one of {', '.join(names)}"
+                    raise ValueError(f"grader: {shown} is not allowed; {must_be}")
         return question
 
     @property
@@ -1990,13 +1991,16 @@ async def test_connection(
 async def find_prompt_cache(client: Client, questions: Sequence[Question]) -> dict[str, Any] | None:
     """Ask the longest question twice, to see whether a cache makes the second answer come sooner.
 
-    Done only for a sweep and with `duration`, which ask the same prompts repeatedly; else, and with
-    `cache_bust`, it returns None. A unique mark makes sure that the first answer is cold. One pair
-    may differ by chance, so three pairs must agree; the first one that does not ends the search.
-    `found` is None when an answer failed, or asking it met a fault of this program.
+    Done only where the same prompts are asked repeatedly: in a sweep, with `duration`, and where a
+    catalogue is asked twice or more. Else, and with `cache_bust`, it returns None. A unique mark
+    makes sure that the first answer is cold. One pair may differ by chance, so three pairs must
+    agree; the first one that does not ends the search. `found` is None when an answer failed, or
+    asking it met a fault of this program.
     """
     config = client.config
+    different = {question.id for question in questions}
     repeats = config.passes > 1 or config.duration is not None
+    repeats = repeats or len(questions) >= 2 * len(different)
     if config.cache_bust or not repeats:
         return None
     longest = max(questions, key=lambda question: len(question.texts[0]))
@@ -2326,17 +2330,14 @@ def same_model(asked: str, named: str) -> bool:
     asked, named = asked.casefold(), named.casefold()
     if named.endswith("*") and asked.startswith(named[:-1]):
         return True
-    (base, tag), (other_base, other_tag) = _model_parts(asked), _model_parts(named)
-    return base == other_base and (not tag or not other_tag or tag == other_tag)
-
-
-def _model_parts(name: str) -> tuple[str, str]:
-    """Return the bare name of a model and its tag; `latest` is no tag, and a date is none."""
-    bare = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
-    bare, _, tag = bare.partition(":")
-    bare = re.sub(r"\.(gguf|bin|safetensors)$", "", bare)
-    bare = re.sub(r"(-latest|-preview|@.*|-20\d\d-?\d\d(-?\d\d)?|-\d{4})+$", "", bare)
-    return bare, "" if tag == "latest" else tag
+    bases, tags = set[str](), set[str]()
+    for name in (asked, named):
+        bare = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
+        bare, _, tag = bare.partition(":")
+        bare = re.sub(r"\.(gguf|bin|safetensors)$", "", bare)
+        bases.add(re.sub(r"(-latest|-preview|@.*|-20\d\d-?\d\d(-?\d\d)?|-\d{4})+$", "", bare))
+        tags |= {tag} - {"", "latest"}  # a name without a tag may mean any
+    return len(bases) == 1 and len(tags) <= 1
 
 
 # --- Event streams ---
@@ -2624,7 +2625,7 @@ class ParsedAnswer:
         event = _decode_untyped(data)
         if not isinstance(event, _Fields):
             return NOTHING
-        if (error := _error_in(event)) is not None:
+        if (error := ErrorReport.in_event(event)) is not None:
             self.error = self.error or error
             return NOTHING
         if brought != FOREIGN:
@@ -2853,66 +2854,69 @@ def _whole_us(ns: int | None, start_ns: int) -> int | None:
     return None if ns is None else (ns - start_ns) // 1000 * 1000
 
 
-def _message_of(error: Any) -> str:
-    """Return the message of an error object, or the whole of it where it has none.
+class ErrorReport:
+    """What a server says went wrong, in whichever of the known ways it says so."""
 
-    Servers put it in many places: `message`, a list in `detail` (FastAPI), `errors` (Cloudflare);
-    OpenRouter's "Provider returned error" has the real one in `metadata`.
-    """
-    if isinstance(error, str):
-        return error
-    if isinstance(error, list) and error:
-        return "; ".join(_message_of(part) for part in error[:3])
-    if isinstance(error, dict):
-        raw = error.get("metadata")
-        raw = raw.get("raw") if isinstance(raw, dict) else None
-        original = f": {raw}" if isinstance(raw, str) and raw else ""
-        if isinstance(loc := error.get("loc"), list) and isinstance(error.get("msg"), str):
-            return f"{'.'.join(map(str, loc))}: {error['msg']}"
-        for name in _MESSAGES:
-            if error.get(name) and not isinstance(error[name], bool | int | float):
-                return _message_of(error[name]) + original
-    return json.dumps(error, ensure_ascii=False, default=str)
+    NAMES = ("message", "msg", "detail", "error", "errors", "status_msg", "error_msg",
+        "error_message", "error_description", "title", "reason", "description")  # fmt: skip
 
+    @classmethod
+    def in_event(cls, event: _Fields) -> Any:
+        """Return the error that an event holds, wherever in it that stands; None without one."""
+        choices = event.choices
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        for holder in (event, choice, event.x_groq, event.response):
+            if isinstance(holder, _Fields) and holder.error:
+                return holder.error
+        base = event.base_resp
+        if isinstance(base, _Fields) and base.status_code not in (None, 0, "0"):
+            return base
+        if event.object == "error" or event.type == "error":
+            return event
+        if choices or event.type or event.usage:
+            return None
+        said = next((name for name in cls.NAMES if event.get(name)), None)
+        failed = event.success is False or event.status in ("error", "failed") or event.errors
+        codes = (event.code, event.status_code, event.statusCode, event.error_code)
+        failed = failed or any(code not in (None, 0, "0", 200, "200", "") for code in codes)
+        return event if said and (failed or event.detail) else None
 
-_MESSAGES = ("message", "msg", "detail", "error", "errors", "status_msg", "error_msg",
-    "error_message", "error_description", "title", "reason", "description")  # fmt: skip
+    @classmethod
+    def text_of(cls, error: Any) -> str:
+        """Return the message of an error object, or the whole of it where it has none.
 
+        Servers put it in many places: `message`, a list in `detail` (FastAPI), `errors`
+        (Cloudflare); OpenRouter's "Provider returned error" has the real one in `metadata`.
+        """
+        if isinstance(error, str):
+            return error
+        if isinstance(error, list) and error:
+            return "; ".join(cls.text_of(part) for part in error[:3])
+        if isinstance(error, dict):
+            raw = error.get("metadata")
+            raw = raw.get("raw") if isinstance(raw, dict) else None
+            original = f": {raw}" if isinstance(raw, str) and raw else ""
+            if isinstance(loc := error.get("loc"), list) and isinstance(error.get("msg"), str):
+                return f"{'.'.join(map(str, loc))}: {error['msg']}"
+            for name in cls.NAMES:
+                if error.get(name) and not isinstance(error[name], bool | int | float):
+                    return cls.text_of(error[name]) + original
+        return json.dumps(error, ensure_ascii=False, default=str)
 
-def _error_in(event: _Fields) -> Any:
-    """Return the error that an event holds, wherever in it that stands; None without one."""
-    choices = event.choices
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    for holder in (event, choice, event.x_groq, event.response):
-        if isinstance(holder, _Fields) and holder.error:
-            return holder.error
-    base = event.base_resp
-    if isinstance(base, _Fields) and base.status_code not in (None, 0, "0"):
-        return base
-    if event.object == "error" or event.type == "error":
-        return event
-    if choices or event.type or event.usage:
-        return None
-    said = next((name for name in _MESSAGES if event.get(name)), None)
-    failed = event.success is False or event.status in ("error", "failed") or event.errors
-    codes = (event.code, event.status_code, event.statusCode, event.error_code)
-    failed = failed or any(code not in (None, 0, "0", 200, "200", "") for code in codes)
-    return event if said and (failed or event.detail) else None
-
-
-def _error_text(body: bytes) -> str:
-    """Return what the server said in an error's body: JSON, a web page or plain text."""
-    text = body[:QUOTED].decode("utf-8", "replace")
-    with contextlib.suppress(ValueError, RecursionError):
-        content = json.loads(text)
-        if isinstance(content, dict | list) and content:
-            return _message_of(content)
-    if re.match(r"\s*(<!doctype html|<html|<head|<body)", text, re.IGNORECASE):
-        title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
-        text = re.sub(r"(?is)<(script|style|title).*?</\1>|<[^>]*>", " ", text)
-        named = f" {json.dumps(title[1].strip(), ensure_ascii=False)}" if title else ""
-        text = f"a web page{named}: {' '.join(html.unescape(text).split())}"
-    return text
+    @classmethod
+    def in_body(cls, body: bytes) -> str:
+        """Return what the server said in an error's body: JSON, a web page or plain text."""
+        text = body[:QUOTED].decode("utf-8", "replace")
+        with contextlib.suppress(ValueError, RecursionError):
+            content = json.loads(text)
+            if isinstance(content, dict | list) and content:
+                return cls.text_of(content)
+        if re.match(r"\s*(<!doctype html|<html|<head|<body)", text, re.IGNORECASE):
+            title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
+            text = re.sub(r"(?is)<(script|style|title).*?</\1>|<[^>]*>", " ", text)
+            named = f" {json.dumps(title[1].strip(), ensure_ascii=False)}" if title else ""
+            text = f"a web page{named}: {' '.join(html.unescape(text).split())}"
+        return text
 
 
 # --- APIs ---
@@ -3282,9 +3286,8 @@ APIS: Mapping[str, Api] = {"chat": Chat(), "completions": Completions(), "respon
 # --- Clocks ---
 #
 # Where the time of a token is taken: Linux stamps each TCP segment when it arrives. StampedSocket
-# reads the stamp with the bytes, ArrivalClock turns it into a time of `clock`, TimingProtocol hands
-# both to the Exchange, and `Exchange.timed_events` gives each event the time of the read that
-# completed it.
+# reads the stamp with the bytes and turns it into a time of `clock`, TimingProtocol hands both to
+# the Exchange, and `Exchange.timed_events` gives each event the time of the read that completed it.
 #
 # So the time does not depend on when this process gets round to reading, as long as that is before
 # the next token comes. Segments that wait unread are merged, and carry the time of the last one.
@@ -3332,46 +3335,14 @@ class WatchedLoop(asyncio.SelectorEventLoop):
         super().__init__(self.watch)
 
 
-class ArrivalClock:
-    """Turns the kernel's stamps into times of `clock`; shared by a session's sockets.
-
-    A stamp is wall-clock time, which may be set or slewed: both clocks are read at each read, and a
-    stamp that lies outside [previous read, now] is not used.
-    """
-
-    # Within this time of an arrival an idle loop reads it, if it gets a processor.
-    QUICK_NS = 300_000
+class Arrivals:
+    """How the reads of a session's sockets were timed."""
 
     def __init__(self) -> None:
-        # How many reads had a stamp that was used, none, and one outside the possible times.
+        # How many had a stamp that was used, none, and one outside the possible times.
         self.kernel = self.absent = self.outside = 0
-        self._unpack = struct.Struct("@ll").unpack  # a timespec: seconds, nanoseconds
         loop = asyncio.get_running_loop()
-        self._watch = loop.watch if isinstance(loop, WatchedLoop) else None
-
-    def arrival(
-        self, ancillary: list[tuple[int, int, bytes]], previous_ns: int
-    ) -> tuple[int, int | None]:
-        """Return when the bytes just read had arrived, and how much earlier their first may have.
-
-        Both are in ns. Without a usable stamp: the time now, and None (not known).
-        """
-        now_ns, wall_ns = clock(), time.time_ns()
-        if not ancillary:
-            self.absent += 1
-            return now_ns, None
-        seconds, ns = self._unpack(ancillary[0][2])
-        arrived_ns: int = now_ns - wall_ns + seconds * NS_PER_S + ns
-        if not previous_ns <= arrived_ns <= now_ns:
-            self.outside += 1
-            return now_ns, None
-        self.kernel += 1
-        watch = self._watch
-        if watch is None:
-            return arrived_ns, arrived_ns - previous_ns
-        if watch.was_idle and watch.woke_ns - arrived_ns < self.QUICK_NS:
-            return arrived_ns, 0  # it was read at once, so all of it came together
-        return arrived_ns, arrived_ns - max(previous_ns, min(watch.since_ns, arrived_ns))
+        self.watch = loop.watch if isinstance(loop, WatchedLoop) else None
 
     def to_record(self) -> dict[str, Any]:
         """Return what `meta.client.timestamps` says."""
@@ -3381,35 +3352,65 @@ class ArrivalClock:
 
 
 class StampedSocket(socket.socket):
-    """A TCP socket that notes when what it reads had arrived, and when it first wrote."""
+    """A TCP socket that notes when what it reads had arrived, and when it first wrote.
+
+    The kernel's stamp is wall-clock time, which may be set or slewed: both clocks are read at each
+    read, and a stamp that lies outside [previous read, now] is not used.
+    """
 
     SO_TIMESTAMPNS = 35  # Linux; the socket module has no name for it
     ANCILLARY_BYTES = 64
     READ_BYTES = 1 << 16  # asyncio asks for 256 KiB, which maps memory anew for each read
+    # Within this time of an arrival an idle loop reads it, if it gets a processor.
+    QUICK_NS = 300_000
 
-    def __init__(self, family: int, kind: int, protocol: int, clock_of_all: ArrivalClock) -> None:
+    def __init__(self, family: int, kind: int, protocol: int, arrivals: Arrivals) -> None:
         super().__init__(family, kind, protocol)
-        self.clock = clock_of_all
-        self.last_read: tuple[int, int | None] = (0, None)  # what ArrivalClock.arrival returned
+        self.arrivals = arrivals
+        # When the bytes of the last read had arrived, and how much earlier the first of them may
+        # have, in ns. Without a usable stamp: when they were read, and None.
+        self.last_read: tuple[int, int | None] = (0, None)
         self.sent_ns: int | None = None  # the first write since this was set to None
+        self._unpack = struct.Struct("@ll").unpack  # a timespec: seconds, nanoseconds
         with contextlib.suppress(OSError):
             self.setsockopt(socket.SOL_SOCKET, self.SO_TIMESTAMPNS, 1)
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        """Read, with the stamp."""
+        """Read, with the stamp. This runs for each token, so it is one function."""
         size = min(size, self.READ_BYTES)
         data, ancillary, _, _ = self.recvmsg(size, self.ANCILLARY_BYTES, flags)
-        if data:  # else the end, which has no stamp
-            self.last_read = self.clock.arrival(ancillary, self.last_read[0])
+        if not data:  # the end, which has no stamp
+            return data
+        now_ns, wall_ns = clock(), time.time_ns()
+        arrivals = self.arrivals
+        if not ancillary:
+            arrivals.absent += 1
+            self.last_read = now_ns, None
+            return data
+        seconds, ns = self._unpack(ancillary[0][2])
+        arrived_ns = now_ns - wall_ns + seconds * NS_PER_S + ns
+        previous_ns = self.last_read[0]
+        if not previous_ns <= arrived_ns <= now_ns:
+            arrivals.outside += 1
+            self.last_read = now_ns, None
+            return data
+        arrivals.kernel += 1
+        watch = arrivals.watch
+        if watch is None:
+            self.last_read = arrived_ns, arrived_ns - previous_ns
+        elif watch.was_idle and watch.woke_ns - arrived_ns < self.QUICK_NS:
+            self.last_read = arrived_ns, 0  # it was read at once, so all of it came together
+        else:
+            since_ns = max(previous_ns, watch.since_ns)
+            self.last_read = arrived_ns, max(arrived_ns - since_ns, 0)
         return data
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         """Read into a buffer, with the stamp; so asyncio reads what TLS then decrypts."""
-        view = memoryview(buffer)[: nbytes or None]
-        count, ancillary, _, _ = self.recvmsg_into([view], self.ANCILLARY_BYTES, flags)
-        if count:
-            self.last_read = self.clock.arrival(ancillary, self.last_read[0])
-        return count
+        view = memoryview(buffer)
+        data = self.recv(nbytes or len(view), flags)
+        view[: len(data)] = data
+        return len(data)
 
     def send(self, data: Any, flags: int = 0) -> int:
         """Write, and note when."""
@@ -3444,7 +3445,7 @@ class TimedConnector(aiohttp.TCPConnector):
     used = sys.platform == "linux"
 
     def __init__(self, unix_socket: str | None = None, **options: Any) -> None:
-        self.arrivals = ArrivalClock()
+        self.arrivals = Arrivals()
         self._unix_socket = unix_socket
         self._by_fileno = weakref.WeakValueDictionary[int, StampedSocket]()
         self._first: StampedSocket | None = None
@@ -3559,8 +3560,9 @@ class Exchange:
             self.done_seen = True
             self.wake()
         if self.content is not None:
-            self.offsets.append(self.content.total_bytes)
-            if self.offsets[-1] > self.limit:
+            total_bytes = self.content.total_bytes
+            self.offsets.append(total_bytes)
+            if total_bytes > self.limit:
                 self.too_large = True
                 self.wake()
 
@@ -3707,8 +3709,10 @@ class Exchange:
         text = "\n".join(stray)
         with contextlib.suppress(json.JSONDecodeError):
             content = _decode_untyped(text.encode("utf-8", "replace"))
-            is_error = is_error or (isinstance(content, _Fields) and _error_in(content) is not None)
-        return _error_text(text.encode("utf-8", "replace")), is_error
+            is_error = is_error or (
+                isinstance(content, _Fields) and ErrorReport.in_event(content) is not None
+            )
+        return ErrorReport.in_body(text.encode("utf-8", "replace")), is_error
 
     def timed_events(self) -> Iterator[tuple[int, bytes]]:
         """Yield the data of each event with the time of the read that completed it."""
@@ -3755,9 +3759,10 @@ class TimingProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Pass the bytes on, and their time. Bytes that nobody asked for end the connection."""
         arrived_ns, early_ns = self.timing.last_read
-        if self.exchange is not None and self.exchange.sent_ns is not None:
+        exchange = self.exchange
+        if exchange is not None and exchange.sent_ns is not None:
             self.handler.data_received(data)
-            self.exchange.received(arrived_ns, early_ns, data)
+            exchange.received(arrived_ns, early_ns, data)
         elif self.handler.transport is not None:
             self.handler.transport.abort()
 
@@ -4087,7 +4092,7 @@ class Client:
         if exchange.status is not None and exchange.status != 200:
             return self.refused(exchange)
         if parsed.error is not None:
-            return Failure("server_error", _message_of(parsed.error))
+            return Failure("server_error", ErrorReport.text_of(parsed.error))
         if parsed.failure is not None:
             return self.said_in_stream(exchange, parsed.failure, certain=False)
         broke = isinstance(exchange.error, aiohttp.ClientError | ConnectionError)
@@ -4138,7 +4143,7 @@ class Client:
 
         A 429 or 503 is no special case here: the request has failed, and is not tried again.
         """
-        status, words = cast(int, exchange.status), _error_text(exchange.body)
+        status, words = cast(int, exchange.status), ErrorReport.in_body(exchange.body)
         if status in (301, 302, 303, 307, 308):
             place = _without_password(exchange.location or "")
             base = place.partition("?")[0].removesuffix(f"/{self.api.path}")
@@ -4175,10 +4180,10 @@ class Client:
 
     def wrong_content(self, exchange: Exchange) -> Failure:
         """Say what a 200 with another content type was: an error object, or something else."""
-        text, stream = _error_text(exchange.body), self.config.stream
+        text, stream = ErrorReport.in_body(exchange.body), self.config.stream
         with contextlib.suppress(json.JSONDecodeError):
             body = _decode_untyped(exchange.body)
-            if isinstance(body, _Fields) and _error_in(body) is not None:
+            if isinstance(body, _Fields) and ErrorReport.in_event(body) is not None:
                 return Failure("server_error", text)
         hint = '; set "stream": false' if stream and "json" in exchange.content_type else ""
         expected = exchange.TYPES[stream][0]
@@ -4683,7 +4688,7 @@ class LoadGenerator:
         if not self.config.record_chunk_times:
             histogram = self.report.itl_us.setdefault(result.stage, Counter())
             if result.ok:  # a failure's gaps are no latency that a user had
-                histogram.update(map(_bucket, result.chunk_gaps_us or ()))
+                histogram.update(map(Histogram.bucket, result.chunk_gaps_us or ()))
             result.chunk_ns = None
         self.record(result)
 
@@ -4726,6 +4731,7 @@ class LoadGenerator:
                 started += 1
                 if started % (1 + limit.empty // 16) == 0:
                     await asyncio.sleep(0)
+            self.lag.begin_drain()
             if tasks:
                 await asyncio.wait(tasks)
         finally:
@@ -4983,6 +4989,7 @@ class StageWatch:
     def __init__(self, number: int) -> None:
         self.number = number
         self.lags_us: Counter[int] = Counter()
+        self.draining = False
         self.cpu_s: float | None = None
         self.cpu_wait_s: float | None = None
         self.elapsed_s = 0.0
@@ -5055,6 +5062,7 @@ class LagMonitor:
     """
 
     BEAT_NS = 20 * NS_PER_MS
+    FEWEST_BEATS = 50
     MOST_HOLDS = 100_000
 
     def __init__(self) -> None:
@@ -5086,6 +5094,14 @@ class LagMonitor:
             self.watches.append(self._now)
             self._now = None
 
+    def begin_drain(self) -> None:
+        """Count lag no more: nothing starts any more, and the few streams left would dilute it.
+
+        Unless that is nearly the whole stage, because its requests all started at once.
+        """
+        if self._now is not None:
+            self._now.draining = self._now.lags_us.total() >= self.FEWEST_BEATS
+
     def note_empty_slots(self, share: float | None) -> None:
         """Take how long the stage's slots stood empty."""
         if self._now is not None:
@@ -5104,8 +5120,8 @@ class LagMonitor:
 
     def _arrived(self, due_ns: int) -> None:
         now_ns = clock()
-        if self._now is not None:
-            self._now.lags_us[_bucket((now_ns - due_ns) // 1000)] += 1
+        if self._now is not None and not self._now.draining:
+            self._now.lags_us[Histogram.bucket((now_ns - due_ns) // 1000)] += 1
         last_ns, since_ns = self._holds[-1] if self._holds else (0, 0)
         if due_ns < last_ns:  # the loop works off the beats of one delay
             self._holds[-1] = (now_ns, since_ns)
@@ -5134,11 +5150,6 @@ class LagMonitor:
         return {**StageWatch.summary(self.watches), "stages": stages}
 
 
-def _bucket(us: int) -> int:
-    """Round to four digits, so that a histogram stays small."""
-    return us if us < 10_000 else round(us, 4 - len(str(us)))
-
-
 @contextlib.contextmanager
 def gc_paused() -> Iterator[None]:
     """Keep the collector out of the measured window: a full collection looks like a slow server."""
@@ -5165,6 +5176,11 @@ class Histogram(Sequence[float]):
         self.values = sorted(counts)
         self.counts = [counts[value] for value in self.values]
         self._ends = list(itertools.accumulate(self.counts))
+
+    @staticmethod
+    def bucket(us: int) -> int:
+        """Round to four digits, so that a histogram stays small."""
+        return us if us < 10_000 else round(us, 4 - len(str(us)))
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -5287,14 +5303,30 @@ def sum_variance(deviations: Sequence[float]) -> tuple[float, float]:
     return variance, len(deviations) / max(2 * lag - 1, 1)
 
 
-class Series:
-    """Measured values in the order in which their requests were sent."""
+class Series(Sequence[float]):
+    """A sorted sequence of values that knows the order in which their requests were sent."""
 
     MOST_BATCHES = 512
 
     def __init__(self, values: Sequence[float]) -> None:
         self._batches = [sorted(batch) for batch in in_batches(values, self.MOST_BATCHES)]
-        self.ordered = sorted(itertools.chain.from_iterable(self._batches))
+        self._ordered = sorted(itertools.chain.from_iterable(self._batches))
+
+    def __len__(self) -> int:
+        return len(self._ordered)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._ordered[place]
+
+    def mean(self) -> float:
+        """Return the mean."""
+        return statistics.fmean(self._ordered)
+
+    def std(self) -> float:
+        """Return the standard deviation of the sample."""
+        mean = self.mean()
+        squares = math.fsum((value - mean) ** 2 for value in self._ordered)
+        return math.sqrt(squares / (len(self) - 1))
 
     def effective_n(self, quantile: float) -> float:
         """Return how many independent values would know a percentile as well as these do.
@@ -5305,8 +5337,8 @@ class Series:
         estimate, n is taken down by Student's t (Korn and Graubard, Survey Methodology 24, 1998);
         where it comes from few events, as above a high percentile, it counts for less still.
         """
-        n = len(self.ordered)
-        value = cast(float, percentile(self.ordered, quantile))
+        n = len(self)
+        value = cast(float, percentile(self, quantile))
         below = [bisect.bisect_right(batch, value) for batch in self._batches]
         share = sum(below) / n
         pairs = zip(below, self._batches, strict=True)
@@ -5377,35 +5409,27 @@ def describe(
     names = ("avg", "std", "min", "max", *PERCENTILES)
     summary: dict[str, Any] = dict.fromkeys(names) | {"n": 0, "n_eff": dict.fromkeys(PERCENTILES)}
     intervals: dict[str, list[float | None]] = {name: [None, None] for name in PERCENTILES}
-    if isinstance(values, Histogram):
-        ordered: Sequence[float] = values
-    else:
-        series = Series(values if isinstance(values, Sequence) else list(values))
-        ordered = series.ordered
-    n = len(ordered)
+    sample = values if isinstance(values, Histogram) else Series(list(values))
+    n = len(sample)
     if not n:
         return {**summary, "ci95": intervals}
-    mean = values.mean() if isinstance(values, Histogram) else statistics.fmean(ordered)
-    summary |= {"avg": mean, "min": ordered[0], "max": ordered[-1], "n": n}
-    if n > 1 and isinstance(values, Histogram):
-        summary["std"] = values.std()
-    elif n > 1:
-        squares = math.fsum((value - mean) ** 2 for value in ordered)
-        summary["std"] = math.sqrt(squares / (n - 1))
-    if n_eff is None and not isinstance(values, Histogram):
+    summary |= {"avg": sample.mean(), "min": sample[0], "max": sample[-1], "n": n}
+    if n > 1:
+        summary["std"] = sample.std()
+    if n_eff is None and isinstance(sample, Series):
         n_eff = {
-            name: round(series.effective_n(quantile), 1) for name, quantile in PERCENTILES.items()
+            name: round(sample.effective_n(quantile), 1) for name, quantile in PERCENTILES.items()
         }
     summary["n_eff"] = dict(n_eff or summary["n_eff"])
     least = float(n)
     for name, quantile in PERCENTILES.items():
-        summary[name] = percentile(ordered, quantile)
+        summary[name] = percentile(sample, quantile)
         if n_eff:
             # Few values lie above a high percentile: what the lower ones know of the dependence
             # counts there as well.
             least = min(least, n_eff[name])
             if least >= min(n, min_samples(quantile)) / 2:
-                intervals[name] = _interval(ordered, quantile, math.floor(n_eff[name]))
+                intervals[name] = _interval(sample, quantile, math.floor(n_eff[name]))
     return {**summary, "ci95": intervals}
 
 
@@ -6370,12 +6394,12 @@ def validity_rule(rule: ValidityRule) -> ValidityRule:
 def judge_validity(
     config: Config, aggregate: Mapping[str, Any], load: LoadReport
 ) -> dict[str, Any]:
-    """Return the verdict over a run and its reasons."""
+    """Return the verdict over a run and its reasons, those that weigh most first."""
     evidence = Evidence(config, aggregate, load)
     reasons = [reason for rule in VALIDITY_RULES if (reason := rule(evidence)) is not None]
-    worst = max((VERDICTS.index(reason.verdict) for reason in reasons), default=0)
+    reasons.sort(key=lambda reason: -VERDICTS.index(reason.verdict))  # the worst comes first
     shown = [{"code": reason.code, "message": reason.message} for reason in reasons]
-    return {"verdict": VERDICTS[worst], "reasons": shown}
+    return {"verdict": reasons[0].verdict if reasons else "VALID", "reasons": shown}
 
 
 def failure_reasons(aggregate: Mapping[str, Any], most: int = 3) -> str:
@@ -7779,22 +7803,129 @@ def journal_header(config: Config, target: Target, questions: Sequence[Question]
 # --- Log ---
 
 
-class _LineFormatter(logging.Formatter):
-    """One record a line: date, time with ms, level, message.
+class RunLog:
+    """The log of a run, a file of its own: an event a line, as key=value pairs.
 
-    No text of a server can begin a line or hide one.
+    Opening it writes what was logged before; its name has the moment in it. Raises ResultsError.
     """
 
-    def __init__(self, redact: Redactor) -> None:
-        super().__init__()
-        self.redact = redact
+    class Line(logging.Formatter):
+        """One record a line: date, time with ms, level, message.
 
-    def format(self, record: logging.LogRecord) -> str:
-        moment = dt.datetime.fromtimestamp(record.created).astimezone().replace(tzinfo=None)
-        line = f"{moment.isoformat(' ', 'milliseconds')} {record.levelname} {record.getMessage()}"
-        if record.exc_info:
-            line += " traceback=" + json.dumps(self.formatException(record.exc_info))
-        return printable(self.redact(line), 20_000)
+        No text of a server can begin a line or hide one.
+        """
+
+        def __init__(self, redact: Redactor) -> None:
+            super().__init__()
+            self.redact = redact
+
+        def format(self, record: logging.LogRecord) -> str:
+            moment = dt.datetime.fromtimestamp(record.created).astimezone().replace(tzinfo=None)
+            date = moment.isoformat(" ", "milliseconds")
+            line = f"{date} {record.levelname} {record.getMessage()}"
+            if record.exc_info:
+                line += " traceback=" + json.dumps(self.formatException(record.exc_info))
+            return printable(self.redact(line), 20_000)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def kept() -> Iterator[logging.handlers.MemoryHandler]:
+        """Keep what is logged before there is a log file; close what logs at the end."""
+        memory = logging.handlers.MemoryHandler(10_000, flushLevel=100, flushOnClose=False)
+        logging.raiseExceptions = False  # a full disk costs the log, not the run
+        logger.setLevel(logging.DEBUG)
+        logger.addHandler(memory)
+        logger.propagate = False
+        try:
+            yield memory
+        finally:
+            for handler in logger.handlers[:]:
+                logger.removeHandler(handler)
+                with contextlib.suppress(OSError):  # what a full disk kept it from writing
+                    handler.close()
+
+    def __init__(self, path: Path, moment: dt.datetime, level: str, redact: Redactor) -> None:
+        names = possible_names(path, moment)
+        next(names)  # a log always has its time stamp
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = None
+            while file is None:
+                path = next(names)
+                with contextlib.suppress(FileExistsError):  # of a run begun in the same second
+                    file = logging.FileHandler(path, "x", "utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise ResultsError(f"{path}: cannot be written: {error.strerror}") from None
+        self.path = path
+        file.setFormatter(self.Line(redact))
+        file.setLevel(level)
+        for handler in logger.handlers[:]:  # what was kept until now, or an earlier run's
+            logger.removeHandler(handler)
+            if isinstance(handler, logging.handlers.MemoryHandler):
+                for record in handler.buffer:
+                    if record.levelno >= file.level:
+                        file.handle(record)
+            handler.close()
+        logger.setLevel(level)
+        logger.addHandler(file)
+
+    def start(self, header: Mapping[str, Any], files: Mapping[str, Path]) -> None:
+        """Log what is about to be run, and from and to which files."""
+        config = header["config"]
+        server = {"url": header["server"], "model": config["model"], "api": config["api"]}
+        run = {"run_id": header["run_id"], "seed": header["seed"], **header["client"]}
+        logger.info("run %s", logfmt(**run))
+        logger.info("files %s", logfmt(**files))
+        logger.info("server %s", logfmt(**server))
+        logger.info("config %s", json.dumps(config, ensure_ascii=False))
+
+    def result(self, result: Result) -> None:
+        """Log a request: failures as warnings, the others for DEBUG."""
+        level = logging.DEBUG if result.ok or result.status == "cancelled" else logging.WARNING
+        if logger.isEnabledFor(level):
+            error = result.error
+            text = logfmt(
+                id=result.id,
+                index=result.index,
+                stage=result.stage,
+                status=result.status,
+                time_ms=result.time_ms,
+                ttft_ms=result.ttft_ms,
+                token=result.token,
+                finish=result.finish_reason,
+                kind=error and error.kind,
+                http_status=error and error.http_status,
+                message=error and error.message,
+            )
+            logger.log(level, "request %s", text)
+
+    def grade(self, result: Result, score: float | None, reason: str | None) -> None:
+        """Log an answer's grade: what could not be graded as a warning, the others for DEBUG."""
+        level = logging.WARNING if score is None and result.ok else logging.DEBUG
+        grade = logfmt(id=result.id, index=result.index, score=score, reason=reason)
+        logger.log(level, "grade %s", grade)
+
+    def end(self, meta: Mapping[str, Any], aggregate: Mapping[str, Any], results: Path) -> None:
+        """Log how the run went: stages, grades, thresholds, verdict, and where it is saved."""
+        levels = meta["config"]["concurrent"]
+        for part in aggregate["stages"] or [{"stage": 0, "concurrent": levels, **aggregate}]:
+            quality = part["quality"]
+            shown = ("stage", "concurrent", "requests", "ok", "failed", "cancelled", "duration_ms")
+            stage = {name: part[name] for name in (*shown, "tokens_per_s")}
+            logger.info("stage %s", logfmt(**stage))
+            grades = {name: quality[name] for name in ("graded", "ungraded", "correct", "avg")}
+            logger.info("quality %s", logfmt(stage=part["stage"], **grades))
+        for reason in aggregate["failure_reasons"]:
+            logger.warning("failures %s", logfmt(**reason))
+        for check in meta["thresholds"]:
+            level = logging.INFO if check["met"] else logging.WARNING
+            logger.log(level, "threshold %s", logfmt(**check))
+        validity = meta["validity"]
+        logger.info("validity %s", logfmt(verdict=validity["verdict"], status=meta["status"]))
+        for reason in validity["reasons"]:
+            logger.info("reason %s", logfmt(**reason))
+        saved = {"total_duration_ms": meta["total_duration_ms"], "results": results}
+        logger.info("saved %s", logfmt(**saved, log=self.path))
 
 
 def logfmt(**values: Any) -> str:
@@ -7807,114 +7938,6 @@ def logfmt(**values: Any) -> str:
         if value is not None:
             pairs.append(f"{key}={text}")
     return " ".join(pairs)
-
-
-@contextlib.contextmanager
-def early_log() -> Iterator[logging.handlers.MemoryHandler]:
-    """Keep what is logged before there is a log file; close what logs at the end."""
-    memory = logging.handlers.MemoryHandler(10_000, flushLevel=100, flushOnClose=False)
-    logging.raiseExceptions = False  # a full disk costs the log, not the run
-    logger.setLevel(logging.DEBUG)
-    logger.addHandler(memory)
-    logger.propagate = False
-    try:
-        yield memory
-    finally:
-        for handler in logger.handlers[:]:
-            logger.removeHandler(handler)
-            with contextlib.suppress(OSError):  # what a full disk kept it from writing
-                handler.close()
-
-
-def open_log(path: Path, moment: dt.datetime, level: str, redact: Redactor) -> Path:
-    """Start a run's log with what was logged before; return its path, which has the moment in it.
-
-    Raises ResultsError.
-    """
-    names = possible_names(path, moment)
-    next(names)  # a log always has its time stamp
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = None
-        while file is None:
-            path = next(names)
-            with contextlib.suppress(FileExistsError):  # of a run that began in the same second
-                file = logging.FileHandler(path, "x", encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise ResultsError(f"{path}: cannot be written: {error.strerror}") from None
-    file.setFormatter(_LineFormatter(redact))
-    file.setLevel(level)
-    for handler in logger.handlers[:]:  # what was kept before there was a log, or an earlier run's
-        logger.removeHandler(handler)
-        if isinstance(handler, logging.handlers.MemoryHandler):
-            for record in handler.buffer:
-                if record.levelno >= file.level:
-                    file.handle(record)
-        handler.close()
-    logger.setLevel(level)
-    logger.addHandler(file)
-    return path
-
-
-def log_result(result: Result) -> None:
-    """Log a request: failures as warnings, the others for DEBUG."""
-    level = logging.DEBUG if result.ok or result.status == "cancelled" else logging.WARNING
-    if logger.isEnabledFor(level):
-        error = result.error
-        text = logfmt(
-            id=result.id,
-            index=result.index,
-            stage=result.stage,
-            status=result.status,
-            time_ms=result.time_ms,
-            ttft_ms=result.ttft_ms,
-            token=result.token,
-            finish=result.finish_reason,
-            kind=error and error.kind,
-            http_status=error and error.http_status,
-            message=error and error.message,
-        )
-        logger.log(level, "request %s", text)
-
-
-def log_start(header: Mapping[str, Any], files: Mapping[str, Path]) -> None:
-    """Log what is about to be run, and from and to which files."""
-    config = header["config"]
-    logger.info("run %s", logfmt(run_id=header["run_id"], seed=header["seed"], **header["client"]))
-    logger.info("files %s", logfmt(**files))
-    logger.info("server %s", logfmt(url=header["server"], model=config["model"], api=config["api"]))
-    logger.info("config %s", json.dumps(config, ensure_ascii=False))
-
-
-def log_grade(result: Result, score: float | None, reason: str | None) -> None:
-    """Log the grade of an answer: what could not be graded as a warning, the others for DEBUG."""
-    level = logging.WARNING if score is None and result.ok else logging.DEBUG
-    grade = logfmt(id=result.id, index=result.index, score=score, reason=reason)
-    logger.log(level, "grade %s", grade)
-
-
-def log_run(
-    meta: Mapping[str, Any], aggregate: Mapping[str, Any], files: Mapping[str, Path]
-) -> None:
-    """Log how a run went: its stages, grades, thresholds, verdict, and where it is saved."""
-    levels = meta["config"]["concurrent"]
-    for part in aggregate["stages"] or [{"stage": 0, "concurrent": levels, **aggregate}]:
-        quality = part["quality"]
-        shown = ("stage", "concurrent", "requests", "ok", "failed", "cancelled", "duration_ms")
-        stage = logfmt(**{name: part[name] for name in shown}, tokens_per_s=part["tokens_per_s"])
-        logger.info("stage %s", stage)
-        grades = {name: quality[name] for name in ("graded", "ungraded", "correct", "avg")}
-        logger.info("quality %s", logfmt(stage=part["stage"], **grades))
-    for reason in aggregate["failure_reasons"]:
-        logger.warning("failures %s", logfmt(**reason))
-    for check in meta["thresholds"]:
-        level = logging.INFO if check["met"] else logging.WARNING
-        logger.log(level, "threshold %s", logfmt(**check))
-    validity = meta["validity"]
-    logger.info("validity %s", logfmt(verdict=validity["verdict"], status=meta["status"]))
-    for reason in validity["reasons"]:
-        logger.info("reason %s", logfmt(**reason))
-    logger.info("saved %s", logfmt(total_duration_ms=meta["total_duration_ms"], **files))
 
 
 def notice(message: str) -> None:
@@ -8432,8 +8455,20 @@ class Summary:
         validity = meta["validity"]
         self.verdict: str = validity["verdict"]
         self.reasons: Sequence[Mapping[str, str]] = validity["reasons"]
-        self.notes: Sequence[Mapping[str, str]] = validity.get("notes", ())
         self.slo = {key: limit for key, limit in meta["config"]["slo"].items() if limit is not None}
+
+    def failure(self) -> str | None:
+        """Return the line that says why the run ends with exit code 1; None when it does not."""
+        if self.verdict == "INVALID":
+            meaning, reason = VERDICT_SIGNS[self.verdict][2], self.reasons[0]
+            return f"{self.name} is INVALID, {meaning}: {reason['code']}: {reason['message']}"
+        texts = [
+            f"{check['metric']} {check['condition']}, "
+            + ("not measured" if check["value"] is None else f"it is {check['value']:.6g}")
+            for check in self.meta["thresholds"]
+            if not check["met"]
+        ]
+        return f"{self.name} missed {'; '.join(texts)}" if texts else None
 
     def lines(self, files: Mapping[str, object]) -> list[rich.text.Text]:
         """Return the blocks, one below the other, with an empty line between them."""
@@ -8449,7 +8484,7 @@ class Summary:
             self._machine(),
             table_lines,
             wrapped(styled((self._legend(table_lines), "dim")), self.width),
-            [*self._failures(), *below, *self._notes()],
+            [*self._failures(), *below],
             self._thresholds(),
             [
                 line
@@ -8496,7 +8531,7 @@ class Summary:
         if meta["embedded"]:
             server += f" {printable(meta['embedded'].get('engine', ''), 60)}"
         asked = meta.get("questions_asked", meta["questions"])
-        what = f"{asked} questions"
+        what = f"{asked:,} questions" if isinstance(asked, int) else f"{asked} questions"
         if config["duration"] is not None:
             what = f"{config['duration']:g}{NARROW_SPACE}s"
         pieces = [
@@ -8793,14 +8828,13 @@ class Summary:
 
     def _reasons(self) -> list[rich.text.Text]:
         sign, style, _ = VERDICT_SIGNS[self.verdict]
-        return [line for reason in self.reasons for line in self._remark(reason, sign, style)]
-
-    def _notes(self) -> list[rich.text.Text]:
-        return [line for note in self.notes for line in self._remark(note, "·", "dim")]
-
-    def _remark(self, remark: Mapping[str, str], sign: str, style: str) -> list[rich.text.Text]:
-        code, message = printable(remark["code"]), printable(remark["message"])
-        return wrapped(styled((f"{sign} {code}", style), f"  {message}"), self.width, hang=2)
+        lines: list[rich.text.Text] = []
+        for reason in self.reasons:
+            code, message = printable(reason["code"]), printable(reason["message"])
+            message = re.sub(r"(?<=\d) ?(?=%|m?s\b)", NARROW_SPACE, message)
+            remark = styled((f"{sign} {code}", style), f"  {message}")
+            lines += wrapped(remark, self.width, hang=2)
+        return lines
 
     def _thresholds(self) -> list[rich.text.Text]:
         lines: list[rich.text.Text] = []
@@ -8810,45 +8844,6 @@ class Summary:
             verdict, style = ("met", "green") if check["met"] else ("missed", "bold red")
             lines += self._keyed(verdict, text, style)
         return lines
-
-
-def next_command(name: str, meta: Mapping[str, Any], folder: str = "") -> dict[str, str]:
-    """Return what to do next with a run, as the last of `summary_lines`' files: label and command.
-
-    `folder` is where its results are, when that is not where `find_results` looks by itself.
-    """
-    where = f" --results-dir {shlex.quote(folder)}" if folder else ""
-    run = shlex.quote(name)
-    if meta["status"] != "complete":
-        return {"go on": f"{program()} {run} --resume{where}"}
-    if "report" in TOOLS:
-        return {"look": f"{program()} report {run}{where}"}
-    return {"check": f"{program()} verify {run}{where}"}
-
-
-def program() -> str:
-    """Return how this program is started from here, for a command that a person can copy."""
-    script = Path(__file__).resolve()
-    here = Path.cwd()
-    shown = script.relative_to(here) if script.is_relative_to(here) else script
-    return f"python3 {shlex.quote(str(shown))}"
-
-
-def failure_line(name: str, meta: Mapping[str, Any]) -> str | None:
-    """Return the line that says why a saved run ends with exit code 1; None when it does not."""
-    verdict, reasons = meta["validity"]["verdict"], meta["validity"]["reasons"]
-    if verdict == "INVALID":
-        meaning = VERDICT_SIGNS[verdict][2]
-        return f"{name} is INVALID, {meaning}: {reasons[0]['code']}: {reasons[0]['message']}"
-    missed = [check for check in meta["thresholds"] if not check["met"]]
-    if not missed:
-        return None
-    texts = [
-        f"{check['metric']} {check['condition']}, "
-        + ("not measured" if check["value"] is None else f"it is {check['value']:.6g}")
-        for check in missed
-    ]
-    return f"{name} missed {'; '.join(texts)}"
 
 
 class Progress:
@@ -9351,7 +9346,9 @@ class Grading:
         if self.quality is not None:
             await self.quality.test_judge(self.config, self.questions.values())
 
-    async def grade(self, journal: Journal, stop_signal: StopSignal, redact: Redactor) -> None:
+    async def grade(
+        self, journal: Journal, log: RunLog, stop_signal: StopSignal, redact: Redactor
+    ) -> None:
         """Grade the answers of the journal, and write each grade to it. Raises ResultsError."""
         if self.quality is None:
             return
@@ -9365,7 +9362,7 @@ class Grading:
         ungraded = map(self.raw.give_back, read)
         async with graders:
             async for result, score, reason in graders.grade_results(self.questions, ungraded):
-                log_grade(result, score, reason)
+                log.grade(result, score, reason)
                 grade = {
                     "index": result.index,
                     "turn": result.turn,
@@ -9442,7 +9439,7 @@ class Run:
             raise_file_limit(max(self.config.levels))
             files, level = self.files, self.options.log_level
             log = files.logs / f"{files.name}.log"
-            self.log = open_log(log, files.moment, level, self.target.redact)
+            self.log = RunLog(log, files.moment, level, self.target.redact)
             self.stop_signal = stack.enter_context(StopSignal.caught())
             stack.enter_context(self._until_saved)
             await stack.enter_async_context(self._closing)
@@ -9499,7 +9496,7 @@ class Run:
         self.journal, before = self.files.open_journal(header)
         self._until_saved.enter_context(self.journal)
         inputs = {"config": self.files.config, "questions": self.files.questions}
-        log_start(self.journal.header, {**inputs, "journal": self.journal.path})
+        self.log.start(self.journal.header, {**inputs, "journal": self.journal.path})
         for hint in self.grading.hints:
             logger.warning("%s", hint)
         self.start = self._load_start(before)
@@ -9546,7 +9543,7 @@ class Run:
         self.journal.append("result", result.to_record())
         self.grading.raw.keep(result)
         self.progress.add(result)
-        log_result(result)
+        self.log.result(result)
 
     async def finish(self, load: LoadReport) -> JournalReader:
         """Write the footer, grade, and close server and session; return all results, graded.
@@ -9558,7 +9555,8 @@ class Run:
                 load.client["timestamps"] = self.client.timestamps
                 load.client["prompt_cache"] = self.prompt_cache
                 self.journal.append("footer", load.to_footer())
-            await self.grading.grade(self.journal, self.stop_signal, self.target.redact)
+            journal, stop_signal, redact = self.journal, self.stop_signal, self.target.redact
+            await self.grading.grade(journal, self.log, stop_signal, redact)
         load.interrupted = load.interrupted or self.stop_signal.signum is not None
         await self._closing.aclose()
         results = self.journal.read()
@@ -9577,19 +9575,36 @@ class Run:
 
         An interrupted run keeps its journal, so that --resume can go on with it.
         """
-        saved = {"results": path, "log": self.log}
-        log_run(meta, aggregate, saved)
+        self.log.end(meta, aggregate, path)
         if not load.interrupted:
             self.journal.remove()
         self._until_saved.close()
+        summary = Summary(path.stem, meta, aggregate, terminal_width())
         if not self.options.quiet:
-            usual, folder = find_file(None, "config.json").parent / "results", ""
-            if self.files.folder.resolve() != usual.resolve():  # where a tool would not find it
-                folder = str(self.files.folder)
-            files = {**saved, **next_command(path.stem, meta, folder)}
-            show(summary_lines(path.stem, meta, aggregate, terminal_width(), files))
-        elif (line := failure_line(path.stem, meta)) is not None:
+            label, command = self.next_command(path.stem, complete=meta["status"] == "complete")
+            show(summary.lines({"results": path, "log": self.log.path, label: command}))
+        elif (line := summary.failure()) is not None:
             notice(line)
+
+    def next_command(self, name: str, *, complete: bool) -> tuple[str, str]:
+        """Return what a person may do next with a run: a label, and a command to copy."""
+        script, here = Path(__file__).resolve(), Path.cwd()
+        shown = script.relative_to(here) if script.is_relative_to(here) else script
+        options = dict[str, Path | None]()
+        if not complete:
+            label, words = "go on", [f"./{name}" if name in TOOLS else name, "--resume"]
+            options = {"-c": self.options.config, "-q": self.options.questions}
+            options["--log-dir"] = self.options.log_dir
+        elif "report" in TOOLS:
+            label, words = "look", ["report", name]
+        else:
+            label, words = "check", ["verify", name]
+        usual = find_file(None, "config.json").parent / "results"
+        if self.files.folder.resolve() != usual.resolve():  # where nobody would look for it
+            options["--results-dir"] = self.files.folder
+        for option, path in options.items():
+            words += [option, str(path)] if path is not None else []
+        return label, shlex.join(["python3", str(shown), *words])
 
     def plan_lines(self) -> list[Any]:
         """Return what a dry run shows."""
@@ -9662,7 +9677,7 @@ def cli(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; the one place that shows errors."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     open_standard_streams()
-    with early_log():
+    with RunLog.kept():
         try:
             if arguments and arguments[0] in TOOLS:
                 return run_tool(arguments[0], arguments[1:])
@@ -9690,7 +9705,7 @@ def cli(argv: Sequence[str] | None = None) -> int:
 def fail(message: str, code: int) -> int:
     """Show an error as one line on stderr and return the exit code."""
     for handler in logger.handlers:
-        if isinstance(handler.formatter, _LineFormatter):  # since the secrets are known
+        if isinstance(handler.formatter, RunLog.Line):  # since the secrets are known
             message = handler.formatter.redact(message)
     message = _LIKE_A_KEY.sub(REDACTED, message)
     with contextlib.suppress(OSError, ValueError):

@@ -277,10 +277,12 @@ class World:
     spread: float = 0.2  # of the speed: 0.2 is 10 % up or down
     hung: int = 0  # requests that only end by the timeout
     connect_s: float = 0.0  # how long each connection takes to open
+    stalled: float = 0.0  # share of the time in which the client reads nothing, STALL_S at a time
     more: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of each result
 
     SERVICE_S = 0.05 + 40 * 0.02
     TIMEOUT_S = 120.0
+    STALL_S = 0.25
 
     def run(self, rng: Rng) -> list[st.Result]:
         """Return the results of a run."""
@@ -313,7 +315,24 @@ class World:
             made.scheduled_ns = None if due is None else round(due[place] * 1e6) * 1000
             made.connect_ns = round(self.connect_s * 1e9) or None
             results.append(made)
+        self.time_by_client(results, rng)
         return results
+
+    def time_by_client(self, results: Sequence[st.Result], rng: Rng) -> None:
+        """Let the client read late what comes during its stalls, and note how late it may be."""
+        answered = [made for made in results if made.first_ns is not None]
+        whole_s = max((made.end_ns or 0 for made in answered), default=0) / 1e9
+        stalls = sorted(rng.uniform(0, whole_s, round(self.stalled * whole_s / self.STALL_S)))
+        for made in answered:
+            first_s = cast(int, made.first_ns) / 1e9
+            late_s = rng.exponential(0.05e-3)
+            for begun_s in stalls:
+                if begun_s <= first_s < begun_s + self.STALL_S:
+                    late_s = begun_s + self.STALL_S - first_s
+            made.client_error_ns = round(late_s * 1e6) * 1000
+            if late_s > 1e-3:
+                made.first_ns = min(round((first_s + late_s) * 1e6) * 1000, cast(int, made.end_ns))
+                made.answer_ns = made.first_ns
 
     def config(self, **more: Any) -> st.Config:
         """Return the config that asks so."""
@@ -365,7 +384,7 @@ def codes(
     results: Sequence[st.Result], config: st.Config, resumed: str | None = None, **load: Any
 ) -> set[str]:
     """Return the codes of the reasons that a run gets."""
-    report = st.LoadReport(st.LoadStart(resumed=resumed), client=CLIENT, **load)
+    report = st.LoadReport(st.LoadStart(resumed=resumed), **{"client": CLIENT, **load})
     verdict = st.judge_validity(config, aggregate(results, config), report)
     return {reason["code"] for reason in verdict["reasons"]}
 
@@ -468,6 +487,16 @@ def sick_runs() -> dict[str, tuple[World, dict[str, Any], dict[str, Any]]]:
     return {
         "interrupted": (SMALL, {}, {"interrupted": True}),
         "resumed": (SMALL, {}, {"resumed": "killed"}),
+        "gave_up": (SMALL, {}, {"gave_up": "20 failures in a row"}),
+        "backed_off": (SMALL, {}, {"backed_off_s": 3.0}),
+        "client_saturated": (World(stalled=0.03), {}, {}),
+        "client_starved": (SMALL, {}, {"client": {**CLIENT, "cpu_wait_share": 0.3}}),
+        "reconnects": (dataclasses.replace(SMALL, more={"reconnects": 1}), {}, {}),
+        "other_model": (dataclasses.replace(SMALL, more={"model": "other"}), {"server": "http://h/v1"}, {}),
+        "no_finish_reason": (dataclasses.replace(SMALL, more={"finish_reason": None}), {}, {}),
+        "unusual_ends": (dataclasses.replace(SMALL, more={"finish_reason": "error"}), {}, {}),
+        "blank_answers": (dataclasses.replace(SMALL, more={"answer": " "}), {}, {}),
+        "tokens_doubtful": (dataclasses.replace(SMALL, more={"token_doubt": "20 for 2"}), {}, {}),
         "no_answers": (dataclasses.replace(SMALL, more=failing), {}, {}),
         "failures": (World(hung=10), {}, {}),
         "too_short": (World(requests=10), {}, {}),

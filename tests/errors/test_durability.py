@@ -7,7 +7,10 @@ import itertools
 import json
 import os
 import random
+import shlex
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -506,6 +509,45 @@ def test_a_second_signal_ends_at_once_with_the_journal_intact(
     Witness(server, pause_s=0.0)
     assert project.run("run", "--resume").code == 0
     assert project.results()["aggregate"]["ok"] == 12
+
+
+def test_the_command_that_a_stopped_run_shows_goes_on_with_it(
+    project: Project, server: ScriptedServer, tmp_path: Path
+) -> None:
+    async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
+        if request.number < 5:
+            await echo(request)(request, writer)
+        else:
+            await asyncio.sleep(30)
+
+    server.behaviour = behave
+    project.configure(server=server.url, concurrent=2, questions=12)
+    elsewhere = tmp_path / "some where"
+    elsewhere.mkdir()
+    for name in ("config", "questions"):
+        (project.folder / f"{name}.json").rename(elsewhere / f"my {name}.json")
+    places = {"-c": "my config.json", "-q": "my questions.json", "--results-dir": "out", "--log-dir": "l"}  # fmt: skip
+    words = [word for option, name in places.items() for word in (option, str(elsewhere / name))]
+    process = project.start("./compare", *words)
+    while len(server.requests) < 7:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 130
+    Witness(server, pause_s=0.0)
+    command = next(line for line in out.splitlines() if line.startswith("go on"))
+    words = shlex.split(command.removeprefix("go on"))
+    assert words[0] == "python3"
+    finished = subprocess.run(
+        [sys.executable, *words[1:]],
+        cwd=project.folder,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert len(list((elsewhere / "l").iterdir())) == 2
+    assert json.loads((elsewhere / "out" / "compare.json").read_text())["aggregate"]["ok"] == 12
 
 
 def test_a_job_whose_terminal_went_away_goes_on_under_nohup(

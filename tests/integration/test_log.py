@@ -58,10 +58,10 @@ def test_failures_and_what_could_not_be_graded_stand_in_the_log(
     project.run("run")
     assert entries(project)["failures"] == ["kind=http_status http_status=500 message=no times=4"]
     answer = st.Result(0, "q", "?")
-    with st.early_log():
-        st.log_grade(answer, None, "the judge said nothing")
-        st.log_grade(answer, 1.0, "right")
-        st.open_log(tmp_path / "grades.log", dt.datetime.now(dt.UTC), "DEBUG", st.Redactor())
+    with st.RunLog.kept():
+        log = st.RunLog(tmp_path / "grades.log", dt.datetime.now(dt.UTC), "DEBUG", st.Redactor())
+        log.grade(answer, None, "the judge said nothing")
+        log.grade(answer, 1.0, "right")
     assert [
         line.split(" ", 2)[2] for line in next(tmp_path.glob("grades_*")).read_text().splitlines()
     ] == [
@@ -83,9 +83,9 @@ def test_results_and_log_of_a_run_share_one_time_stamp(project: Project) -> None
 def test_a_log_is_never_written_into_another_ones_file(tmp_path: Path) -> None:
     moment = dt.datetime(2026, 11, 23, 13, 15, tzinfo=dt.UTC)
     for number in range(3):
-        with st.early_log():
+        with st.RunLog.kept():
             st.logger.info("run number %s", number)
-            st.open_log(tmp_path / "logs" / "run.log", moment, "INFO", st.Redactor())
+            st.RunLog(tmp_path / "logs" / "run.log", moment, "INFO", st.Redactor())
     logs = {path.name: path.read_text()[-2] for path in (tmp_path / "logs").iterdir()}
     stamp = "run_20261123-131500"
     assert logs == {f"{stamp}.log": "0", f"{stamp}-2.log": "1", f"{stamp}-3.log": "2"}

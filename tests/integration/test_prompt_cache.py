@@ -23,6 +23,11 @@ from tests.conftest import (
 COLD_S, WARM_S = 0.06, 0.01
 
 
+@pytest.fixture(autouse=True)
+def sees_probes(server: ScriptedServer) -> None:
+    server.sees_probes = True
+
+
 class CachingServer:
     """Takes its time over a prompt that it has not seen."""
 
@@ -66,6 +71,16 @@ def test_a_silent_cache_is_found_and_named(project: Project, server: ScriptedSer
     assert min(found["cold_ms"]) > 1000 * COLD_S > max(found["warm_ms"])
     assert len(found["cold_ms"]) == 3
     assert "prompt_cache" in reasons(project)
+
+
+@pytest.mark.parametrize(("questions", "looks"), [(3, False), (5, False), (6, True), (40, True)])
+def test_a_catalogue_that_is_asked_twice_or_more_is_looked_at_too(
+    project: Project, server: ScriptedServer, questions: int, looks: bool
+) -> None:
+    server.behaviour = CachingServer()
+    found = probe(project, "--set", f"questions={questions}")
+    assert (found is not None) == looks
+    assert ("prompt_cache" in reasons(project)) == looks
 
 
 def test_a_server_without_one_is_not_suspected(project: Project, server: ScriptedServer) -> None:

@@ -9,6 +9,7 @@ import re
 import pytest
 
 import llm_stresstest as st
+from extensions import quality
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -63,7 +64,7 @@ def test_every_grader_validity_code_and_tool_is_in_the_readme() -> None:
     ]
     codes = {str(code) for code in reasons}
     assert len(codes) == len(st.VALIDITY_RULES)
-    assert (codes | set(st.GRADERS) | set(st.TOOLS)) - set(rows()) == set()
+    assert (codes | set(quality.GRADERS) | set(st.TOOLS)) - set(rows()) == set()
 
 
 @pytest.mark.parametrize("code", ["0", "1", "2", "3", "4", "5", "129, 130, 143"])

@@ -267,13 +267,6 @@ def test_commands_and_paths_stay_in_one_line_to_be_copied() -> None:
     assert f"check    {command}" in plain(FULL_SWEEP, 40, check=command)
 
 
-def test_an_interrupted_run_says_how_to_go_on() -> None:
-    meta, _ = FULL_SWEEP
-    (label, command), *none = st.next_command("a run", {**meta, "status": "interrupted"}).items()
-    assert (label, none) == ("go on", [])
-    assert command.endswith("llm_stresstest.py 'a run' --resume")
-
-
 @pytest.mark.parametrize(
     ("validity", "thresholds", "line"),
     [
@@ -289,8 +282,9 @@ def test_the_reason_of_exit_code_one_is_one_line(
 ) -> None:
     checks = [st.ThresholdCheck(*check)._asdict() for check in thresholds]
     reasons = [{"code": "drift", "message": "m"}]
-    meta = {"validity": {"verdict": validity, "reasons": reasons}, "thresholds": checks}
-    assert st.failure_line("run", meta) == line
+    judged = {"validity": {"verdict": validity, "reasons": reasons}, "thresholds": checks}
+    meta, aggregate = FULL_SWEEP
+    assert st.Summary("run", {**meta, **judged}, aggregate, 80).failure() == line
 
 
 @pytest.mark.parametrize("ending", ["ok", "all fail"])
