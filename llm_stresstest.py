@@ -7399,8 +7399,11 @@ class JournalReader:
 
     def _content(self, line: int) -> dict[str, Any]:
         """Read a good line again. Raises ResultsError when it is none any more."""
-        self._file.seek(self._offsets[line])
-        entry = JournalLine.from_bytes(self._file.read(self._lengths[line]))
+        try:
+            self._file.seek(self._offsets[line])
+            entry = JournalLine.from_bytes(self._file.read(self._lengths[line]))
+        except OSError as error:
+            raise ResultsError(f"{self.path}: cannot be read: {error.strerror}") from None
         if entry is None:
             raise ResultsError(f"{self.path}: was damaged while it was read")
         return entry.read()
@@ -9559,7 +9562,8 @@ class Run:
             await self.grading.grade(journal, self.log, stop_signal, redact)
         load.interrupted = load.interrupted or self.stop_signal.signum is not None
         await self._closing.aclose()
-        results = self.journal.read()
+        with self.journal.kept_when_writing_fails():
+            results = self.journal.read()
         self.machine.finish(results.samples)
         return results
 
@@ -9663,10 +9667,10 @@ async def main(options: Options) -> int:
             )
         results = await run.finish(load)
         gaps = None if load.itl_lost else load.itl_us
-        aggregate = calculate_aggregates(results, config, gaps, run.machine.energy)
-        run.assess(load, aggregate)
-        meta = run_meta(config, run.target, load, aggregate, run.journal.header)
         with run.journal.kept_when_writing_fails():
+            aggregate = calculate_aggregates(results, config, gaps, run.machine.energy)
+            run.assess(load, aggregate)
+            meta = run_meta(config, run.target, load, aggregate, run.journal.header)
             rest = {"samples": run.machine.samples, "overwrite": files.may_replace(meta["run_id"])}
             path = save_results(files.results, meta, results, aggregate, **rest)
         run.end(load, path, meta, aggregate)
@@ -9697,6 +9701,11 @@ def cli(argv: Sequence[str] | None = None) -> int:
             return fail(f"stopped by {name} before the first question", 128 + error.args[0])
         except KeyboardInterrupt:
             return fail("stopped by SIGINT", 130)
+        except OSError as error:  # a file or a folder that this user may not look at
+            logger.critical("a file could not be used", exc_info=error)
+            if error.filename is None:
+                return fail(describe_fault(error), 70)
+            return fail(f"{error.filename}: cannot be used: {error.strerror}", 2)
         except Exception as error:
             logger.critical("a fault of this program", exc_info=error)
             return fail(describe_fault(error), 70)
