@@ -90,7 +90,6 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Collection,
     Coroutine,
     Iterable,
     Iterator,
@@ -357,8 +356,9 @@ class Redactor:
     """Takes secrets out of texts, by value, in whatever form a server may echo them.
 
     8 characters of a secret in a row are enough, in upper or lower case: as they stand, escaped as
-    in JSON, Python, URLs or HTML (up to three times over), as hexadecimal digits, and in base64 at
-    any offset. What everybody knows, such as a leading `sk-proj-`, does not count.
+    in JSON, Python, URLs or HTML (up to three times over), as hexadecimal digits, also with spaces
+    or colons between them, and in base64 at any offset. What everybody knows, such as a leading
+    `sk-proj-`, does not count.
     """
 
     RUN = 8  # characters
@@ -418,9 +418,11 @@ class Redactor:
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         kept = {secret for secret in secrets if self.is_secret(secret)}
         self._plain, self._unescaped, self._base64 = (list[Redactor.Form]() for _ in range(3))
+        self._hexadecimal = list[Redactor.Form]()
         for secret in kept:
             form = self._plain_form(secret)
-            self._plain += [form, self._hexadecimal_form(secret, form)]
+            self._hexadecimal.append(self._hexadecimal_form(secret, form))
+            self._plain += [form, self._hexadecimal[-1]]
             self._unescaped += [form, self._plain_form(Unescaped(secret).text)]
             self._base64 += [self._base64_form(secret, form, shift) for shift in range(3)]
         self._one_word = not any(re.search(r"\s", secret) for secret in kept)
@@ -456,6 +458,8 @@ class Redactor:
 
     def _may_hold_one(self, text: str) -> bool:
         """Look quickly whether there is anything to do; few words of an answer are long enough."""
+        if Joined.NEEDED.search(text):
+            return True
         if self._one_word:
             text = " ".join([word for word in text.split() if len(word) >= self.RUN])
         lowered = self._lower(text)
@@ -475,6 +479,10 @@ class Redactor:
         spans = [span for form in self._plain for span in form.spans(lowered)]
         lowered = lowered.replace("-", "+").replace("_", "/")
         spans += [span for form in self._base64 for span in form.spans(lowered)]
+        if Joined.NEEDED.search(text):
+            joined = Joined(text)
+            found = (form.spans(self._lower(joined.text)) for form in self._hexadecimal)
+            spans += [tuple(map(joined.origin, span)) for span in itertools.chain(*found)]
         layers = list[Unescaped]()
         while len(layers) < 3 and Unescaped.NEEDED.search(text):
             layers.append(Unescaped(text))
@@ -525,8 +533,9 @@ class Unescaped:
 
     NEEDED = re.compile(r"[\\%&]")
     ESCAPE = re.compile(
-        r"\\+u([0-9a-fA-F]{4})|\\+x([0-9a-fA-F]{2})|%([0-9a-fA-F]{2})|&#[xX]0*([0-9a-fA-F]{1,6});"
-        r"|&#0*(\d{1,7});|&([a-zA-Z]{2,6});|\\+(.?)",
+        r"\\+u([0-9a-fA-F]{4})|\\+x([0-9a-fA-F]{2})|%([0-9a-fA-F]{2})|&#[xX]0*([0-9a-fA-F]{1,6});?"
+        r"|\\+u\{0*([0-9a-fA-F]{1,6})\}|\\+U([0-9a-fA-F]{8})|%u([0-9a-fA-F]{4})|\\+([0-3][0-7]{2})"
+        r"|&#0*(\d{1,7});?|&([a-zA-Z]{2,6});|\\+(.?)",
         re.DOTALL,
     )
 
@@ -545,10 +554,12 @@ class Unescaped:
     @staticmethod
     def _character(found: re.Match[str]) -> str:
         """Return what an escape stands for."""
-        *hexadecimal, decimal, name, other = found.groups()
+        *hexadecimal, octal, decimal, name, other = found.groups()
         for digits in hexadecimal:
             if digits is not None:
                 return chr(int(digits, 16)) if int(digits, 16) <= sys.maxunicode else ""
+        if octal is not None:
+            return chr(int(octal, 8))
         if decimal is not None:
             return chr(int(decimal)) if int(decimal) <= sys.maxunicode else ""
         if name is not None:
@@ -561,42 +572,79 @@ class Unescaped:
         return self._origins[number] + place - self._starts[number]
 
 
-# Names of headers, and of keys of the body, whose values are credentials when they stand in the
-# config as they are.
+class Joined(Unescaped):
+    """A text without what stands between pairs of hexadecimal digits: `73:6b`, `0x73, 0x6b`."""
+
+    # The first digit of a character that a key may have is 2 to 7.
+    NEEDED = re.compile(r"(?:[2-7][0-9a-fA-F][\s:,-]{0,2}(?:0x)?){7}[2-7]")
+    ESCAPE = re.compile(r"(?<=[0-9a-fA-F]{2})[\s:,-]{1,2}(?:0x)?(?=[0-9a-fA-F]{2})")
+
+    @staticmethod
+    def _character(_found: re.Match[str]) -> str:
+        return ""
+
+
+# Names of headers, and of keys of the body, below which all is a credential when it stands in the
+# config as it is.
 _SECRET_HEADER = re.compile(
-    r"auth|cookie|credential|key|passw|pwd|secret|signature|token", re.IGNORECASE
+    r"auth|cookie|credential|key|passw|(?<![a-z])pass(?![a-z])|pwd|secret|signature|token",
+    re.IGNORECASE,
 )
 _SECRET_KEY = re.compile(
-    r"auth|credential|passw|pwd|secret|signature"
+    r"auth(?!ors?$)|credential|passw|pwd|secret|signature"
     r"|^(x[-_])?(api|access|bearer|hf|private|refresh|session)?[-_]?(key|token)$",
     re.IGNORECASE,
 )
-# Values that are credentials by their look, whatever their name.
-_LIKE_A_KEY = re.compile(r"(sk-|gsk_|hf_|gh[pous]_|eyJ|AKIA).{12,}")
+# What is a credential by its look, whatever its name and wherever it stands in a text.
+_LIKE_A_KEY = re.compile(
+    r"(?<![A-Za-z0-9])(sk-|gsk_|hf_|gh[pous]_|github_pat_|glpat-|nvapi-|AIza|AKIA|eyJ)"
+    r"(?=[\w.+/=~-]*\d)[\w.+/=~-]{12,}|xai-[A-Za-z0-9]{20,}"
+    r"|(?<=[Bb]earer )(?=\S*\d)[^\s\"']{12,}|^([Bb]earer|[Bb]asic|[Dd]igest) \S+$"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*",
+    re.DOTALL,
+)
+_VARIABLE = re.compile(r"\$\{([^}]*)\}")
 
 
-def credentials_in(value: Any, names: re.Pattern[str], name: str = "") -> Iterator[str]:
-    """Yield the credentials that stand in a JSON value: by their name, or by their look.
+class Literals:
+    """Takes the credentials out of a JSON value that a person wrote, and keeps them in `taken`.
 
-    A value with `${NAME}` is none: it only says which environment variable holds the credential.
+    They are what stands below a name of `names`, and what looks like a key. `${NAME}` is none: it
+    only says which environment variable holds the credential.
     """
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from credentials_in(item, names, str(key))
-    elif isinstance(value, list):
-        for item in value:
-            yield from credentials_in(item, names, name)
-    elif isinstance(value, str) and "${" not in value:
-        yield from [value] if names.search(name) or _LIKE_A_KEY.match(value) else []
 
+    # Variables with the names before them, and how they are used.
+    FILLED = re.compile(r"([^\s;,=]+=)?\$\{[^}]*\}|\b(basic|bearer|digest|token)\b", re.IGNORECASE)
+    SCHEME = re.compile(r"\s*(basic|bearer|digest|token)\s+", re.IGNORECASE)
 
-def without_texts(value: Any, texts: Collection[str]) -> Any:
-    """Return a JSON value in which each text that is one of `texts` is replaced."""
-    if isinstance(value, Mapping):
-        return {key: without_texts(item, texts) for key, item in value.items()}
-    if isinstance(value, list):
-        return [without_texts(item, texts) for item in value]
-    return REDACTED if isinstance(value, str) and value in texts else value
+    def __init__(self, names: re.Pattern[str] | None = None) -> None:
+        self.names = names
+        self.taken: list[str] = []
+        self.variables: list[str] = []  # where a credential stands
+
+    def without(self, value: Any, *, secret: bool = False) -> Any:
+        """Return the value with each credential replaced; all of it is one if it is `secret`."""
+        if isinstance(value, Mapping):
+            return {
+                name: self.without(item, secret=secret or self._is_secret(name))
+                for name, item in value.items()
+            }
+        if isinstance(value, list):
+            return [self.without(item, secret=secret) for item in value]
+        if secret and value is not None and not isinstance(value, bool):
+            text = str(value)
+            self.variables += _VARIABLE.findall(text)
+            if re.search(r"[^\s;,]", self.FILLED.sub("", text)):
+                self.taken.append(self.SCHEME.sub("", text, 1))
+                return REDACTED
+        return _LIKE_A_KEY.sub(self._take, value) if isinstance(value, str) else value
+
+    def _is_secret(self, name: object) -> bool:
+        return self.names is not None and self.names.search(str(name)) is not None
+
+    def _take(self, found: re.Match[str]) -> str:
+        self.taken.append(self.SCHEME.sub("", found.group(), 1))
+        return REDACTED
 
 
 # A part of a URL's query that is a credential: `?api-key=…`, `&sig=…`, Google's `?key=…`.
@@ -616,7 +664,7 @@ def _without_password(url: str) -> str:
     is_url = re.fullmatch(r"[\w+.-]+://([^/?#\s\"]*@)?[^@\s\"]*", url)
     user_part = r"//[^/?#]*@" if is_url else r"//[^\s\"]*@"
     url = re.sub(user_part, f"//{REDACTED}@", url)
-    return _SECRET_QUERY.sub(rf"\g<1>{REDACTED}", url)
+    return _LIKE_A_KEY.sub(REDACTED, _SECRET_QUERY.sub(rf"\g<1>{REDACTED}", url))
 
 
 _UNPRINTABLE = re.compile(
@@ -682,8 +730,9 @@ class Strict(pydantic.BaseModel):
         distinct = {other["loc"][:1] for other in others} - {first["loc"][:1]}
         more = f" ({len(distinct)} more such)" if distinct else ""
         shown = printable(_without_password(json.dumps(value, ensure_ascii=False)), 80)
-        if key.endswith("api_key_env"):  # where people put the key itself
-            shown = "what stands there"
+        if key.endswith(("api_key_env", "headers", "extra_body", "power_command")):
+            shown = "what stands there"  # people put the key itself there
+            key = ".".join([key, *(printable(part, 60) for part in first["loc"][len(keys) :][:1])])
         return f"{key}: {shown} is not allowed; it must be {description}{more}"
 
     @staticmethod
@@ -911,6 +960,9 @@ class Config(Strict):
         """Say what is wrong that the types of single keys cannot show; None if nothing is."""
         for name, url in self.urls.items():
             is_server, takes_query = "server" in name, name != "proxy"
+            if "${" in url and not name.startswith("hardware"):
+                where = "headers, metrics_url and power_url; give a key by api_key_env or a header"
+                return f"{name}: ${{NAME}} is filled in only in {where}"
             if problem := self._url_fault(url, of_server=is_server, takes_query=takes_query):
                 field = type(self).model_fields.get(name)
                 allowed = A_SERVER.partition(",")[0] if field is None else field.description
@@ -920,6 +972,10 @@ class Config(Strict):
         asked = {"messages", "prompt", "input"} & self.extra_body.keys()
         if reserved := asked | {"model", "stream"} & given:
             return f"extra_body: {min(reserved)} is set by the test itself; take it out"
+        literals = Literals(_SECRET_KEY)
+        literals.without(self.extra_body)
+        if literals.variables:
+            return "extra_body: ${NAME} is not filled in there; give the key in a header"
         if wrong := self.hardware.fault():
             return f"hardware.{wrong}"
         if self.client_key is not None and self.client_cert is None:
@@ -949,15 +1005,26 @@ class Config(Strict):
         shown = json.dumps(printable(_without_password(text), 80), ensure_ascii=False)
         return f"{shown} is not allowed"
 
-    def without_passwords(self) -> dict[str, Any]:
-        """Return it as JSON, for files: without the passwords and credentials written into it."""
+    def without_passwords(self, taken: list[str] | None = None) -> dict[str, Any]:
+        """Return it as JSON, for files: without the passwords and credentials written into it.
+
+        These are added to `taken`, but for those in URLs. Of a command only its name is left, since
+        nobody can tell which of its arguments are passwords.
+        """
         shown = self.model_dump()
-        for name, names in (("headers", _SECRET_HEADER), ("extra_body", _SECRET_KEY)):
-            shown[name] = without_texts(shown[name], set(credentials_in(shown[name], names)))
+        names = {"headers": _SECRET_HEADER, "extra_body": _SECRET_KEY}
+        for name in shown.keys() - {"model"}:
+            literals = Literals(names.get(name))
+            shown[name] = literals.without(shown[name])
+            if taken is not None:
+                taken += literals.taken
         for name in self.urls:
             outer, _, inner = name.rpartition(".")
             part = shown[outer] if outer else shown
             part[inner] = _without_password(part[inner])
+        if (command := self.hardware.power_command) is not None:
+            program, *arguments = shlex.split(command)
+            shown["hardware"]["power_command"] = f"{program} {REDACTED}" if arguments else program
         return shown
 
 
@@ -1024,14 +1091,14 @@ def set_key(data: dict[str, Any], override: str) -> str:
     """
     name, equals, text = override.partition("=")
     if not equals or not name:
-        given = printable(override)
+        given = printable(_without_password(override))
         raise ConfigError(f"--set {given}: write KEY=VALUE, such as --set concurrent=8")
     try:
         value = StrictJson.loads(text)
     except json.JSONDecodeError:
         value = text
     except ValueError as cause:
-        raise ConfigError(f"--set {printable(override)}: {cause}") from None
+        raise ConfigError(f"--set {printable(name)}: {cause}") from None
     outer, _, inner = name.partition(".")
     *path, last = name.split(".")
     if inner and outer in ("thresholds", "headers"):  # a metric's or a header's name may hold dots
@@ -1039,7 +1106,7 @@ def set_key(data: dict[str, Any], override: str) -> str:
     for part in path:
         data = data.setdefault(part, {})
         if not isinstance(data, dict):
-            raise ConfigError(f"--set {printable(override)}: {part} is not an object")
+            raise ConfigError(f"--set {printable(name)}: {part} is not an object")
     data[last] = value
     return name
 
@@ -1427,6 +1494,8 @@ class Result:
     quality: float = 0.0
     graded: bool = False
     grade_reason: str | None = None
+    # The answer as it came, where `answer` has a secret taken out. In no file; see RawAnswers.
+    raw_answer: str | None = dataclasses.field(default=None, repr=False)
 
     @property
     def ok(self) -> bool:
@@ -1554,8 +1623,9 @@ class Result:
 
     @property
     def answer_text(self) -> str:
-        """The answer without the reasoning that leads it: what is graded."""
-        text = self.answer[_answer_start(self.answer) :]
+        """The answer as it came, without the reasoning that leads it: what is graded."""
+        whole = self.answer if self.raw_answer is None else self.raw_answer
+        text = whole[_answer_start(whole) :]
         return _CHANNEL_ENDS.sub("", text) if text.rstrip().endswith("|>") else text
 
     def to_record(self) -> dict[str, Any]:
@@ -1636,7 +1706,7 @@ class Result:
 _PLAIN_FIELDS = [
     field.name
     for field in dataclasses.fields(Result)
-    if not field.name.endswith("_ns") and field.name != "error"
+    if not field.name.endswith("_ns") and field.name not in ("error", "raw_answer")
 ]
 
 
@@ -1793,12 +1863,8 @@ class _Credentials:
 
     def add_header(self, name: str, text: str) -> None:
         """Take a header of the config, with `${NAME}` filled in from the environment."""
-        filled = re.sub(r"\$\{([^}]*)\}", lambda found: self.read_secret(found.group(1)), text)
+        filled = _VARIABLE.sub(lambda found: self.read_secret(found.group(1)), text)
         self.headers[name] = self.checked(f"headers.{name}", filled)
-        for literal in credentials_in({name: text}, _SECRET_HEADER):
-            # The config should hold no credential; if it does, that is kept secret as well.
-            words = re.split(r"[\s;,]+", literal)
-            self.secrets += [*words, *(word.partition("=")[2] for word in words)]
 
     def add_key(self, variable: str) -> None:
         """Take the API key from its environment variable."""
@@ -1817,7 +1883,7 @@ class _Credentials:
         A user part without a password is taken for a key.
         """
         if link is not None:
-            for variable in re.findall(r"\$\{([^}]*)\}", link):
+            for variable in _VARIABLE.findall(link):
                 self.read_secret(variable)
             self.secrets += [value for _, value in _SECRET_QUERY.findall(link)]
             url = yarl.URL(link)
@@ -1860,7 +1926,11 @@ def resolve_target(config: Config, environment: Mapping[str, str]) -> Target:
         base = str(url.with_user(None))
     for link in config.urls.values():
         credentials.hide_in_url(link)
-    credentials.secrets += credentials_in(config.extra_body, _SECRET_KEY)
+    # The config should hold no credential; if it does, that is kept secret as well.
+    config.without_passwords(taken := list[str]())
+    for literal in taken:
+        words = re.split(r"[\s;,]+", literal)
+        credentials.secrets += [literal, *words, *(word.partition("=")[2] for word in words)]
     return Target(
         base=base,
         shown=_without_password(config.server),
@@ -2634,8 +2704,10 @@ class ParsedAnswer:
 
     def fill(self, result: Result, start_ns: int, redact: Redactor) -> None:
         """Write what was read into the result: texts without secrets, times, token counts."""
-        result.answer = redact(_whole_text("".join(self.text)))
-        result.reasoning = redact(_whole_text("".join(self.reasoning)))
+        answer, reasoning = (_whole_text("".join(part)) for part in (self.text, self.reasoning))
+        result.answer, result.reasoning = redact(answer), redact(reasoning)
+        if result.answer != answer:
+            result.raw_answer = answer
         if self.finish is not None:
             result.finish_reason = redact(_whole_text(str(self.finish)))[:200]
         if self.model is not None:
@@ -2647,7 +2719,7 @@ class ParsedAnswer:
             result.answer_ns = _whole_us(self.first_answer_ns, start_ns)
         elif self.answer_ns:
             result.end_ns = _whole_us(self.answer_ns[-1], start_ns)
-        self.fill_tokens(result)
+        self.fill_tokens(result, len(answer.encode()) + len(reasoning.encode()))
 
     @property
     def first_answer_ns(self) -> int | None:
@@ -2661,8 +2733,11 @@ class ParsedAnswer:
                 return now_ns
         return None
 
-    def fill_tokens(self, result: Result) -> None:
-        """Take the token counts from the server's usage; count chunks where it gives none."""
+    def fill_tokens(self, result: Result, size: int) -> None:
+        """Take the token counts from the server's usage; count chunks where it gives none.
+
+        `size` is the length in bytes of the text that came.
+        """
         result.prompt_tokens = self.usage_count("prompt_tokens", "input_tokens")
         result.reasoning_tokens = self.usage_count(
             "completion_tokens_details.reasoning_tokens",
@@ -2684,7 +2759,6 @@ class ParsedAnswer:
         total = self.usage_count("total_tokens")
         if total is not None and result.prompt_tokens is not None:
             counts.rest = total - result.prompt_tokens
-        size = len(result.answer.encode()) + len(result.reasoning.encode())
         silent = self.several or result.finish_reason in ("tool_calls", "tool_use", "function_call")
         counts.judge(size, thought=bool(self.reasoning), silent=silent)
         result.token, result.token_source, result.token_doubt = (
@@ -7063,7 +7137,12 @@ class Journal:
         raise ResultsError(f"{self.path}: was changed while the run wrote it; {left}; {then}")
 
     def _rescue(self, reader: JournalReader) -> Path:
-        """Write what can still be read to a journal of its own, for the first line is lost."""
+        """Write what can still be read to a journal of its own, where this one is of no use.
+
+        Raises ResultsError.
+        """
+        with contextlib.suppress(OSError):  # then creating the journal says why
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         names = possible_names(self.path, dt.datetime.now().astimezone())
         next(names)
         while True:
@@ -7082,8 +7161,18 @@ class Journal:
             if self._is_damaged:  # then the error says what is left
                 raise
             where = "it" if str(error).startswith(str(self.path)) else self.path
-            kept = f"{self._answers} finished answers are kept in {where}"
-            raise ResultsError(f"{error}; {kept}; make room and go on with --resume") from None
+            answers = f"{error}; {self._answers} finished answers"
+            if self._lock.is_in_place:
+                then = "make room and go on with --resume"
+                raise ResultsError(f"{answers} are kept in {where}; {then}") from None
+            # Somebody took the journal away; as long as it is open here, it can be read.
+            try:
+                rescued = self._rescue(JournalReader(self.path, self._source, self.header))
+            except ResultsError:
+                lost = f"were in {self.path}, which somebody took away"
+                raise ResultsError(f"{answers} {lost}") from None
+            then = f"go on with {rescued.stem} --resume"
+            raise ResultsError(f"{answers} are kept in {rescued}; {then}") from None
 
     def append(self, kind: str, content: Mapping[str, Any]) -> None:
         """Write one line whole, or raise ResultsError and leave the journal as it was."""
@@ -7310,8 +7399,11 @@ class JournalReader:
 
     def _content(self, line: int) -> dict[str, Any]:
         """Read a good line again. Raises ResultsError when it is none any more."""
-        self._file.seek(self._offsets[line])
-        entry = JournalLine.from_bytes(self._file.read(self._lengths[line]))
+        try:
+            self._file.seek(self._offsets[line])
+            entry = JournalLine.from_bytes(self._file.read(self._lengths[line]))
+        except OSError as error:
+            raise ResultsError(f"{self.path}: cannot be read: {error.strerror}") from None
         if entry is None:
             raise ResultsError(f"{self.path}: was damaged while it was read")
         return entry.read()
@@ -7488,6 +7580,7 @@ def save_results(
     gets a time stamp, unless `overwrite` is true. Raises ResultsError.
     """
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have taken it away
         with ResultsFile(path) as file:
             file.write(meta, results, aggregate, samples)
             path = file.put_in_place(overwrite=overwrite)
@@ -7660,7 +7753,7 @@ def run_meta(
     return {
         **dates,
         "server": header["server"],
-        "model": config.model,
+        "model": header["config"]["model"],
         "concurrent": config.concurrent,
         "questions": config.questions,
         "timeout": config.timeout,
@@ -8942,10 +9035,13 @@ class RunParser(Parser):
             key = name.removeprefix("--").replace("-", "_")
             if not name.startswith("--") or name in self._option_string_actions:
                 continue
+            key = Config.SYNONYMS.get(key, key)
             if key.partition(".")[0] in Config.model_fields:
-                value = value or next(iter(arguments[place + 1 :]), "VALUE")
+                value = _without_password(value or next(iter(arguments[place + 1 :]), "VALUE"))
                 if key.endswith("api_key_env"):  # where people put the key itself
                     value = "NAME"
+                if key.startswith(("headers", "extra_body", "hardware.power_command")):
+                    value = "VALUE"  # people put it there as well
                 meant = shlex.quote(f"{key}={value}")
                 raise ConfigError(f"{name}: is a key of config.json, no option: --set {meant}")
             near = difflib.get_close_matches(name, self._option_string_actions, 1)
@@ -9182,6 +9278,35 @@ async def serving(config: Config, target: Target) -> AsyncIterator[Target]:
         yield dataclasses.replace(target, base=server.url, **described)
 
 
+class RawAnswers:
+    """Answers as they came, where a secret was taken out of them: in memory until they are graded.
+
+    A run that is killed before that grades what its journal has, which is without the secret.
+    """
+
+    MOST_CHARS = 1 << 26  # a hostile server may put the key into each answer
+
+    def __init__(self) -> None:
+        self._answers: dict[tuple[int, int], str] = {}  # by index and turn
+        self._chars = 0
+
+    def keep(self, result: Result) -> None:
+        """Keep an answer that is to be graded, if something was taken out of it."""
+        if result.raw_answer is None or result.grader is None or not result.ok:
+            return
+        self._chars += len(result.raw_answer)
+        if self._chars <= self.MOST_CHARS:
+            self._answers[result.index, result.turn] = result.raw_answer
+        else:
+            lost = "the server puts a key into many answers; this one is graded without it"
+            logger.warning("%s: index %d", lost, result.index)
+
+    def give_back(self, result: Result) -> Result:
+        """Return the result of a journal with its answer as it came; forget that."""
+        result.raw_answer = self._answers.pop((result.index, result.turn), None)
+        return result
+
+
 @dataclasses.dataclass(frozen=True)
 class Grading:
     """How the answers are graded after the load: by extensions/quality.py, or not at all."""
@@ -9191,6 +9316,7 @@ class Grading:
     config: Config
     allow_code: bool | str
     hints: Sequence[str] = ()  # what will stay ungraded, and why
+    raw: RawAnswers = dataclasses.field(default_factory=RawAnswers)
 
     @classmethod
     def of(
@@ -9235,7 +9361,8 @@ class Grading:
             hurry=lambda: stop_signal.signum is not None,
             redact=redact,
         )
-        ungraded = (result for result in journal.read() if result.grade_reason is None)
+        read = (result for result in journal.read() if result.grade_reason is None)
+        ungraded = map(self.raw.give_back, read)
         async with graders:
             async for result, score, reason in graders.grade_results(self.questions, ungraded):
                 log.grade(result, score, reason)
@@ -9417,6 +9544,7 @@ class Run:
     def record(self, result: Result) -> None:
         """Write a result down the moment its request ends. Raises ResultsError."""
         self.journal.append("result", result.to_record())
+        self.grading.raw.keep(result)
         self.progress.add(result)
         self.log.result(result)
 
@@ -9434,7 +9562,8 @@ class Run:
             await self.grading.grade(journal, self.log, stop_signal, redact)
         load.interrupted = load.interrupted or self.stop_signal.signum is not None
         await self._closing.aclose()
-        results = self.journal.read()
+        with self.journal.kept_when_writing_fails():
+            results = self.journal.read()
         self.machine.finish(results.samples)
         return results
 
@@ -9538,10 +9667,10 @@ async def main(options: Options) -> int:
             )
         results = await run.finish(load)
         gaps = None if load.itl_lost else load.itl_us
-        aggregate = calculate_aggregates(results, config, gaps, run.machine.energy)
-        run.assess(load, aggregate)
-        meta = run_meta(config, run.target, load, aggregate, run.journal.header)
         with run.journal.kept_when_writing_fails():
+            aggregate = calculate_aggregates(results, config, gaps, run.machine.energy)
+            run.assess(load, aggregate)
+            meta = run_meta(config, run.target, load, aggregate, run.journal.header)
             rest = {"samples": run.machine.samples, "overwrite": files.may_replace(meta["run_id"])}
             path = save_results(files.results, meta, results, aggregate, **rest)
         run.end(load, path, meta, aggregate)
@@ -9572,6 +9701,11 @@ def cli(argv: Sequence[str] | None = None) -> int:
             return fail(f"stopped by {name} before the first question", 128 + error.args[0])
         except KeyboardInterrupt:
             return fail("stopped by SIGINT", 130)
+        except OSError as error:  # a file or a folder that this user may not look at
+            logger.critical("a file could not be used", exc_info=error)
+            if error.filename is None:
+                return fail(describe_fault(error), 70)
+            return fail(f"{error.filename}: cannot be used: {error.strerror}", 2)
         except Exception as error:
             logger.critical("a fault of this program", exc_info=error)
             return fail(describe_fault(error), 70)
@@ -9582,6 +9716,7 @@ def fail(message: str, code: int) -> int:
     for handler in logger.handlers:
         if isinstance(handler.formatter, RunLog.Line):  # since the secrets are known
             message = handler.formatter.redact(message)
+    message = _LIKE_A_KEY.sub(REDACTED, message)
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.write(f"llm_stresstest: {printable(message, 1500)}\n")
     return code

@@ -222,6 +222,8 @@ _LATEX_TEXT = regex.compile(r"\\(?:text\w*|math\w+|boxed|emph|ce|operatorname)\s
 _LATEX_INDEX = regex.compile(r"(?<=[A-Za-z)}])_\{?(\d+)\}?")
 # Possessive, and only from the first one on: otherwise a long run takes quadratic time.
 _OUTER_UNDERSCORES = regex.compile(r"(?<!\w)_++|(?<!_)_++(?!\w)")
+# Putting a long run of combining marks in order takes quadratic time; no word has so many.
+_MARKS = regex.compile(r"(\p{M}{30})\p{M}++")
 _HYPHEN = regex.compile(r"(?<=\p{L})-(?=\p{L})")
 _INVISIBLE = regex.compile(r"\p{Cf}")  # soft hyphens, zero-width spaces
 # Punctuation at the edge of a word; "-5" and ".5" keep their mark, "C#" its name.
@@ -252,7 +254,8 @@ def _plain(text: str) -> str:
     text = _BOLD_INSIDE.sub("", _QUOTE.sub("", _TAG.sub("", _LINK.sub(r"\1", text))))
     if "\\" in text or "$" in text:
         text = _LATEX_INDEX.sub(r"\1", _without_latex_text(text))
-    text = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text).translate(_SAME)).casefold()
+    text = _MARKS.sub(r"\1", _INVISIBLE.sub("", text)).translate(_SAME)
+    text = unicodedata.normalize("NFKC", text).casefold()
     text = unicodedata.normalize("NFKC", text)
     text = _OUTER_UNDERSCORES.sub("", _EDGE.sub(" ", _OUTER_UNDERSCORES.sub("", text)))
     return " ".join(_HYPHEN.sub(" ", text).split())

@@ -109,8 +109,7 @@ class Confined:
             )
             self._folder = os.path.realpath(folder)
             # Files, not pipes: a process that outlives the code cannot hold them open.
-            task: IO[bytes] = files.enter_context(tempfile.TemporaryFile())
-            self._written: IO[bytes] = files.enter_context(tempfile.TemporaryFile())
+            task, self._written = (files.enter_context(self._file()) for _ in range(2))
             limits = {"cpu_s": max(1, round(CODE_S)), "memory": MEMORY_MB << 20}
             extra = {"folder": self._folder, "nonce": self._nonce}
             task.write(json.dumps({**self._task, **limits, **extra}).encode())
@@ -126,6 +125,15 @@ class Confined:
             )
             self._files = files.pop_all()
         return self
+
+    @staticmethod
+    def _file() -> IO[bytes]:
+        """Open a file without a name, on no disk if possible: an answer may hold a key."""
+        import tempfile  # noqa: PLC0415
+
+        if hasattr(os, "memfd_create"):
+            return os.fdopen(os.memfd_create("llm-code"), "w+b")
+        return tempfile.TemporaryFile()
 
     def __exit__(self, *_: object) -> None:
         self._kill()
@@ -537,7 +545,8 @@ class Hook:
         f"os.{name}"
         for name in ["remove", "rename", "rmdir", "mkdir", "truncate", "chmod", "utime", "chdir"]
     )
-    SIGNALS_BY_FILE = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX
+    # F_SETOWN, F_SETSIG, F_SETOWN_EX; F_SETLEASE and F_NOTIFY, which hold others up
+    BY_FILE = (8, 10, 15, 1024, 1026)
     WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
     # They reach other processes or memory beside the limit, and Python tells no hook of them.
     UNSEEN = (
@@ -581,7 +590,7 @@ class Hook:
             for path in args:
                 self._check_path(path, [self.folder])
         elif event == "fcntl.fcntl":
-            if args[1] in self.SIGNALS_BY_FILE:
+            if args[1] in self.BY_FILE:
                 raise PermissionError(f"{event} is not allowed")
         elif event.startswith(self.REFUSED):
             raise PermissionError(f"{event} is not allowed")

@@ -1,7 +1,7 @@
 """Config and catalogue, mutated: each ends in one line that says what is wrong, or in a good run.
 
 `LLM_STRESSTEST_FUZZ=2000 pytest tests/errors/test_fuzz.py -s` mutates more often, and prints what
-came of it. `LLM_STRESSTEST_CORPUS=FOLDER` puts each JSON file of a folder in both files' place.
+came of it; `LLM_STRESSTEST_SEED=5000` makes others. `LLM_STRESSTEST_CORPUS=FOLDER` puts each JSON file of a folder in both files' place.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import llm_stresstest as st
 from tests.conftest import Finished, Project, ScriptedServer, streams
 
 TIMES = int(os.environ.get("LLM_STRESSTEST_FUZZ", "120"))
+SEED = int(os.environ.get("LLM_STRESSTEST_SEED", "0"))
 CORPUS = os.environ.get("LLM_STRESSTEST_CORPUS")
 STOP_S = 3.0  # a mutated run may want to last for ever; then a signal ends it
 
@@ -225,7 +226,7 @@ def report(outcomes: list[tuple[str, bytes, int, str | None]]) -> None:
 def test_a_mutated_config_or_catalogue_is_one_line_or_a_good_run(project: Project) -> None:
     outcomes = []
     for number in range(TIMES):
-        chance = random.Random(number)
+        chance = random.Random(SEED + number)
         name = ("config.json", "questions.json")[number % 2]
         data: Any = (
             CATALOGUE if number % 2 else {**CONFIG, "server": SERVER[0], "model": "test-model"}

@@ -973,3 +973,29 @@ def test_the_worst_servers_do_not_fill_the_memory(project: Project, server: Scri
     records = project.results()["results"]
     assert len(records) == len(server.requests) == len(worst)
     assert not any(record["status"] == "ok" for record in records)
+
+
+class HastyServer(ScriptedServer):
+    """Answers each connection before it is asked, from the second question on."""
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.requests:
+            writer.write(whole(sse(chunk(content="early"), finish(), usage(completion=1), DONE)))
+            await writer.drain()
+        await super()._serve(reader, writer)
+
+
+def test_no_answer_takes_less_than_no_time_also_when_it_comes_before_it_is_asked_for(
+    project: Project,
+) -> None:
+    server = HastyServer(sends(*[whole(sse(HELLO, finish(), DONE)), b""], close=True))
+    try:
+        project.configure(server=server.url, concurrent=2, questions=40, abort_if=None)
+        finished = project.run("run", "--quiet")
+    finally:
+        server.close()
+    assert finished.code in (0, 1), finished.err
+    records = project.results()["results"]
+    assert "error" in {record["status"] for record in records}, "some came before the request"
+    times = [record[name] for record in records for name in ("ttft_ms", "time", "answer_ttft_ms")]
+    assert min(time_ms for time_ms in times if time_ms is not None) >= 0

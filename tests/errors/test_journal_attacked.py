@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,57 @@ def test_another_file_in_the_journals_place_is_neither_read_nor_removed(
     assert finished.code == 0, finished.err
     assert project.results()["aggregate"]["ok"] == ASKED
     assert (project.folder / "results" / "run.journal").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [lambda path: shutil.rmtree(path.parent), lambda path: path.parent.rename(path.parents[1] / "x")],
+    ids=["removed", "moved"],
+)  # fmt: skip
+def test_a_results_folder_that_is_taken_away_costs_nothing(
+    project: Project, server: ScriptedServer, attack: Callable[[Path], Any]
+) -> None:
+    finished = attacked(project, server, attack)
+    assert finished.code == 0, finished.err
+    assert project.results()["aggregate"]["ok"] == ASKED
+
+
+def no_room(*arguments: Any, **_options: Any) -> Any:
+    raise st.ResultsError(f"{arguments[0]}: cannot be written: No space left on device")
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [Path.unlink, lambda path: (path.unlink(), path.write_text("precious")), lambda path: shutil.rmtree(path.parent)],
+    ids=["removed", "replaced", "with its folder"],
+)  # fmt: skip
+def test_what_a_journal_held_that_was_taken_away_is_kept_when_saving_fails(
+    project: Project, server: ScriptedServer, attack: Callable[[Path], Any]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(st, "save_results", no_room)
+        finished = attacked(project, server, attack)
+    assert (finished.code, finished.err.count("\n")) == (4, 1), finished.err
+    rescued = next((project.folder / "results").glob("run_*.journal"))
+    assert f"{ASKED} finished answers are kept in {rescued}" in finished.err
+    assert f"{rescued.stem} --resume" in finished.err
+    asked = len(server.requests)
+    assert project.run(rescued.stem, "--resume").code == 0
+    assert len(server.requests) == asked
+    assert project.results(rescued.stem)["aggregate"]["ok"] == ASKED
+
+
+def test_what_can_be_kept_nowhere_is_not_said_to_be_kept(
+    project: Project, server: ScriptedServer
+) -> None:
+    def put_a_file_there(path: Path) -> None:
+        shutil.rmtree(path.parent)
+        path.parent.write_text("precious")
+
+    finished = attacked(project, server, put_a_file_there)
+    assert (finished.code, finished.err.count("\n")) == (4, 1), finished.err
+    assert "run.journal, which somebody took away" in finished.err
+    assert (project.folder / "results").read_text() == "precious"
 
 
 def test_a_journal_that_is_cut_while_it_is_read_is_said_and_kills_nobody(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A run is killed in each of its phases; what had ended is kept, and --resume ends in a complete file.
 
-`LLM_STRESSTEST_KILLS=200 pytest tests/errors/test_kills.py -s` kills more often, and prints a table.
+`LLM_STRESSTEST_KILLS=200 pytest tests/errors/test_kills.py -s` kills more often, and prints a table;
+`LLM_STRESSTEST_SEED=1000` kills at other moments.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import llm_stresstest as st
 from tests.conftest import ROOT, Project, Request, ScriptedServer, streams
 
 KILLS = int(os.environ.get("LLM_STRESSTEST_KILLS", "11"))
+SEED = int(os.environ.get("LLM_STRESSTEST_SEED", "0"))
 AT_ONCE = 3
 ASKED = 24
 LATE_S = 1.0  # an answer that ended so long before is on the disk
@@ -170,7 +172,7 @@ def test_a_run_that_is_killed_in_any_phase_keeps_what_had_ended_and_can_be_gone_
         project = Project(folder)
         project.configure(server=server.url, concurrent=4, questions=ASKED)
         phase = list(PHASES)[number % len(PHASES)]
-        kills[folder.name] = Kill(project, phase, random.Random(number))
+        kills[folder.name] = Kill(project, phase, random.Random(SEED + number))
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(Kill.happen, kills.values()))
     pause_s = 0.0

@@ -529,6 +529,15 @@ LITERALS: dict[str, dict[str, Any]] = {
     "deep in the body": {"extra_body": {"auth": {"parameters": ["x", {"password": "hunter2"}]}}},
     "key by its form": {"extra_body": {"custom": "sk-hunter2-8fQ9zL2mX8rT6"}},
     "header by its form": {"headers": {"X-Custom": "hf_hunter2abcdefghijkl"}},
+    "header by its scheme": {"headers": {"X-Custom": "Basic hunter2"}},
+    "beside a variable": {"headers": {"Cookie": "session=hunter2; token=${KEY}"}},
+    "below a name": {"extra_body": {"auth": {"user": "me", "pin": ["hunter2"]}}},
+    "a number": {"extra_body": {"password": 12345678}},
+    "within a text": {"extra_body": {"note": "with sk-hunter2-8fQ9zL2mX8rT6, please"}},
+    "system prompt": {"system_prompt": "Send Authorization: Bearer hunter2-8fQ9zL2m."},
+    "stop": {"stop": ["x", "sk-proj-hunter2-8fQ9zL2m"]},
+    "query of the server": {"server": "?password=hunter2"},
+    "query by its form": {"server": "?x=sk-hunter2-8fQ9zL2mX8rT6"},
 }
 
 
@@ -536,17 +545,112 @@ LITERALS: dict[str, dict[str, Any]] = {
 def test_a_literal_credential_is_sent_and_written_nowhere(
     project: Project, server: ScriptedServer, config: dict[str, Any]
 ) -> None:
-    project.configure(server=server.url, **config)
-    finished = project.run("run", "--log-level", "DEBUG")
+    project.configure(**{**config, "server": server.url + config.get("server", "")})
+    finished = project.run("run", "--log-level", "DEBUG", env={"KEY": ORDINARY})
     assert finished.code == 0, finished.err
     sent = server.requests[0]
-    assert "hunter2" in str(sent.headers) + sent.body.decode()
-    assert leaks(everything(project, finished), "hunter2") == []
+    assert re.search("hunter2|12345678", str(sent.headers) + sent.path + sent.body.decode())
+    for stem in ("hunter2", "12345678", ORDINARY[10:20]):
+        assert leaks(everything(project, finished), stem) == []
     assert st.REDACTED in json.dumps(project.results()["meta"]["config"])
+    again = project.run("again", "--dry-run", env={"KEY": ORDINARY})
+    assert again.code == 0 and leaks({"out": again.out, "err": again.err}, "hunter2") == []
+
+
+def test_of_a_command_that_reads_watts_no_argument_is_written_anywhere(
+    project: Project, server: ScriptedServer
+) -> None:
+    # What is a password among arguments, only the command knows: -P, -p, -c, a URL, a heredoc.
+    script = "exit 3 # -P hunter2 http://me:hunter2@bmc/ $(cat hunter2)"
+    hardware = {"sample_s": 0.1, "idle_s": 0, "power_command": f"sh -c '{script}'"}
+    project.configure(server=server.url, hardware=hardware)
+    finished = project.run("run", "--log-level", "DEBUG")
+    assert finished.code in (0, 1), finished.err
+    assert "hardware.power_command: exit code 3" in finished.err
+    assert leaks(everything(project, finished), "hunter2") == []
+    saved = project.results()["meta"]["config"]["hardware"]
+    assert saved["power_command"] == f"sh {st.REDACTED}"
+    project.configure(server=server.url, hardware={"power_command": ["-P", "hunter2"]})
+    finished = project.run("run")
+    assert finished.code == 2 and "hunter2" not in finished.err
+
+
+@pytest.mark.parametrize("key", ["server", "proxy", "judge.server"])
+def test_a_variable_where_none_is_filled_in_is_refused_with_the_remedy(
+    project: Project, server: ScriptedServer, key: str
+) -> None:
+    outer, _, inner = key.partition(".")
+    url = server.url.replace("http://", "http://me:${KEY}@")
+    value = {"server": url, "model": MODEL} if inner else url
+    project.configure(**{"server": server.url, outer: value})
+    finished = project.run("run", env={"KEY": ORDINARY})
+    assert (finished.code, finished.err.count("\n")) == (2, 1)
+    assert f"config.json: {key}: ${{NAME}} is filled in only in headers" in finished.err
+    assert server.requests == []
+
+
+def test_a_variable_in_the_body_is_refused_where_a_credential_stands_and_sent_elsewhere(
+    project: Project, server: ScriptedServer
+) -> None:
+    project.configure(server=server.url, extra_body={"auth": {"api_key": "${KEY}"}})
+    finished = project.run("run", env={"KEY": ORDINARY})
+    assert (finished.code, finished.err.count("\n")) == (2, 1)
+    assert "extra_body: ${NAME} is not filled in there; give the key in a header" in finished.err
+    project.configure(server=server.url, extra_body={"grammar": "${NAME}"})
+    assert project.run("run").code == 0
+    assert server.requests[0].json["grammar"] == "${NAME}"
+
+
+SLIPS = {
+    "headers as a list": {"headers": ["X-Password: hunter2"]},
+    "headers as a text": {"headers": "X-Password: hunter2"},
+    "a header that is no text": {"headers": {"X-Password": "hunter2", "X-Number": 5}},
+    "a header's bad name": {"headers": {"X-Password": "hunter2", "X Y": "a"}},
+    "body as a list": {"extra_body": ["hunter2"]},
+    "key in place of its variable": {"api_key_env": "hunter2/8fQ9zL2m"},
+    "judge's key": {"judge": {"server": "http://x", "model": "m", "api_key_env": "hunter2/8fQ9"}},
+    "a list for the key": {"api_key_env": ["hunter2"]},
+    "another program's name": {"api_key": "hunter2"},
+    "a model that is a list": {"model": ["sk-hunter2-8fQ9zL2mX8rT6"]},
+    "a private key for its file": {"ca_file": f"-----BEGIN PRIVATE KEY-----\nhunter2{'x' * 1000}"},
+    "a certificate with its key": {"client_cert": "-----BEGIN EC PRIVATE KEY-----\nhunter2"},
+}
+
+
+@pytest.mark.parametrize("config", SLIPS.values(), ids=SLIPS)
+def test_an_error_shows_no_credential_of_the_config(project: Project, config: Any) -> None:
+    project.configure(**{"server": "http://127.0.0.1:9/v1", **config})
+    finished = project.run("run")
+    assert (finished.code, finished.err.count("\n")) == (2, 1)
+    assert "hunter2" not in finished.err
 
 
 @pytest.mark.parametrize(
-    "body", [{"max_tokens_per_doc": 5}, {"stop_token": "</s>"}, {"eos_token": "<|im_end|>"}, {"cache_key": "a"}, {"keys": "b"}]
+    ("arguments", "remedy"),
+    [
+        (["--api-key", "hunter2"], "--set api_key_env=NAME"),
+        (["--api-key=hunter2"], "--set api_key_env=NAME"),
+        (["--token", "hunter2"], "--set api_key_env=NAME"),
+        (["--headers", '{"X-Password": "hunter2"}'], "--set headers=VALUE"),
+        (["--server", "http://me:hunter2@host/v1"], "--set"),
+        (["--set", "timeout.x=hunter2"], "is not an object"),
+        (["--set", "sk-hunter2-8fQ9zL2mX8rT6"], "write KEY=VALUE"),
+        (["sk-hunter2-8fQ9zL2mX8rT6"], "unrecognized arguments"),
+        (["--set", 'extra_body={"a": 1, "a": "hunter2"}'], "stands there twice"),
+    ],
+)
+def test_an_error_shows_no_credential_of_the_command_line(
+    project: Project, arguments: list[str], remedy: str
+) -> None:
+    finished = project.run("run", *arguments)
+    assert (finished.code, finished.err.count("\n")) == (2, 1)
+    assert remedy in finished.err
+    assert "hunter2" not in finished.err
+
+
+@pytest.mark.parametrize(
+    "body", [{"max_tokens_per_doc": 5}, {"stop_token": "</s>"}, {"eos_token": "<|im_end|>"}, {"cache_key": "a"}, {"keys": "b"},
+     {"author": "me"}, {"note": "as in sk-learn-contributions, risk-adjusted-return-2024"}, {"use_auth": True}]
 )  # fmt: skip
 def test_what_only_sounds_like_a_credential_is_kept(
     project: Project, server: ScriptedServer, body: Any
@@ -603,3 +707,26 @@ def test_the_official_client_takes_nothing_from_the_environment(
             not {"authorization", "openai-organization", "openai-project"} & request.headers.keys()
         )
     assert leaks(everything(project, finished)) == []
+
+
+def test_both_ways_to_the_server_trust_what_the_environment_says(
+    project: Project, tls_server: ScriptedServer, certificate: Certificate
+) -> None:
+    async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
+        listed = {"object": "list", "data": [{"id": MODEL, "object": "model", "created": 1}]}
+        if request.method == "GET":  # the official client
+            body = json.dumps(listed).encode()
+            writer.write(whole(body, content_type="application/json"))
+        else:  # the measured path
+            await streams("ok")(request, writer)
+
+    tls_server.passes_test, tls_server.behaviour = False, behave
+    project.configure(server=tls_server.url.replace("http:", "https:"))
+    trusting = {"SSL_CERT_FILE": str(certificate.file)}
+    finished = project.spawn("run", "--quiet", env=trusting)
+    assert finished.code in (0, 1), finished.err
+    assert {request.method for request in tls_server.requests} == {"GET", "POST"}
+    before = len(tls_server.requests)
+    finished = project.spawn("again", "--quiet")
+    assert finished.code == 3 and st.FAILURES["tls"] in finished.err
+    assert len(tls_server.requests) == before

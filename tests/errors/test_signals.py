@@ -10,11 +10,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import llm_stresstest as st
-from tests.conftest import ROOT, Project, Request, ScriptedServer, streams, whole
+from tests.conftest import ROOT, Project, Request, ScriptedServer, sends, streams, whole
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 SOON_S = 3.0  # on a busy machine; it takes far less
@@ -214,3 +215,79 @@ async def test_a_run_in_another_thread_than_the_main_one_catches_no_signals() ->
             return stop_signal.signum
 
     assert await asyncio.to_thread(asyncio.run, enter()) is None
+
+
+async def hang(_request: Request, _writer: asyncio.StreamWriter) -> None:
+    await asyncio.sleep(600)
+
+
+LOADING = sends(whole(b"loading", "503 Loading", "text/plain"))
+BUSY = sends(whole(b"busy", "429 Slow", "text/plain", "Retry-After: 600"))
+SLOW = streams("a", "b", pause_s=0.2)
+WATTS = {"sample_s": 0.1, "idle_s": 600, "power_command": "echo 80"}
+# What a run waits for -> its config, how the server behaves, and whether something was measured.
+WAITS: dict[str, tuple[dict[str, Any], Any, bool]] = {
+    "a server that is loading": ({"startup_timeout": 600}, LOADING, False),
+    "the watts of the idle machine": ({"hardware": WATTS}, None, False),
+    "the first answer": ({"timeout": 600}, hang, True),
+    "the next stage": ({"concurrent": [1, 2], "cooldown": 600}, None, True),
+    "the next slot of a ramp": ({"concurrent": 4, "ramp_up": 6000, "questions": 100}, SLOW, True),
+    "the next request of an open loop": ({"rate": 0.001, "arrival": "constant"}, None, True),
+    "a server that asks for patience": ({"abort_if": None, "questions": 100}, BUSY, True),
+}
+
+
+@pytest.mark.parametrize("name", WAITS)
+def test_a_signal_ends_a_run_soon_whatever_it_waits_for(
+    project: Project, server: ScriptedServer, name: str
+) -> None:
+    config, behaviour, measured = WAITS[name]
+    server.behaviour = behaviour or server.behaviour
+    server.passes_test = behaviour is not LOADING
+    project.configure(server=server.url, **config)
+    process = project.start("run", "--quiet")
+    until_s = time.monotonic() + 60
+    while not (server.requests if measured else list(project.folder.glob("logs/*"))):
+        assert time.monotonic() < until_s and process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    time.sleep(1.0)  # however far it gets: it waits there
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    begun = time.monotonic()
+    _, err = process.communicate(timeout=30)
+    assert time.monotonic() - begun < SOON_S
+    assert process.returncode == 143, err
+    assert "Traceback" not in err
+    assert (project.folder / "results" / "run.json").exists() == measured
+    if measured:
+        assert project.results()["meta"]["status"] == "interrupted"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="processes of POSIX")
+def test_a_run_whose_parent_is_killed_goes_on_to_its_end(
+    project: Project, server: ScriptedServer
+) -> None:
+    server.behaviour = streams("Hello", " world", pause_s=0.5)
+    project.configure(server=server.url, concurrent=1, questions=4)
+    program = [sys.executable, str(ROOT / "llm_stresstest.py"), "run"]
+    # As `uv run` does: it waits for its child, and passes its own streams on.
+    code = f"import subprocess; print(subprocess.Popen({program!r}).pid, flush=True); input()"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=project.folder, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert parent.stdin and parent.stdout and parent.stderr
+    child = int(parent.stdout.readline())
+    while not server.requests:
+        time.sleep(0.01)
+    parent.kill()
+    parent.wait()
+    for stream in (parent.stdin, parent.stdout, parent.stderr):  # nobody reads what it says
+        stream.close()
+    until_s = time.monotonic() + 60
+    while Path(f"/proc/{child}").exists():
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
+    data = project.results()
+    assert data["meta"]["status"] == "complete" and data["aggregate"]["ok"] == 4
+    assert [name for name in project.files if name.startswith("results/")] == ["results/run.json"]

@@ -34,6 +34,14 @@ ATTACKS = {
     "read memory": "return call(310, PID, None, 0, None, 0, 0) == 0",
     "ioprio": "return call(251, 1, PID, 2 << 13) == 0",
     "migrate pages": "m = ctypes.c_ulong(1)\nreturn call(256, PID, 2, ctypes.byref(m), ctypes.byref(m)) == 0",
+    "write memory": "return call(311, PID, None, 0, None, 0, 0) == 0",
+    "compare": "return call(312, PID, PID, 1, 0, 0) == 0",
+    "limits by number": "r = (ctypes.c_uint64 * 2)()\nreturn call(302, PID, 4, None, r) == 0",
+    "process group": "return call(62, -PID, SIGNAL) == 0 or call(62, -1, 0) == 0",
+    "environment": "return open(f'/proc/{PID}/environ', 'rb').read()",
+    "its files": "return os.readlink(f'/proc/{PID}/fd/0') or os.open(f'/proc/{PID}/fd/0', os.O_RDONLY)",
+    "its root": "return os.listdir(f'/proc/{PID}/root/') or open(f'/proc/{PID}/root' + FILE).read()",
+    "oom score": "open(f'/proc/{PID}/oom_score_adj', 'w').write('500')\nreturn True",
     # new processes
     "fork": "pid = os.fork()\npid or os._exit(0)\nos.waitpid(pid, 0)\nreturn True",
     "vfork": "pid = call(57)\npid or os._exit(0)\nreturn pid > 0 and os.waitpid(pid, 0)",
@@ -66,6 +74,12 @@ ATTACKS = {
     "read": "return open(FILE).read()",
     "read dir_fd": "return os.read(os.open('file', os.O_RDONLY, dir_fd=os.open(DIR, os.O_PATH)), 9)",
     "link": "os.link(FILE, 'mine')\nreturn True",
+    "by a link": "os.symlink(DIR, 'd')\nreturn open('d/file').read()",
+    "by a handle": "h = (ctypes.c_uint32 * 34)(128)\nm = ctypes.c_int()\nreturn call(303, -100, FILE.encode(), h, ctypes.byref(m), 0) == 0",
+    "lease": "import fcntl\nfd = os.open(PYTHONS, os.O_RDONLY)\nfcntl.fcntl(fd, 1024, 0)\nreturn True",
+    "watch": "n = call(294, 0)\nreturn n >= 0 and call(254, n, DIR.encode(), 0xfff) >= 0",
+    "shared memory's folder": "open('/dev/shm/llm-test', 'w').close()\nos.remove('/dev/shm/llm-test')\nreturn True",
+    "another folder": "open('/tmp/llm-test', 'w').close()\nos.remove('/tmp/llm-test')\nreturn True",
     # memory beside the limit
     "SysV memory": "n = call(29, 0, 1 << 20, 0o1600)\nreturn n >= 0 and (call(31, n, 0, 0), True)[1]",
     "memfd": "os.memfd_create('x')\nreturn True",
@@ -81,6 +95,12 @@ ATTACKS = {
     "raw socket call": "return call(41, 2, 2, 0) >= 0",
     # the kernel
     "keyring": "return call(248, b'user', b'x', b'x', 1, -2) >= 0",
+    "asynchronous calls": "return call(425, 8, ctypes.byref((ctypes.c_uint32 * 30)())) >= 0 or call(206, 8, ctypes.byref(ctypes.c_ulong())) == 0",
+    "page faults": "return call(323, 1) >= 0",
+    "namespaces": "return call(272, 0x10000000) == 0",
+    "timer": "t = ctypes.c_int()\nreturn call(222, 0, None, ctypes.byref(t)) == 0",
+    "calls of 32 bits": "import mmap\nm = mmap.mmap(-1, 4096, prot=7)\nm.write(bytes.fromhex('b814000000cd80c3'))\n"
+    "a = ctypes.addressof(ctypes.c_char.from_buffer(m))\nreturn ctypes.CFUNCTYPE(ctypes.c_int)(a)() > 0",
     "personality": "return call(135, 0x0040000) >= 0",
     # the hook
     "ctypes": "import ctypes as c\nreturn c.CDLL(None).getpid()",
@@ -103,12 +123,12 @@ def call(number, *args):
     if libc is None:
         raise PermissionError
     return libc.syscall(number, *args)
-harm = []
+harm = 0
 for place, (name, body) in enumerate(ATTACKS.items()):
     try:
         exec("def attack():\\n    " + body.replace("\\n", "\\n    "))
         if attack():
-            harm.append(place)
+            harm |= 1 << place
     except BaseException:
         pass
 """
@@ -151,8 +171,8 @@ def main() -> None:
             said = listed.error.removeprefix("ValueError: ").partition(" in raise")[0]
             report[combination] = {
                 "layers": listed.layers,
-                "harm": [list(ATTACKS)[place] for place in json.loads(said)]
-                if said.startswith("[")
+                "harm": [name for place, name in enumerate(ATTACKS) if int(said) >> place & 1]
+                if said.isdecimal()
                 else said,
                 "victim": victim.poll(),
             }

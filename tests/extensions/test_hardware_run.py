@@ -263,3 +263,28 @@ def test_no_process_is_left_behind(watched: Project) -> None:
     before = samplers()
     watched.run("run")
     assert samplers() == before
+
+
+def test_a_run_that_is_graded_anew_keeps_samples_machine_server_and_energy(
+    watched: Project,
+) -> None:
+    question = {"id": "q", "question": "abcd?", "grader": "contains", "expected": "none"}
+    watched.write("questions.json", json.dumps([question]))
+    watched.run("run", "--set", "questions=10", "--set", "concurrent=[1,2]")
+    watched.write("questions.json", json.dumps([{**question, "expected": "abcd"}]))
+    finished = watched.run("grade", "run")
+    assert finished.code == 0, finished.err
+    before, after = watched.results("run"), watched.results("run_graded")
+    assert list(after) == list(before) and after["samples"] == before["samples"]
+    for name in ("hardware", "server_info", "client", "config", "status"):
+        assert after["meta"][name] == before["meta"][name]
+    parts = [[run["aggregate"], *run["aggregate"]["stages"]] for run in (before, after)]
+    for old, new in zip(*parts, strict=True):
+        wall = [part["energy"]["wall"] for part in (old, new)]
+        measured = {name for name in wall[0] if "correct" not in name}
+        assert {"wh", "wh_net", "mean_w", "j_per_token"} <= measured
+        assert all(wall[0][name] == wall[1][name] for name in measured)
+        assert wall[1]["wh"] > 0
+    assert before["aggregate"]["quality"]["correct"] == 0
+    assert after["aggregate"]["quality"]["correct"] == 30, "the lowest level is asked twice"
+    assert after["aggregate"]["quality"]["wh_per_correct"] > 0

@@ -77,6 +77,7 @@ SLOW_BEFORE: dict[str, tuple[str, str]] = {
         "code",
         "def f():\n  x = 1\n" * 5000 + "- so (\n" * 60,
     ),
+    "combining marks without an end": ("exact", "e" + "\u0300\u0316" * 250_000),
     "a choice of nothing but fillers": ("choice", "option: " * 12_000),
     "all the options, again and again": ("choice", "A) B) C) " * 11_000),
 }

@@ -44,8 +44,8 @@ def load(tmp_path: Path, config: Any, *overrides: str) -> st.Config:
         ),
         ({"slo": []}, "slo: [] is not allowed"),
         ({"judge": {"model": "m"}}, "judge.server: is missing"),
-        ({"headers": {"X": 5}}, "headers: {"),
-        ({"headers": {"X Y": "5"}}, "headers: {"),
+        ({"headers": {"X": 5}}, "headers.X: what stands there is not allowed"),
+        ({"headers": {"X Y": "5"}}, "headers.X Y: what stands there is not allowed"),
         ({"thresholds": {"ttft_ms.p95": "under 5"}}, "thresholds: {"),
         (
             {"thresholds": {"ttft.p95": "<= 5"}},
