@@ -1268,7 +1268,13 @@ def _draw(run: LiveRun, *, beside_run: bool) -> int:
     console = Console(file=sys.stderr, highlight=False)
     with (
         contextlib.suppress(KeyboardInterrupt),
-        Live(console=console, screen=True, auto_refresh=False) as screen,
+        Live(
+            console=console,
+            screen=True,
+            auto_refresh=False,
+            redirect_stdout=False,  # which tells the run that this is ready
+            redirect_stderr=False,
+        ) as screen,
     ):
         while True:
             run.refresh()
