@@ -187,6 +187,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "Headline",
     "Histogram",
     "Journal",
+    "JournalLine",
     "JournalReader",
     "Judge",
     "LoadReport",
@@ -237,6 +238,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "percentile",
     "printable",
     "process_questions",
+    "program",
     "questions_hash",
     "read_json",
     "requests_missing",
@@ -3574,6 +3576,11 @@ class Exchange:
         return b"".join(self.content._buffer)
 
     @property
+    def body_bytes(self) -> int:
+        """How many bytes of the body have come."""
+        return self.offsets[-1] if self.offsets else 0
+
+    @property
     def connect_ns(self) -> int | None:
         """How long connecting took; None on a kept connection."""
         if self.reused or self.connected_ns is None:
@@ -3866,6 +3873,29 @@ class Desk:
             asyncio.get_running_loop().call_soon(self._call_next)
 
 
+class Traffic:
+    """The requests under way and the bytes that came, for the journal's pulse."""
+
+    def __init__(self) -> None:
+        self._under_way: set[Exchange] = set()
+        self._ended_bytes = 0
+
+    def begin(self, exchange: Exchange) -> None:
+        """Count a request that is about to be sent."""
+        self._under_way.add(exchange)
+
+    def end(self, exchange: Exchange) -> None:
+        """Keep what an ended one has received."""
+        self._under_way.discard(exchange)
+        self._ended_bytes += exchange.body_bytes
+
+    def to_record(self) -> dict[str, int]:
+        """Return how many wait for the first byte of an answer, and how many bytes came so far."""
+        arrived = [exchange.body_bytes for exchange in self._under_way]
+        received_bytes = self._ended_bytes + sum(arrived)
+        return {"waiting": arrived.count(0), "received_bytes": received_bytes}
+
+
 @dataclasses.dataclass(frozen=True)
 class Client:
     """All that a request needs but its question; made once a run."""
@@ -3878,6 +3908,7 @@ class Client:
     target: Target
     start_ns: int = dataclasses.field(default_factory=clock)  # results count their times from here
     desk: Desk = dataclasses.field(default_factory=Desk)
+    traffic: Traffic = dataclasses.field(default_factory=Traffic)
     # Keys of the body that the server refuses and the user did not ask for (`stream_options`).
     left_out: set[str] = dataclasses.field(default_factory=set)
     connect_s: float | None = None  # limits connecting; without it only `timeout` does
@@ -3921,6 +3952,7 @@ class Client:
         exchange = Exchange(self.config.max_answer_bytes, self.session.connector)
         exchange.fresh = fresh
         _exchange_now.set(exchange)
+        self.traffic.begin(exchange)
         try:
             async with asyncio.timeout(self.config.timeout):
                 response = await self.session.post(
@@ -3942,6 +3974,7 @@ class Client:
             if isinstance(exchange.lost, ssl.SSLError):
                 exchange.error = exchange.lost
         exchange.detach()
+        self.traffic.end(exchange)
         return exchange
 
     async def wait_for_end(self, exchange: Exchange) -> None:
@@ -4415,11 +4448,12 @@ async def process_questions(
     record: Callable[[Result], None],
     stop_signal: StopSignal,
     start: LoadStart | None = None,
+    pulse: Callable[[dict[str, int | None]], None] = lambda _: None,
 ) -> LoadReport:
     """Ask the questions stage by stage, as many at once as the stage says; record each result.
 
     Failed requests are results; what `record` raises ends the run and is raised here, after the
-    other requests were cancelled.
+    other requests were cancelled. `pulse` is told once a second how the load stands.
     """
     report = LoadReport(start or LoadStart())
     if report.start.over is not None:
@@ -4427,9 +4461,11 @@ async def process_questions(
     with gc_paused(), LagMonitor() as lag:
         generator = LoadGenerator(config, questions, send, record, report, lag)
         work = asyncio.create_task(generator.run())
+        beat = asyncio.create_task(generator.beat(pulse))
         stop = asyncio.create_task(stop_signal.event.wait())
         await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
+        beat.cancel()
         work.cancel()
         await asyncio.wait((work,))
     report.end(lag.to_record(), stopped=stop_signal.signum is not None)
@@ -4458,6 +4494,7 @@ class Stage:
         level = config.levels[number]
         self.level = level // parts + (part < level % parts)
         self.done = start.done
+        self.is_warmup = False
         self.ramp_s = config.ramp_up
         self.count: int | None = len(questions)
         self.first_index = number * len(questions)
@@ -4480,7 +4517,7 @@ class Stage:
         """Return the stage before the first one: a closed loop with the first one's level."""
         closed = config.model_copy(update={"rate": None, "duration": None, "ramp_up": 0})
         stage = cls(closed, questions, 0, LoadStart(share=start.share))
-        stage.count = config.warmup
+        stage.count, stage.is_warmup = config.warmup, True
         return stage
 
     def planned_requests(self, begun_ns: int) -> Iterator[tuple[int, PlannedRequest]]:
@@ -4519,6 +4556,40 @@ class Stage:
         """Whether a closed loop's `duration` has passed; an open loop's schedule ends by itself."""
         left_s = self.left_s(begun_ns)
         return left_s is not None and left_s <= 0
+
+
+class Plan(Iterator[tuple[int, PlannedRequest]]):
+    """A stage's requests in their order, each with the moment when it is due, as the loop takes them.
+
+    `held` looks ahead in them.
+    """
+
+    MOST_AHEAD = 100_000
+
+    def __init__(self, requests: Iterator[tuple[int, PlannedRequest]]) -> None:
+        self._requests = requests
+        self._ahead: deque[tuple[int, PlannedRequest]] = deque()
+        self._taken_due_ns: float = math.inf  # of the last one; endless when there is none
+
+    def __next__(self) -> tuple[int, PlannedRequest]:
+        self._taken_due_ns = math.inf
+        request = self._ahead.popleft() if self._ahead else next(self._requests)
+        self._taken_due_ns = request[0]
+        return request
+
+    def held(self) -> int:
+        """Return how many requests are due while all slots are busy, MOST_AHEAD at most.
+
+        The one that was taken last is among them: it waits for a slot.
+        """
+        now_ns, ahead = clock(), self._ahead
+        while len(ahead) < self.MOST_AHEAD and not (ahead and ahead[-1][0] > now_ns):
+            request = next(self._requests, None)
+            if request is None:
+                break
+            ahead.append(request)
+        not_due = bool(ahead) and ahead[-1][0] > now_ns
+        return len(ahead) - not_due + (self._taken_due_ns <= now_ns)
 
 
 def arrival_offsets(config: Config, count: int | None, seed: str) -> Iterator[int]:
@@ -4565,6 +4636,8 @@ class LoadGenerator:
     level. Each share needs a slot: n is at most the lowest level.
     """
 
+    BEAT_S = 1.0
+
     def __init__(
         self,
         config: Config,
@@ -4581,6 +4654,8 @@ class LoadGenerator:
         self.send, self.record = send, record
         self.report, self.lag = report, lag
         self.patience = Patience(config)
+        self.done = self.failed = 0
+        self._now: tuple[Stage, Plan, ConcurrencyLimit] | None = None  # while a stage runs
         self._work: asyncio.Task[Any] | None = None
 
     async def run(self) -> None:
@@ -4601,7 +4676,26 @@ class LoadGenerator:
             with self.lag.stage(number):
                 await self._run_stage(stage, self._keep)
 
+    async def beat(self, pulse: Callable[[dict[str, int | None]], None]) -> None:
+        """Tell `pulse` once a second how the load stands: which stage asks, and how many requests.
+
+        In the warm-up the stage is None; `queued` are requests that are due, but held by the cap.
+        """
+        while True:
+            await asyncio.sleep(self.BEAT_S)
+            state: dict[str, int | None] = {"stage": None, "in_flight": 0, "queued": 0}
+            if self._now is not None:
+                stage, plan, limit = self._now
+                state["in_flight"] = limit.busy
+                if stage.offsets_ns is not None and not limit.empty:
+                    state["queued"] = plan.held()
+                if not stage.is_warmup:
+                    state["stage"] = stage.number
+            pulse({**state, "done": self.done, "failed": self.failed})
+
     def _keep(self, result: Result) -> None:
+        self.done += 1
+        self.failed += result.error is not None and result.status != "cancelled"
         read_ns = result.end_ns if result.first_ns is None else result.first_ns
         if result.client_error_ns is None and result.ok and read_ns is not None:
             delay_ns = self.lag.delay_ns(self.report.start.start_ns + read_ns)
@@ -4634,8 +4728,10 @@ class LoadGenerator:
         limit, tasks = ConcurrencyLimit(stage.level, stage.ramp_s), set[asyncio.Task[None]]()
         begun_ns, started = clock(), 0
         self.patience.level = stage.level
+        plan = Plan(stage.planned_requests(begun_ns))
+        self._now = stage, plan, limit
         try:
-            for due_ns, planned in stage.planned_requests(begun_ns):
+            for due_ns, planned in plan:
                 if stage.offsets_ns is None:
                     waited_s = await self.patience.pause(stage.left_s(begun_ns))
                     self.report.backed_off_s = round(self.report.backed_off_s + waited_s, 6)
@@ -4655,6 +4751,7 @@ class LoadGenerator:
             if tasks:
                 await asyncio.wait(tasks)
         finally:
+            self._now = None
             limit.close()
             if stage.offsets_ns is None:
                 self.lag.note_empty_slots(limit.empty_share)
@@ -4865,6 +4962,11 @@ class ConcurrencyLimit:
     def empty(self) -> int:
         """How many open slots have no request."""
         return self._empty
+
+    @property
+    def busy(self) -> int:
+        """How many slots have a request."""
+        return self._opened - self._empty
 
     @property
     def empty_share(self) -> float | None:
@@ -6294,11 +6396,15 @@ def validity_rule(rule: ValidityRule) -> ValidityRule:
 
 
 def judge_validity(
-    config: Config, aggregate: Mapping[str, Any], load: LoadReport
+    config: Config,
+    aggregate: Mapping[str, Any],
+    load: LoadReport,
+    left_out: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Return the verdict over a run and its reasons."""
+    """Return the verdict over a run and its reasons, but for those whose codes are left out."""
     evidence = Evidence(config, aggregate, load)
-    reasons = [reason for rule in VALIDITY_RULES if (reason := rule(evidence)) is not None]
+    found = [reason for rule in VALIDITY_RULES if (reason := rule(evidence)) is not None]
+    reasons = [reason for reason in found if reason.code not in left_out]
     worst = max((VERDICTS.index(reason.verdict) for reason in reasons), default=0)
     shown = [{"code": reason.code, "message": reason.message} for reason in reasons]
     return {"verdict": VERDICTS[worst], "reasons": shown}
@@ -6823,16 +6929,34 @@ class FileLock:
         self.held = self._take()
 
     def _take(self) -> bool:
-        """Lock the file unless somebody has it."""
+        """Lock the file unless somebody has it; who only looks (`is_taken`) is gone in a moment."""
         if fcntl is None:
             return True
+        for pause_s in (0.005, 0.02, 0):
+            try:
+                fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(pause_s)
+            except OSError as error:  # a file system without locks
+                logger.warning("no lock: %s", error)
+                return True
+            else:
+                return True
+        return False
+
+    @staticmethod
+    def is_taken(path: Path) -> bool | None:
+        """Whether somebody has a file's lock; None where that cannot be known."""
+        if fcntl is None:
+            return None
         try:
-            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return False
-        except OSError as error:  # a file system without locks
-            logger.warning("no lock: %s", error)
-        return True
+            return True
+        except OSError:
+            return None
+        return False
 
     @property
     def is_in_place(self) -> bool:
@@ -7065,20 +7189,33 @@ class Journal:
         """Write one line whole, or raise ResultsError and leave the journal as it was."""
         if self._fault is not None:
             raise self._failed(self._fault)
+        try:
+            self._write(kind, content)
+        except OSError as error:
+            self._fault = error  # append no more: the error says how many answers are kept
+            raise self._failed(error) from None
+        self._results += kind == "result"
+        self._answers += kind == "result" and content["status"] != "cancelled"
+
+    def pulse(self, content: Mapping[str, Any]) -> None:
+        """Write down how the load stands; that this fails is no reason to end the run."""
+        if self._fault is None:
+            with contextlib.suppress(OSError):
+                self._write("pulse", content)
+
+    def _write(self, kind: str, content: Mapping[str, Any]) -> None:
+        """Write one line whole, or raise OSError and leave the file as it was."""
         line = self._prefix + JournalLine.to_bytes(self._seq, kind, content)
         written = 0
         try:
             while written < len(line):
                 written += os.write(self._lock.fd, line[written:] if written else line)
-        except OSError as error:
+        except OSError:
             if written:
                 self._cut(written)
-            self._fault = error  # append no more: the error says how many answers are kept
-            raise self._failed(error) from None
+            raise
         self._digest = JournalLine.digest(self._digest, line[len(self._prefix) :])
         self._seq, self._lines, self._prefix = self._seq + 1, self._lines + 1, b""
-        self._results += kind == "result"
-        self._answers += kind == "result" and content["status"] != "cancelled"
         self._dirty = True
 
     def _failed(self, error: OSError) -> ResultsError:
@@ -7102,8 +7239,8 @@ class JournalReader:
     """A journal's good lines. Results come in the order of the run; of one asked anew, the last.
 
     A result's place is its index and turn. A damaged line is passed over: `missing` and
-    `lost_bytes` say so. `refresh` follows a journal that grows. The file stays open, and can be
-    read on when it is removed. Raises ResultsError.
+    `lost_bytes` say so. `refresh` follows a journal that grows, and `new_lines` does so line by
+    line. The file stays open, and can be read on when it is removed. Raises ResultsError.
     """
 
     BLOCK = 1 << 20  # bytes that are read at a time
@@ -7119,8 +7256,13 @@ class JournalReader:
         path: Path,
         file: io.FileIO | None = None,
         header: Mapping[str, Any] | None = None,
+        *,
+        at_once: bool = True,
     ) -> None:
-        """Open the journal, or read the file; a journal's own header makes up for a lost one."""
+        """Open the journal, or read the file; a journal's own header makes up for a lost one.
+
+        Without `at_once` nothing is read before it is asked for.
+        """
         self.path = path
         self.header = None if header is None else dict(header)
         self.headless = True  # as long as no first line was found
@@ -7138,7 +7280,8 @@ class JournalReader:
         self._grades: dict[int, int] = {}  # place -> line of its last grade
         self._order: Sequence[int] | None = None
         self._file = file or self._open()
-        self.refresh()
+        if at_once:
+            self.refresh()
 
     def _open(self) -> io.FileIO:
         """Open the file, without a buffer, which would keep what --resume cuts off."""
@@ -7153,16 +7296,42 @@ class JournalReader:
 
     def refresh(self) -> int:
         """Read what was appended since the last time, and return how many good lines that were."""
-        before = self.lines
+        return sum(1 for _ in self.new_lines())
+
+    def new_lines(self) -> Iterator[JournalLine]:
+        """Read what was appended since the last time, and yield each good line.
+
+        Who stops in the middle goes on there the next time.
+        """
+        self._order = None
         try:
             for line in self._whole_lines():
-                if not self._take(line):
-                    self._damaged_bytes += len(line)
+                entry = self._take(line)
                 self.whole_bytes += len(line)
+                if entry is None:
+                    self._damaged_bytes += len(line)
+                else:
+                    yield entry
         except OSError as error:
             raise ResultsError(f"{self.path}: cannot be read: {error.strerror}") from None
-        self._order = None
-        return self.lines - before
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the path still leads to the file that is read: a run removes it at its end."""
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self.path.lstat())
+        except OSError:
+            return False
+
+    @property
+    def is_in_use(self) -> bool | None:
+        """Whether a run holds the journal; None on a system that cannot say."""
+        return FileLock.is_taken(self.path)
+
+    @property
+    def changed_s(self) -> float:
+        """When the file was last written, in seconds of the wall clock."""
+        return os.fstat(self._file.fileno()).st_mtime
 
     def _whole_lines(self) -> Iterator[bytes]:
         """Yield the lines behind those that were read already, up to the last newline."""
@@ -7178,26 +7347,26 @@ class JournalReader:
             self._file.seek(position)
         self.unfinished_bytes = len(rest)
 
-    def _take(self, line: bytes) -> bool:
-        """Note what stands in a line; False when it is damaged or has no business there."""
+    def _take(self, line: bytes) -> JournalLine | None:
+        """Note what stands in a line; None when it is damaged or has no business there."""
         entry = JournalLine.from_bytes(line)
         if entry is None or entry.seq < self.next_seq:
-            return False
+            return None
         if entry.kind == "header" and entry.seq == 0:
             self.headless = False
         elif entry.kind == "header" or self.header is None:
-            return False
+            return None
         try:
             self._note(entry)
         except ValueError:
-            return False
+            return None
         if entry.seq > self.next_seq:
             self.missing.append(range(self.next_seq, entry.seq))
         self._offsets.append(self.whole_bytes)
         self._lengths.append(len(line))
         self.digest = JournalLine.digest(self.digest, line)
         self.lines, self.next_seq = self.lines + 1, entry.seq + 1
-        return True
+        return entry
 
     def _note(self, entry: JournalLine) -> None:
         """Note where a result or a grade stands; keep the rest. Raises ValueError."""
@@ -7672,6 +7841,7 @@ def journal_header(config: Config, target: Target, questions: Sequence[Question]
         "server": target.redact(target.shown),
         "embedded": target.embedded,
         "questions": len(questions),
+        "turns": sum(len(question.texts) for question in questions),
         "config": target.redact.tree(config.without_passwords()),
         "questions_sha256": questions_hash(questions),
         "seed": random.getrandbits(32) if config.seed is None else config.seed,
@@ -9426,6 +9596,11 @@ class Run:
         self.progress.add(result)
         log_result(result)
 
+    def pulse(self, state: Mapping[str, int | None]) -> None:
+        """Write down how the load stands, once a second."""
+        at_ms = round((clock() - self.start.start_ns) / NS_PER_MS, 3)
+        self.journal.pulse({"at_ms": at_ms, **state, **self.client.traffic.to_record()})
+
     async def finish(self, load: LoadReport) -> JournalReader:
         """Write the footer, grade, and close server and session; return all results, graded.
 
@@ -9522,7 +9697,7 @@ async def main(options: Options) -> int:
         send = functools.partial(send_question, run.client)
         async with run.watched():
             load = await process_questions(
-                config, questions, send, run.record, run.stop_signal, run.start
+                config, questions, send, run.record, run.stop_signal, run.start, run.pulse
             )
         results = await run.finish(load)
         gaps = None if load.itl_lost else load.itl_us
