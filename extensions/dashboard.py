@@ -266,7 +266,14 @@ class Entry:
         try:
             run = st.load_results(path, results=False)
             return cls._of(name, size, run)
-        except (st.ConfigError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except (
+            st.ConfigError,
+            KeyError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            IndexError,
+        ) as error:
             said = str(error) if isinstance(error, st.ConfigError) else type(error).__name__
             wrong = st.printable(said.removeprefix(f"{path}: "), 200)
             return cls(name, str(path), size, wrong=wrong)
@@ -416,8 +423,19 @@ class Hub:
             self._settled.pop(name, None)
             if view["state"] in ("crashed", "stopped") and mark and not view.get("behind"):
                 self._settled[name] = mark
+            if view["state"] == "finished":
+                self._take_verdict(view)
             if view["state"] == "finished" or not run.path.exists():
                 self._let_go(name, view)
+
+    def _take_verdict(self, view: dict[str, Any]) -> None:
+        """Take the verdict from the results: it knows more than what could be said meanwhile."""
+        path = self.index.path(view["name"])
+        if path is not None:
+            with contextlib.suppress(st.ConfigError, KeyError, TypeError):
+                validity = st.load_results(path, results=False).meta["validity"]
+                if {"verdict", "reasons"} <= validity.keys():
+                    view["validity"] = validity
 
     def _let_go(self, name: str, view: Mapping[str, Any]) -> None:
         """Forget a run whose journal is gone, some time after it was seen to end."""
@@ -426,7 +444,7 @@ class Hub:
         ended = self._ended.setdefault(name, time.monotonic())
         if time.monotonic() - ended > self.KEPT_S:
             for known in (self.runs, self.views, self._ended):
-                known.pop(name, None)  # type: ignore[attr-defined]
+                known.pop(name, None)
 
     @staticmethod
     def _mark(path: Path) -> tuple[int, int] | None:
@@ -667,7 +685,10 @@ def _short(path: Path) -> str:
 
 def shown_command(command: Sequence[str]) -> str:
     """Return a command as a person would type it."""
-    words = ["python3", *(_short(Path(word)) if os.path.isabs(word) else word for word in command[1:])]
+    words = [
+        "python3",
+        *(_short(Path(word)) if os.path.isabs(word) else word for word in command[1:]),
+    ]
     return " ".join(shlex.quote(word.removeprefix("./")) for word in words if word != "--quiet")
 
 
@@ -740,7 +761,9 @@ class Guard:
         self._settings = settings
         self.page_token = secrets.token_urlsafe(32)  # for what changes something
         self.hosts = set(settings.allow_hosts)
-        self.hosts |= {f"{host}:{settings.port}" for host in settings.allow_hosts if ":" not in host}
+        self.hosts |= {
+            f"{host}:{settings.port}" for host in settings.allow_hosts if ":" not in host
+        }
         if is_loopback(settings.host):
             names = ("127.0.0.1", "localhost", "[::1]")
             self.hosts |= {f"{name}:{settings.port}" for name in names}
@@ -825,7 +848,13 @@ class Route(NamedTuple):
 ROUTES: list[Route] = []
 
 
-def route(method: str, path: str, *, open: bool = False, kind: str = "page") -> Any:  # noqa: A002
+def route(
+    method: str,
+    path: str,
+    *,
+    open: bool = False,  # noqa: A002
+    kind: str = "page",
+) -> Callable[[Handler], Handler]:
     """Add a method of Dashboard to the routes."""
 
     def add(handler: Handler) -> Handler:
@@ -904,7 +933,9 @@ class Dashboard:
             raise
         except Exception as error:  # noqa: BLE001  a fault of this program, not the whole server's end
             st.logger.error("dashboard: %s", type(error).__name__, exc_info=error)
-            response = self._error(request, one, 500, f"a fault of this program: {type(error).__name__}")
+            response = self._error(
+                request, one, 500, f"a fault of this program: {type(error).__name__}"
+            )
         return response
 
     def _error(
@@ -959,7 +990,9 @@ class Dashboard:
             address=request.host if name != "login" else "",
             allow_start=self.starter.allowed,
             switch=f"{request.path}?{urllib.parse.urlencode(query)}",
-            script_words=as_data({key: pages.TEXTS[key][words._place] for key in pages.SCRIPT_WORDS}),
+            script_words=as_data(
+                {key: pages.TEXTS[key][words._place] for key in pages.SCRIPT_WORDS}
+            ),
             **values,
         )
         script = [pages.sha256(pages.SCRIPT)]
@@ -981,7 +1014,7 @@ class Dashboard:
 
     @route("GET", "/")
     async def live(self, request: web.Request) -> web.StreamResponse:
-        """The run in progress."""
+        """Show the run in progress."""
         await self.hub.look()
         name = request.query.get("run")
         if name is not None and name not in self.hub.views and name not in self.starter._started:
@@ -1063,7 +1096,7 @@ class Dashboard:
 
     @route("GET", "/events/page", kind="data")
     async def page_events(self, request: web.Request) -> web.StreamResponse:
-        """The parts of a page that have changed, each second; for this program's own script."""
+        """Send the parts of a page that have changed, each second, to this program's script."""
         words, name = self._words(request), request.query.get("run")
         is_list = request.query.get("page") == "runs"
         async with self._streaming(request) as stream:
@@ -1080,7 +1113,9 @@ class Dashboard:
                 else:
                     rendered = await self._render(name, words)
                     changed = {
-                        key: html for key, html in rendered["parts"].items() if sent.get(key) != html
+                        key: html
+                        for key, html in rendered["parts"].items()
+                        if sent.get(key) != html
                     }
                     if changed:
                         said = json.dumps({
@@ -1097,7 +1132,7 @@ class Dashboard:
 
     @route("GET", "/events", kind="data")
     async def events(self, request: web.Request) -> web.StreamResponse:
-        """What the runs in progress say, for programs; see the top of this file."""
+        """Send what the runs in progress say, for programs; see the top of this file."""
         async with self._streaming(request) as stream:
             version, quiet, ended = 0, 0, set[str]()
             await self.hub.look()
@@ -1120,7 +1155,7 @@ class Dashboard:
 
     @route("GET", "/runs")
     async def runs(self, request: web.Request) -> web.StreamResponse:
-        """All runs in one table."""
+        """Show all runs in one table."""
         await self.hub.look()
         words = self._words(request)
         entries = await asyncio.to_thread(self.index.entries)
@@ -1138,7 +1173,7 @@ class Dashboard:
 
     @route("GET", "/runs.csv", kind="data")
     async def runs_csv(self, request: web.Request) -> web.StreamResponse:
-        """The table of runs as CSV."""
+        """Return the table of runs as CSV."""
         export = st.import_extension("export", "export")
         german = self._words(request).language == "de"
         out = io.StringIO()
@@ -1157,7 +1192,7 @@ class Dashboard:
 
     @route("GET", "/runs.xlsx", kind="data")
     async def runs_xlsx(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002
-        """The table of runs for Excel."""
+        """Return the table of runs for Excel."""
         import xlsxwriter  # noqa: PLC0415
 
         out = io.BytesIO()
@@ -1182,7 +1217,7 @@ class Dashboard:
 
     @route("GET", "/runs/{name}")
     async def run(self, request: web.Request) -> web.StreamResponse:
-        """The report of a run."""
+        """Show the report of a run."""
         name = request.match_info["name"]
         path = self.index.path(name)
         if path is None and self.index.journal(name) is not None:
@@ -1198,7 +1233,7 @@ class Dashboard:
 
     @route("GET", "/compare")
     async def compare(self, request: web.Request) -> web.StreamResponse:
-        """Two runs or more, side by side."""
+        """Show two runs or more, side by side."""
         names = list(dict.fromkeys(request.query.getall("run", [])))
         if len(names) > 12:
             raise Refusal("choose at most 12 runs")
@@ -1233,7 +1268,7 @@ class Dashboard:
 
     @route("GET", "/download/{name}/{kind}", kind="data")
     async def download(self, request: web.Request) -> web.StreamResponse:
-        """A run as its file: JSON, CSV, Excel."""
+        """Return a run as a file: JSON, CSV, Excel."""
         name, kind = request.match_info["name"], request.match_info["kind"]
         path = self._finished(name)
         if kind == "json":
@@ -1252,7 +1287,7 @@ class Dashboard:
 
     @route("GET", "/trend/{base}")
     async def trend(self, request: web.Request) -> web.StreamResponse:
-        """The runs of one name over their dates."""
+        """Show the runs of one name over their dates."""
         base, words = request.match_info["base"], self._words(request)
         entries = await asyncio.to_thread(self.index.entries)
         entries = [entry for entry in entries if entry.base == base and entry.started]
@@ -1300,7 +1335,7 @@ class Dashboard:
 
     @route("GET", "/assets/{name}", kind="data")
     async def asset(self, request: web.Request) -> web.StreamResponse:
-        """The drawing library."""
+        """Return the drawing library."""
         if request.path != self.vega.path:
             raise web.HTTPNotFound
         response = web.Response(body=self.vega.content, content_type="text/javascript")
@@ -1311,7 +1346,7 @@ class Dashboard:
 
     @route("GET", "/api/runs", kind="data")
     async def api_runs(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002
-        """All runs."""
+        """Return all runs."""
         await self.hub.look()
         entries = await asyncio.to_thread(self.index.entries)
         going = [
@@ -1327,7 +1362,7 @@ class Dashboard:
 
     @route("GET", "/api/runs/{name}", kind="data")
     async def api_run(self, request: web.Request) -> web.StreamResponse:
-        """One run."""
+        """Return one run."""
         name = request.match_info["name"]
         await self.hub.look()
         view = self.hub.views.get(name)
@@ -1336,7 +1371,7 @@ class Dashboard:
             return web.json_response({"name": name, "state": view["state"], "view": view})
         if path is None:
             raise web.HTTPNotFound
-        run = await asyncio.to_thread(st.load_results, path, False)  # noqa: FBT003
+        run = await asyncio.to_thread(st.load_results, path, False)
         found = {"name": name, "state": run.meta.get("status")}
         return web.json_response({**found, "meta": run.meta, "aggregate": run.aggregate})
 
@@ -1344,7 +1379,7 @@ class Dashboard:
 
     @route("GET", "/start")
     async def start_page(self, request: web.Request) -> web.StreamResponse:
-        """The form that starts a run."""
+        """Show the form that starts a run."""
         configs = list(self.starter.configs)
         overrides = self.starter.OVERRIDES
         return self._page(request, "start", configs=configs, overrides=overrides)
@@ -1406,7 +1441,7 @@ class Dashboard:
 
     @route("GET", "/login", open=True)
     async def login_page(self, request: web.Request) -> web.StreamResponse:
-        """The form for the token."""
+        """Show the form for the token."""
         if self.settings.token is None or self.guard.knows(request):
             raise web.HTTPFound("/")
         return self._page(request, "login", env=self.settings.token_env, wrong=False)
@@ -1426,7 +1461,7 @@ class Dashboard:
 
     @route("GET", "/metrics", kind="data")
     async def metrics(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002
-        """The runs in progress, for Prometheus."""
+        """Return the runs in progress, for Prometheus."""
         await self.hub.look()
         body = open_metrics(list(self.hub.views.values()))
         response = web.Response(body=body)
@@ -1547,17 +1582,25 @@ class RunRows:
             "note": note,
             "base": entry.base,
             "dates": self._often[entry.base] if self._often[entry.base] > 1 else 0,
-            "model": ", ".join(filter(None, (entry.model, st.printable(entry.quantization or "", 30)))),
+            "model": ", ".join(
+                filter(None, (entry.model, st.printable(entry.quantization or "", 30)))
+            ),
             "machine": entry.machine,
             "level": _blank(entry.levels[-1] if entry.levels else None),
             "levels": ", ".join(map(str, entry.levels[:8])) or "–",
             "verdict": verdict,
             "word": word,
-            "ttft": (ttft, words("by_level") if entry.is_sweep else _pair(words.interval, low, high)),
+            "ttft": (
+                ttft,
+                words("by_level") if entry.is_sweep else _pair(words.interval, low, high),
+            ),
             "ttft_v": _blank(p50),
             "speed": speed,
             "speed_v": _blank(entry.tokens_per_s),
-            "right": (words.share(share), _pair(lambda both: words.share(*both), share_low, share_high)),
+            "right": (
+                words.share(share),
+                _pair(lambda both: words.share(*both), share_low, share_high),
+            ),
             "right_v": _blank(share),
             "failed": failed,
             "failed_v": _blank(entry.failed),
@@ -1573,7 +1616,10 @@ class RunRows:
         blank = {
             f"{key}{ending}": value
             for key in ("ttft", "speed", "right", "failed", "energy")
-            for ending, value in (("", ("–", "") if key not in ("failed", "energy") else "–"), ("_v", ""))
+            for ending, value in (
+                ("", ("–", "") if key not in ("failed", "energy") else "–"),
+                ("_v", ""),
+            )
         }
         return {
             **self._start(view["name"], view["started"]),
@@ -1614,7 +1660,9 @@ def _trends(
     """Yield the figures of dated runs: title, points, kind, colour; INVALID runs are left out."""
     good = [entry for entry in entries if entry.verdict != "INVALID"]
 
-    def points(values: Callable[[Entry], Sequence[float | None]], say: Callable[[float], str]) -> Any:
+    def points(
+        values: Callable[[Entry], Sequence[float | None]], say: Callable[[float], str]
+    ) -> Any:
         found = []
         for entry in good:
             value, low, high = values(entry)
@@ -1642,7 +1690,12 @@ def open_metrics(views: Sequence[Mapping[str, Any]]) -> bytes:
     families: dict[str, Metric] = {}
 
     def add(
-        name: str, kind: str, text: str, value: float | None, labels: Mapping[str, str], end: str = ""
+        name: str,
+        kind: str,
+        text: str,
+        value: float | None,
+        labels: Mapping[str, str],
+        end: str = "",
     ) -> None:
         if value is None:
             return
@@ -1672,7 +1725,10 @@ def open_metrics(views: Sequence[Mapping[str, Any]]) -> bytes:
             "llm_stresstest_progress_ratio": ("Share that is done", view["share"]),
             "llm_stresstest_quiet_seconds": ("Since the last answer", view["quiet_s"]),
             "llm_stresstest_requests_per_second": ("Of the last 10 s", now.get("requests_per_s")),
-            "llm_stresstest_output_tokens_per_second": ("Of the last 10 s", now.get("tokens_per_s")),
+            "llm_stresstest_output_tokens_per_second": (
+                "Of the last 10 s",
+                now.get("tokens_per_s"),
+            ),
         }
         for name, (text, value) in gauges.items():
             add(name, "gauge", text, value, labels)

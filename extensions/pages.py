@@ -170,14 +170,14 @@ TEXTS = {
     "p_first_token_note": ("each answer a point{log} · ↓", "jede Antwort ein Punkt{log} · ↓"),
     "log": (" · log scale", " · logarithmisch"),
     "p_tokens": ("Tokens/s", "Token/s"),
-    "p_tokens_note": (
-        "all users · the last seconds fill in as answers end · ↑",
-        "alle Nutzer · die letzten Sekunden füllen sich noch · ↑",
+    "p_tokens_note": ("all users{fills} · ↑", "alle Nutzer{fills} · ↑"),
+    "fills": (
+        " · the last seconds fill in as answers end", " · die letzten Sekunden füllen sich noch"
     ),
     "p_in_flight": ("Requests in flight", "Anfragen unterwegs"),
     "p_in_flight_note": ("each second", "jede Sekunde"),
     "p_cpu": ("CPU", "CPU"),
-    "p_cpu_note": ("of the machine", "der Maschine"),
+    "p_cpu_note": ("% of the machine", "% der Maschine"),
     "p_power": ("Power", "Leistung"),
     "p_power_note": ("watts · ↓", "Watt · ↓"),
     "seconds": ("seconds since the start", "Sekunden seit dem Beginn"),
@@ -192,7 +192,7 @@ TEXTS = {
     "ended": ("Ended", "Ende"),
     "question": ("Question", "Frage"),
     "answer": ("Answer", "Antwort"),
-    "s_ago": ("{value} s ago", "vor {value} s"),
+    "s_ago": ("{value}\u202fs ago", "vor {value}\u202fs"),
     "reasoning_only": ("reasoning only", "nur Überlegung"),
     "cancelled": ("cancelled by the stop", "durch den Stopp abgebrochen"),
     "empty": ("(empty)", "(leer)"),
@@ -436,6 +436,12 @@ class Words:
             return f"{round(whole / 60)}{NARROW}min"
         return f"{whole // 3600}{NARROW}h {whole % 3600 // 60:02}{NARROW}min"
 
+    def seconds(self, value: float | None) -> str:
+        """Return seconds with one decimal, from ten on whole."""
+        if value is None:
+            return "–"
+        return self._own(f"{value:.1f}" if value < 9.95 else f"{value:,.0f}")
+
     def size(self, count: float | None) -> str:
         """Return an amount of bytes."""
         value, units = float(count or 0), ["B", "kB", "MB", "GB", "TB"]
@@ -507,7 +513,9 @@ class LivePage:
     def counts(self) -> dict[str, str]:
         """The counts that sentences are filled with."""
         view, words = self.view, self.words
-        planned = words("unknown_planned") if view["planned"] is None else words.count(view["planned"])
+        planned = (
+            words("unknown_planned") if view["planned"] is None else words.count(view["planned"])
+        )
         return {
             "name": self.name,
             "done": words.count(view["done"]),
@@ -583,9 +591,7 @@ class LivePage:
             text = st.printable(reason["text"], 80)
             fate = words("most_often", text=text, count=words.count(reason["count"]))
         rate = now.get("requests_per_s")
-        ttft, tpot = (
-            words.ms(now.get(key)).partition(NARROW) for key in ("ttft_ms", "tpot_ms")
-        )
+        ttft, tpot = (words.ms(now.get(key)).partition(NARROW) for key in ("ttft_ms", "tpot_ms"))
         quiet, total = view["quiet_s"], now.get("tokens_per_s")
         return [
             Figure(words("f_ttft"), ttft[0], ttft[2], recent),
@@ -604,9 +610,9 @@ class LivePage:
             ),
             Figure(
                 words("f_last"),
-                "–" if quiet is None else words.number(round(quiet, 1)),
+                words.seconds(quiet),
                 "" if quiet is None else words("ago"),
-                "" if rate is None else words("answers_s", value=words.number(rate)),
+                "" if rate is None else words("answers_s", value=words.seconds(rate)),
             ),
         ]
 
@@ -724,18 +730,21 @@ class LivePage:
     def last(self) -> list[dict[str, Any]]:
         """The last answers, the newest first."""
         words, rows = self.words, []
-        for item in self.view["last"][:12]:
-            ago = None
-            if item["ended_s"] is not None:
-                ago = max(self.view["elapsed_s"] - item["ended_s"], 0.0)
-            text = st.printable(item["answer"], 90)
+        for item in self.view["last"][:10]:
+            ended_s, when = item["ended_s"], "–"
+            if ended_s is not None and self.is_going:
+                ago_s = max(self.view["elapsed_s"] - ended_s, 0.0)
+                when = words("s_ago", value=words.seconds(ago_s))
+            elif ended_s is not None:
+                when = f"{words.seconds(ended_s)}{NARROW}s"
+            text = line_of(item["answer"])
             if item["reasoning_only"]:
                 text = words("reasoning_only")
             if item["status"] == "cancelled":
                 text = words("cancelled")
             rows.append({
-                "ago": "–" if ago is None else words("s_ago", value=words.number(round(ago, 1))),
-                "question": st.printable(item["question"], 90),
+                "when": when,
+                "question": line_of(item["question"]),
                 "answer": text or words("empty"),
                 "is_said": bool(text) and not item["reasoning_only"],
                 "error": "" if item["status"] in ("ok", "cancelled") else
@@ -764,21 +773,29 @@ class LivePage:
     def panels(self) -> list[dict[str, Any]]:
         """Return the charts as data for the script: shape, key of the shape, rows, ends, words."""
         words = self.words
-        text = charts.LiveText(*(TEXTS[key][words._place] for key in ("seconds", "at_once", "limit")))
+        text = charts.LiveText(
+            *(TEXTS[key][words._place] for key in ("seconds", "at_once", "limit"))
+        )
         panels = []
         for panel in charts.live(self.view, text):
             shape = repr(panel.spec).encode()
             log = words("log") if panel.log else ""
+            fills = words("fills") if self.is_going else ""
             panels.append({
                 "name": panel.name,
                 "key": hashlib.sha256(shape).hexdigest()[:16],
                 "label": words(f"p_{panel.name}"),
-                "note": words(f"p_{panel.name}_note", log=log),
+                "note": words(f"p_{panel.name}_note", log=log, fills=fills),
                 "spec": panel.spec,
                 "rows": panel.values,
                 "ends": panel.ends,
             })  # fmt: skip
         return panels
+
+
+def line_of(text: str) -> str:
+    """Return the beginning of a text as one line."""
+    return st.printable(" ".join(text[:400].split()), 64)
 
 
 def math_floor(share: float) -> float:
@@ -852,14 +869,14 @@ class Pages:
 # === Style ===
 
 STYLE = """
-h1{font-size:26px}.lede{font-size:16px;margin-bottom:16px}
+h1{font-size:26px;max-width:none}.lede{font-size:16px;margin-bottom:16px}
 header nav{margin-left:12px}header nav a[aria-current]{color:var(--ink);font-weight:650}
 header .side{margin-left:auto;display:flex;gap:14px;align-items:center;color:var(--ink3)}
 header .side a,header .side button{color:var(--a);text-decoration:underline;background:none;
 border:0;padding:2px 0;min-height:24px;font-size:14px}
 header b a{text-decoration:none;display:inline-block;min-height:24px;padding:2px 0}
 select:focus-visible,[tabindex]:focus-visible{outline:2px solid var(--focus);outline-offset:2px}
-main section{margin-top:32px}main h2{font-size:16px;line-height:1.35}
+main{display:block}main>h1:first-child,#runs>h1{margin-top:32px}main section{margin-top:32px}main h2{font-size:16px;line-height:1.35}
 .banner{border:1px solid var(--warn);background:var(--warnbg);color:var(--warn);border-radius:4px;
 padding:8px 14px;margin:16px 0 0;font-size:14px}.banner[hidden]{display:none}
 .state{display:inline-flex;align-items:center;gap:7px;font-weight:650;font-size:14px;
@@ -888,6 +905,7 @@ white-space:pre-wrap;overflow-wrap:anywhere;font-family:ui-monospace,"SF Mono",C
 .bars svg{display:block;width:100%;height:10px}.bars rect.room{fill:var(--sunken);
 stroke:var(--edge)}.bars rect.full{fill:var(--a)}
 .bars span{font-size:13px;color:var(--ink2);display:block;margin-top:6px}
+.now-at{display:none;font-size:13px;color:var(--ink2);margin:6px 0 0}
 .five{display:grid;grid-template-columns:repeat(5,1fr);border-top:1px solid var(--rule);
 border-bottom:1px solid var(--line);margin:24px 0 0}
 .five>div{padding:14px 18px;border-left:1px solid var(--line);min-width:0}
@@ -947,8 +965,7 @@ display:inline-flex;align-items:center}
 .five{grid-template-columns:1fr 1fr}.five>div{padding:12px}.five>div:nth-child(odd){border-left:0;
 padding-left:0}.five>div:nth-child(n+3){border-top:1px solid var(--line)}
 .columns{grid-template-columns:minmax(0,1fr)}.columns .right{order:-1}
-.bars span{display:none}.bars .now{display:block}.bars{grid-auto-flow:row dense;
-grid-template-columns:repeat(var(--segments,8),minmax(0,1fr))}
+.bars span{display:none}.now-at{display:block}
 .answers-now td:first-child{color:var(--ink2)}.cards td.q{font-weight:600}
 .tools .end{margin-left:0}.tools input,.tools select,form.fields input,form.fields select{
 min-height:44px;width:100%;max-width:none}
@@ -1097,8 +1114,9 @@ aria-label="{{ live.name }}" aria-valuetext="{{ live.headline }}"\
 {% if view.share is not none %} aria-valuenow="{{ (100 * view.share) | int }}"{% endif %}>
 {% for s in live.segments %}<div><svg aria-hidden="true"><rect class="room" x="0" y="0" width="100%" \
 height="10" rx="1"/><rect class="full" x="0" y="0" width="{{ s.percent }}%" height="10"/></svg>\
-<span{{ ' class=now' if s.now }}>{{ s.label }}</span></div>{% endfor %}
+<span>{{ s.label }}</span></div>{% endfor %}
 </div>
+{% for s in live.segments if s.now %}<p class="now-at" aria-hidden="true">{{ s.label }}</p>{% endfor %}
 {% if view.state in ("crashed", "stopped") %}
 <p class="lede">{{ say("resume_with") }}</p>{{ command(view.resume_command, say) }}{% endif %}
 {% for line in view.damage %}<p class="warn-text">{{ printable(line, 300) }}</p>{% endfor %}
@@ -1111,7 +1129,7 @@ height="10" rx="1"/><rect class="full" x="0" y="0" width="{{ s.percent }}%" heig
 {% endif %}
 """,
     "figures": """\
-{% if live and view.state not in ("starting", "damaged") %}
+{% if live and view.state in ("running", "silent") %}
 <dl class="five">
 {% for f in live.figures %}<div><dt>{{ f.label }}</dt><dd class="big">{{ f.value }}\
 {% if f.unit %}<span>{{ f.unit }}</span>{% endif %}</dd><dd class="small">{{ f.note }}</dd></div>
@@ -1140,7 +1158,7 @@ total=say.count(view.answers_of.answers)) }}{% endif %}</p>{% endif %}
 <table class="cards answers-now"><thead><tr><th>{{ say("ended") }}</th><th>{{ say("question") }}</th>
 <th>{{ say("answer") }}</th><th class="n">TTFT</th><th class="n">E2E</th></tr></thead><tbody>
 {% for row in live.last %}
-<tr><td data-of="{{ say("ended") }}">{{ row.ago }}</td><td class="long q">{{ row.question }}</td>
+<tr><td data-of="{{ say("ended") }}">{{ row.when }}</td><td class="long q">{{ row.question }}</td>
 <td class="long">{% if row.error %}<span class="error-text">✕ {{ row.error }}</span>\
 {% elif row.is_said %}{{ row.answer }}{% else %}<span class="quiet">{{ row.answer }}</span>\
 {% endif %}</td><td class="n" data-of="TTFT">{{ row.ttft }}</td>
@@ -1307,6 +1325,7 @@ placeholder="{{ say("as_file") }}"></label>{% endfor %}
 
 LOGIN_PAGE = """\
 {% extends "base" %}
+{% block title %}{{ say("enter") }}{% endblock %}
 {% block content %}<h1>{{ say("h_login") }}</h1><p class="lede">{{ say("login_hint", name=env) }}</p>
 <form class="fields" method="post" action="/login"><label class="wide">{{ say("token") }}
 <input type="password" name="token" required autocomplete="current-password"></label>
@@ -1431,14 +1450,14 @@ let drawing = false, waiting = null, chartConfig = null;
 const drawPanels = async wanted => {
   if (drawing) { waiting = wanted; return; }
   drawing = true;
-  for (const panel of wanted) await drawPanel(panel);
+  for (const panel of wanted) await drawPanel(panel, wanted.map(each => each.name));
   for (const [name, held] of panels) {
     if (!wanted.some(panel => panel.name === name)) { held.element.remove(); panels.delete(name); }
   }
   drawing = false;
   if (waiting) { const next = waiting; waiting = null; drawPanels(next); }
 };
-const drawPanel = async panel => {
+const drawPanel = async (panel, order) => {
   let held = panels.get(panel.name);
   if (!held) {
     const element = document.createElement("div");
@@ -1447,6 +1466,7 @@ const drawPanel = async panel => {
     $("charts").append(element);
     held = {element};
     panels.set(panel.name, held);
+    order.filter(name => panels.has(name)).forEach(name => $("charts").append(panels.get(name).element));
   }
   held.element.querySelector("b").textContent = panel.label;
   held.element.querySelector("span").textContent = panel.note;
