@@ -4356,6 +4356,7 @@ class LoadStart:
     clients: Sequence[Mapping[str, Any]] = ()  # what the self-check found in earlier parts
     over: Mapping[str, Any] | None = None  # the footer of a load that has ended: nothing is asked
     share: tuple[int, int] = (0, 1)  # (k, n): run the k-th of n parts that together are the load
+    pulse: Callable[[dict[str, int | None]], None] = lambda _: None  # see LoadGenerator.beat
 
 
 @dataclasses.dataclass
@@ -4448,12 +4449,11 @@ async def process_questions(
     record: Callable[[Result], None],
     stop_signal: StopSignal,
     start: LoadStart | None = None,
-    pulse: Callable[[dict[str, int | None]], None] = lambda _: None,
 ) -> LoadReport:
     """Ask the questions stage by stage, as many at once as the stage says; record each result.
 
     Failed requests are results; what `record` raises ends the run and is raised here, after the
-    other requests were cancelled. `pulse` is told once a second how the load stands.
+    other requests were cancelled. `start.pulse` is told once a second how the load stands.
     """
     report = LoadReport(start or LoadStart())
     if report.start.over is not None:
@@ -4461,7 +4461,7 @@ async def process_questions(
     with gc_paused(), LagMonitor() as lag:
         generator = LoadGenerator(config, questions, send, record, report, lag)
         work = asyncio.create_task(generator.run())
-        beat = asyncio.create_task(generator.beat(pulse))
+        beat = asyncio.create_task(generator.beat())
         stop = asyncio.create_task(stop_signal.event.wait())
         await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
@@ -4559,7 +4559,7 @@ class Stage:
 
 
 class Plan(Iterator[tuple[int, PlannedRequest]]):
-    """A stage's requests in their order, each with the moment when it is due, as the loop takes them.
+    """A stage's requests in their order, each with the moment when it is due.
 
     `held` looks ahead in them.
     """
@@ -4676,7 +4676,7 @@ class LoadGenerator:
             with self.lag.stage(number):
                 await self._run_stage(stage, self._keep)
 
-    async def beat(self, pulse: Callable[[dict[str, int | None]], None]) -> None:
+    async def beat(self) -> None:
         """Tell `pulse` once a second how the load stands: which stage asks, and how many requests.
 
         In the warm-up the stage is None; `queued` are requests that are due, but held by the cap.
@@ -4691,7 +4691,7 @@ class LoadGenerator:
                     state["queued"] = plan.held()
                 if not stage.is_warmup:
                     state["stage"] = stage.number
-            pulse({**state, "done": self.done, "failed": self.failed})
+            self.report.start.pulse({**state, "done": self.done, "failed": self.failed})
 
     def _keep(self, result: Result) -> None:
         self.done += 1
@@ -8952,21 +8952,32 @@ class Progress:
             self.failed += 1
 
     @contextlib.asynccontextmanager
-    async def shown(self, *, quiet: bool) -> AsyncIterator[None]:
-        """Show it while the block runs."""
+    async def shown(self, *, quiet: bool, view: Companion | None = None) -> AsyncIterator[None]:
+        """Show it while the block runs; with a `view` of its own only if that ends too early."""
         if quiet or sys.stderr is None:
             yield
             return
         import rich.progress  # noqa: F401, PLC0415  here, because it takes a while: not in the measured window
 
         self.start_ns = clock()
-        terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        ticker = asyncio.create_task(self._show_bar() if terminal else self._show_lines())
+        ticker = asyncio.create_task(self._show(view))
         try:
             yield
         finally:
             ticker.cancel()
             await asyncio.wait((ticker,))
+
+    @property
+    def on_terminal(self) -> bool:
+        """Whether there is a terminal that can do more than lines."""
+        return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+    async def _show(self, view: Companion | None) -> None:
+        if view is not None:
+            await view.ended()
+            view.end()
+            notice("the live view has ended; the run goes on")
+        await (self._show_bar() if self.on_terminal else self._show_lines())
 
     @property
     def speed(self) -> float:
@@ -9049,6 +9060,7 @@ TOOLS = {
         "the dated runs of one name, and since when they differ", "analysis", "history"
     ),
     "list": Tool("the runs of a folder in one table", "analysis", "history", "main_list"),
+    "live": Tool("a run in progress, full screen in the terminal", None, "live"),
     "report": Tool("one HTML page of a run or several; PNG, SVG, PDF, a card", "report", "report"),
     "export": Tool(
         "one row a request: CSV, Excel, Parquet, JSON Lines, Markdown", "export", "export"
@@ -9158,6 +9170,8 @@ def build_parser() -> RunParser:
         "--resume": "go on with a run that was stopped or killed",
         "--wait": "wait while another run of yours measures the same server",
         "--overwrite": "replace a results file of the same name",
+        "--live": "show it full screen in the terminal while it runs",
+        "--dashboard": "show it in a web page while it runs, and say the address",
         "--dry-run": "check the files, show what would be run, ask nothing",
         "--allow-code": "let the grader `code` run what the model wrote, confined",
         "--quiet": "no progress and no summary; only errors, and why the exit code is 1",
@@ -9188,6 +9202,8 @@ class Options:
     resume: bool = False
     wait: bool = False
     overwrite: bool = False
+    live: bool = False
+    dashboard: bool = False
     dry_run: bool = False
     allow_code: bool | str = False  # "weak": also where the system confines little
     quiet: bool = False
@@ -9454,6 +9470,98 @@ class Unwatched:
         return {"unavailable": self.why}
 
 
+class Companion:
+    """A tool beside a run, in a process of its own, which follows the run's journal.
+
+    What becomes of it never changes the run. A pipe to its stdin ends with this process, however
+    that ends.
+    """
+
+    READY_S = 30.0  # fetching its packages included
+    END_S = 2.0
+    # Leaves the alternate screen, shows the cursor: for one that could not do so itself.
+    RESTORE = b"\x1b[?1049l\x1b[?25h"
+
+    def __init__(self, tool: str, *arguments: str, on_terminal: bool = False) -> None:
+        self._tool, self._on_terminal = tool, on_terminal
+        command = [sys.executable, str(Path(__file__).resolve()), tool, *arguments]
+        self._said: deque[str] = deque()
+        self._process = subprocess.Popen(  # noqa: S603
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=None if on_terminal else subprocess.STDOUT,
+            start_new_session=not on_terminal,  # Ctrl-C is for the run
+        )
+        self._reader = threading.Thread(target=self._read, name=tool, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in cast(BinaryIO, self._process.stdout):
+            self._said.append(line.decode(errors="replace").strip())
+
+    @classmethod
+    async def beside(cls, tool: str, *arguments: str, on_terminal: bool = False) -> Self | None:
+        """Start a tool and wait until it is ready, so that its start disturbs no measurement.
+
+        What it says by then is shown. None when it cannot run.
+        """
+        if tool not in TOOLS or not (HERE / "extensions" / f"{TOOLS[tool].module}.py").is_file():
+            notice(f"--{tool} needs extensions/{tool}.py; the run goes on without it")
+            return None
+        try:
+            made = cls(tool, *arguments, on_terminal=on_terminal)
+        except OSError as error:
+            notice(f"--{tool}: cannot be started: {error.strerror}; the run goes on without it")
+            return None
+        try:
+            ready = await made._is_ready()
+        except BaseException:
+            made.end()
+            raise
+        if not ready:
+            made.end()
+            notice(f"--{tool}: the run goes on without it")
+            return None
+        return made
+
+    async def _is_ready(self) -> bool:
+        """Wait for the line that says so: an address, or its own name."""
+        until_ns = clock() + round(self.READY_S * NS_PER_S)
+        while clock() < until_ns:
+            alive = self._reader.is_alive()
+            while self._said:
+                line = self._said.popleft()
+                if line == self._tool:
+                    return True
+                notice(f"{self._tool}: {line.removeprefix('llm_stresstest: ')}")
+                if line.startswith("http://"):
+                    return True
+            if not alive:
+                return False
+            await asyncio.sleep(0.02)
+        return False
+
+    async def ended(self) -> None:
+        """Wait until it has ended by itself."""
+        while self._process.poll() is None:  # noqa: ASYNC110  a process that is not asyncio's
+            await asyncio.sleep(0.25)
+
+    def end(self) -> None:
+        """End it, and put the terminal in order if it could not do that itself."""
+        with contextlib.suppress(OSError):
+            cast(BinaryIO, self._process.stdin).close()
+        for stop in (self._process.terminate, self._process.kill):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(self.END_S)
+                break
+            stop()
+        self._process.wait()
+        if self._on_terminal and self._process.returncode:
+            with contextlib.suppress(OSError):
+                os.write(2, self.RESTORE)
+
+
 class Run:
     """A stress test that a tool or the command line makes: an async context manager.
 
@@ -9551,7 +9659,7 @@ class Run:
         log_start(self.journal.header, {**inputs, "journal": self.journal.path})
         for hint in self.grading.hints:
             logger.warning("%s", hint)
-        self.start = self._load_start(before)
+        self.start = dataclasses.replace(self._load_start(before), pulse=self.pulse)
         self.client = dataclasses.replace(self.client, start_ns=self.start.start_ns)
         turns = sum(len(question.texts) for question in self.questions) * self.config.passes
         left = max(turns - len(self.start.done), 0)
@@ -9584,11 +9692,32 @@ class Run:
     async def watched(self) -> AsyncIterator[None]:
         """Show and watch the load while the block runs; say what is kept when it cannot go on."""
         with self.journal.kept_when_writing_fails():
+            view = await self.stop_signal.unless_stopped(self._start_companions())
             record = functools.partial(self.journal.append, "samples")
             self.machine.begin(self.start.start_ns, record)
-            async with self.progress.shown(quiet=self.options.quiet):
+            async with self.progress.shown(quiet=self.options.quiet, view=view):
                 yield
             await self.machine.stop()
+
+    async def _start_companions(self) -> Companion | None:
+        """Start what shows the run; return the view in the terminal, which ends before the summary.
+
+        The dashboard is left to itself: it ends soon after the run, when nobody looks any more.
+        """
+        folder = ("--results-dir", str(self.files.folder.resolve()))
+        if self.options.dashboard:
+            what = ("--follow", self.files.name, "--say-address", "--port", "0")
+            await Companion.beside("dashboard", *what, *folder)
+        if not self.options.live or self.options.quiet:
+            return None
+        if not self.progress.on_terminal:
+            notice("--live needs a terminal; progress is shown in lines")
+            return None
+        what = (self.files.name, "--beside-run")
+        view = await Companion.beside("live", *what, *folder, on_terminal=True)
+        if view is not None:
+            self._until_saved.callback(view.end)
+        return view
 
     def record(self, result: Result) -> None:
         """Write a result down the moment its request ends. Raises ResultsError."""
@@ -9697,7 +9826,7 @@ async def main(options: Options) -> int:
         send = functools.partial(send_question, run.client)
         async with run.watched():
             load = await process_questions(
-                config, questions, send, run.record, run.stop_signal, run.start, run.pulse
+                config, questions, send, run.record, run.stop_signal, run.start
             )
         results = await run.finish(load)
         gaps = None if load.itl_lost else load.itl_us

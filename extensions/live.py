@@ -1,4 +1,4 @@
-"""Follow a run while it goes on: all that its journal says, as plain data, and a terminal view of it.
+"""Follow a run while it goes on: what its journal says, as plain data, and a view in the terminal.
 
     run = LiveRun(Path("results/NAME.journal"))
     while True:
@@ -7,25 +7,36 @@
     unfinished(folder)          # the journals of a folder
 
 `NAME --live` draws it in a process of its own (`main`), which only reads the journal: the process
-that measures is slowed by nothing. Where memory would grow with the run, figures are reduced as
-they come (see `Values`, `Points`, `Beats`); 100,000 requests take as much as 10,000.
+that measures is slowed by nothing. `live NAME` does so for a run that was started elsewhere. Where
+memory would grow with the run, figures are reduced as they come (see `Values`, `Points`, `Beats`);
+100,000 requests take as much as 10,000.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import itertools
 import json
 import math
+import os
 import shlex
+import signal
+import sys
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import llm_stresstest as st
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+# === Following a journal ===
 
 NS_PER_S = 1_000_000_000
 RECENT_S = 10.0  # "now" are the answers that ended so recently
@@ -249,7 +260,7 @@ class Sampled:
 
 
 class LiveRun:
-    """A run's journal, read on from where it was left each time; what it holds is counted as it comes.
+    """A run's journal, read on from where it was left; its lines are counted as they come.
 
     Of a conversation that a stop cut in two, the turns before the stop count again when they are
     asked again.
@@ -449,7 +460,7 @@ class LiveRun:
         }
 
     def _spread_tokens(self, result: st.Result, end_s: float) -> None:
-        """Put an answer's tokens where they came: the first one apart, the rest evenly behind it."""
+        """Put an answer's tokens where they came: the first one, and the rest evenly behind it."""
         if not result.token:
             return
         first_s = end_s if result.first_ns is None else result.first_ns / NS_PER_S
@@ -601,7 +612,7 @@ class LiveRun:
         return self._at_s + max(time.time() - self.reader.changed_s, 0.0)
 
     def view(self) -> dict[str, Any]:
-        """Return all that is known, JSON-able: numbers and codes. Texts are as hostile as they came.
+        """Return all that is known, JSON-able: numbers and codes. Texts may be hostile.
 
         `state` is one of starting, running, silent, grading, saving, stopped, crashed, damaged,
         finished. Times are seconds or ms as their names say, `_s` since the start of the run.
@@ -810,7 +821,7 @@ class LiveRun:
         }
 
     def _series(self, now_s: float, going: bool) -> dict[str, Any]:
-        """Return what changed over time, 2,000 points each at most; no speed where it fills in yet."""
+        """Return what changed over time, 2,000 points each; no speed where it still fills in."""
         width_s = self._beats.width_s
         length = int(now_s / width_s) + 1 if self.header else 0
         length = min(length, Beats.MOST)
@@ -852,7 +863,7 @@ class LiveRun:
         return rows
 
     def _slo_limits(self) -> Sequence[Mapping[str, Any]]:
-        """Return for each limit of `slo` which share of all requests met it; a failure meets none."""
+        """Return for each limit of `slo` which share of all requests met it; failures meet none."""
         return [
             {
                 "name": f"slo.{name}",
@@ -864,3 +875,434 @@ class LiveRun:
             }
             for name, limit in self._limits().items()
         ]
+
+
+# === In the terminal ===
+
+
+class Screen:
+    """Lays out a view for a terminal: the answer first, then what it rests on.
+
+    Where it is too low for all, the least important blocks leave; no figure is ever cut, only the
+    texts of questions and answers are.
+    """
+
+    WIDE = 110  # from so many columns on the last answers stand beside what is known
+    STATES: ClassVar = {
+        "starting": ("▶", "bold"),
+        "running": ("▶", "bold"),
+        "silent": ("▲", "bold yellow"),
+        "grading": ("▶", "bold"),
+        "saving": ("▶", "bold"),
+        "finished": ("✓", "bold"),
+        "stopped": ("■", "bold"),
+        "crashed": ("✕", "bold red"),
+        "damaged": ("✕", "bold red"),
+    }
+    VERDICTS: ClassVar = {
+        "VALID": ("✓", "bold green"),
+        "SUSPECT": ("▲", "bold yellow"),
+        "INVALID": ("✕", "bold red"),
+    }
+    NAMES: ClassVar = {"ttft_ms": "TTFT", "tpot_ms": "TPOT", "e2e_ms": "E2E"}
+    LIMITS: ClassVar = {
+        "slo.ttft_ms": "first token",
+        "slo.tpot_ms": "each further token",
+        "slo.e2e_ms": "whole answer",
+    }
+
+    def __init__(self, view: Mapping[str, Any], width: int, height: int) -> None:
+        self.view, self.width, self.height = view, max(width, 20), max(height, 6)
+        # A block fills the width, or the left column of a wide terminal.
+        self.column = self.width if self.width < self.WIDE else self.width * 2 // 5
+
+    def lines(self) -> list[Text]:
+        """Return at most as many lines as the terminal has."""
+        middle = [*self._figures(), *self._traffic()]
+        top = [self._head(), [*self._sentence(), *self._progress()], middle]
+        below = [self._known(), self._trust(), self._limits(), self._speed(), self._quality()]
+        blocks = [block for block in (*top, *below) if block]
+        room = self.height - 2  # the line at the bottom and the one above it
+        wide = self.width >= self.WIDE
+        left = len([block for block in top if block])
+        while len(blocks) > 2 and self._size(blocks) > room:
+            blocks.pop()
+        lines = self._joined(blocks[:left])
+        rest = self._joined(blocks[left:])
+        if wide:
+            answers = self._answers(self.width - self.column - 4, room - len(lines) - 1)
+            rest = self._side_by_side(rest, answers)
+        elif (left_over := room - self._size(blocks) - 1) >= 3:
+            answers = self._answers(self.width, left_over)
+            rest = self._joined([block for block in (rest, answers) if block])
+        if rest:
+            lines += [st.styled(""), *rest]
+        lines = lines[:room]
+        lines += [st.styled("")] * (self.height - 1 - len(lines))
+        return [*lines, st.styled((self._foot(), "dim"))]
+
+    @staticmethod
+    def _size(blocks: Sequence[Sequence[Text]]) -> int:
+        return sum(map(len, blocks)) + len(blocks) - 1
+
+    @staticmethod
+    def _joined(blocks: Sequence[Sequence[Text]]) -> list[Text]:
+        """Return the blocks one below the other, an empty line between them."""
+        lines: list[Text] = []
+        for block in blocks:
+            lines += [st.styled(""), *block] if lines else block
+        return lines
+
+    def _side_by_side(self, left: Sequence[Text], right: Sequence[Text]) -> list[Text]:
+        empty = st.styled("")
+        return [
+            st.styled(one, " " * max(self.column + 4 - one.cell_len, 1), other)
+            for one, other in itertools.zip_longest(left, right, fillvalue=empty)
+        ]
+
+    def _head(self) -> list[Text]:
+        """Return state, name and verdict so far in one line, below it what runs."""
+        view, validity = self.view, self.view["validity"]
+        sign, style = self.STATES[view["state"]]
+        parts = [st.styled((f"{sign} {view['state'].upper()}", style))]
+        parts.append(st.styled((st.printable(view["name"]), "bold")))
+        if view["elapsed_s"]:
+            parts.append(st.styled((f"for {about(view['elapsed_s'])}", "dim")))
+        if validity["verdict"] is not None and view["done"]:
+            sign, style = self.VERDICTS[validity["verdict"]]
+            caveats = len(validity["reasons"])
+            so_far = f", {caveats} caveat{'s' if caveats > 1 else ''}" if caveats else ""
+            parts.append(st.styled((f"{sign} {validity['verdict']} so far{so_far}", style)))
+        room = self.width - sum(part.cell_len for part in parts) - 2 * (len(parts) - 2)
+        lines = parts
+        if room >= 2:
+            gaps = [*(["  "] * (len(parts) - 2)), " " * room, ""]
+            pairs = zip(parts, gaps[-len(parts) :], strict=True)
+            lines = [st.styled(*itertools.chain.from_iterable(pairs))]
+        engine = (view["embedded"] or {}).get("engine", "").partition(" ")[0]
+        server = f"{st.printable(str(view['server'] or ''), 100)} {st.printable(engine, 40)}"
+        if view["model"] is not None:
+            what = f"{st.printable(view['model'], 100)} on {server.strip()}"
+            lines += st.wrapped(st.styled((what, "dim")), self.width)
+        return lines
+
+    def _sentence(self) -> list[Text]:
+        """Return the one sentence, and the command that goes on with a run that does not."""
+        view, style = self.view, "bold"
+        done, planned = view["done"], view["planned"]
+        of = f" of {planned:,}" if planned is not None else ""
+        go_on: list[Text] = []
+        if view["state"] in ("crashed", "stopped"):
+            command = st.styled(("go on    ", "dim"), view["resume_command"])
+            command.no_wrap = True
+            go_on = [command]
+        match view["state"]:
+            case "starting":
+                text = f"Waiting for the first answer, {about(view['elapsed_s'])}."
+            case "silent":
+                quiet, limit = about(view["quiet_s"]), about(view["timeout_s"])
+                text, style = f"No answer for {quiet}; the timeout is {limit}.", "bold yellow"
+            case "grading":
+                graded = f"{view['graded'] or 0:,} of {view['gradable']:,}"
+                text = f"The load has ended; {graded} answers are graded."
+            case "saving":
+                text = f"All {done:,} answers are in and being saved."
+            case "finished":
+                text = f"Finished, with {done:,} answers."
+            case "crashed":
+                saved = f"All {done:,} are saved."
+                text = f"Stopped without finishing, after {done:,}{of} answers. {saved}"
+            case "stopped":
+                text = f"Stopped after {about(view['elapsed_s'])}, with {done:,}{of} answers."
+            case "damaged":
+                text = "The journal cannot be followed: " + "; ".join(view["damage"])
+            case _:
+                text = self._running()
+        return [*st.wrapped(st.styled((st.printable(text, 1000), style)), self.width), *go_on]
+
+    def _running(self) -> str:
+        view = self.view
+        share = "" if view["share"] is None else f"{st.format_share(view['share'])} done"
+        eta = "" if view["eta_s"] is None else f"about {about(view['eta_s'])} to go"
+        level = f"{view['stages'][view['stage']]['level']:,} at once"
+        speed = (view["now"] or {}).get("tokens_per_s")
+        tokens = "" if speed is None else f"{st.format_number(speed)} tokens/s"
+        failed = f"{view['failed']:,} failure{'s' if view['failed'] != 1 else ''}"
+        failed = failed if view["failed"] else "no failures"
+        where = ", ".join(part for part in (share, eta) if part)
+        return f"{where}: {', '.join(part for part in (level, tokens, failed) if part)}."
+
+    def _progress(self) -> list[Text]:
+        """Return a bar with a segment for each level; at many levels one for the whole."""
+        view, stages = self.view, self.view["stages"]
+        labels = [
+            f"{stage['level']:,} at once · {stage['done']:,}"
+            + (f" of {stage['planned']:,}" if stage["planned"] is not None else "")
+            for stage in stages
+        ]
+        cells = self.width // len(stages)
+        if len(stages) > 1 and cells < max(map(len, labels)) + 2:
+            labels = [f"{stage['level']:,}" for stage in stages]
+        if cells < max(map(len, labels)) + 2:
+            labels, cells = [f"{view['done']:,} answers"], self.width
+            shares = [view["share"] or 0.0]
+        else:
+            shares = [
+                min(stage["done"] / stage["planned"], 1.0)
+                if stage["planned"]
+                else {"done": 1.0, "running": self._share_here()}.get(stage["state"], 0.0)
+                for stage in stages
+            ]
+        bar, below = st.styled(""), st.styled("")
+        for share, label in zip(shares, labels, strict=True):
+            size = cells - (1 if len(shares) > 1 else 0)
+            full = round(share * size)
+            bar = st.styled(bar, "█" * full, ("░" * (size - full), "dim"))
+            bar = st.styled(bar, " " * (cells - size))
+            below = st.styled(below, (label.ljust(cells), "dim"))
+        return [bar, below]
+
+    def _share_here(self) -> float:
+        """Return how much of the running stage's time has passed, where it runs for a time."""
+        view = self.view
+        return min(max((view["share"] or 0.0) * len(view["stages"]) - view["stage"], 0.0), 1.0)
+
+    def _figures(self) -> list[Text]:
+        """Return what is so now, each a name, a value and what it is of."""
+        view, now = self.view, self.view["now"]
+        if now is None:
+            return []
+        user = st.format_number(now["user_tokens_per_s"])
+        quiet = "–" if view["quiet_s"] is None else st.format_ms(1000 * view["quiet_s"]) + " ago"
+        figures = [
+            ("First token (TTFT) ↓", st.format_ms(now["ttft_ms"]), "median of 10 s"),
+            ("Each further (TPOT) ↓", st.format_ms(now["tpot_ms"]), f"{user} tokens/s a user"),
+            ("Total speed ↑", f"{st.format_number(now['tokens_per_s'])} tokens/s", "last 10 s"),
+            ("Last answer", quiet, f"{st.format_number(now['requests_per_s'])} answers/s"),
+        ]
+        if view["failed"]:
+            error = view["commonest_error"]["text"] if view["commonest_error"] else ""
+            figures.append((f"{view['failed']:,} failed", "", st.printable(error, 60)))
+        cells = self.width // 4
+        if cells < 24:  # turned: a figure is a row
+            rows = [
+                st.styled((name.ljust(22), "dim"), (value.rjust(14), "bold"), "  ", (more, "dim"))
+                for name, value, more in figures[:4]
+            ]
+        else:
+            columns = list(zip(*figures[:4], strict=True))
+            rows = [
+                st.styled(("".join(text.ljust(cells) for text in row), style))
+                for row, style in zip(columns, ("dim", "bold", "dim"), strict=True)
+            ]
+        for name, _, more in figures[4:]:
+            rows += st.wrapped(st.styled((f"✕ {name}", "bold red"), f"  most often {more}"),
+                               self.width, hang=2)  # fmt: skip
+        return rows
+
+    def _traffic(self) -> list[Text]:
+        view = self.view
+        if view["in_flight"] is None:
+            return []
+        parts = [f"{view['in_flight']:,} in flight", f"{view['waiting']:,} wait for a first byte"]
+        if view["queued"] or (view["config"] or {}).get("rate") is not None:
+            parts.append(f"{view['queued']:,} queued")
+        if (rate := view["received_bytes_per_s"]) is not None:
+            parts.append(f"{st.format_number(rate / 1000)}{st.NARROW_SPACE}kB/s")
+        if view["energy"]:
+            parts += [f"{name} {st.format_number(w)} W" for name, w in view["energy"].items()]
+        return [st.styled(""), *st.wrapped(st.styled((" · ".join(parts), "dim")), self.width)]
+
+    def _known(self) -> list[Text]:
+        """Return the percentiles so far, each with its interval or with what it needs."""
+        rows = [row for row in self.view["known"] if row["value"] is not None]
+        if not rows:
+            return []
+        level = f", at {rows[0]['stage']:,} at once" if rows[0]["stage"] is not None else ""
+        table = st.table(f"Known so far{level}", "so far", st.Column("95 % interval", 90))
+        for row in rows:
+            metric, _, name = row["metric"].partition(".")
+            value, interval = st.format_ms(row["value"]), ""
+            if row["low"] is not None and row["high"] is not None:
+                interval = st.format_interval((row["low"], row["high"]))
+            elif row["needs_more"]:
+                value, interval = f"({value})", f"needs about {row['needs_more']:,} more"
+            table.add_row(f"{self.NAMES[metric]} {name}", value, interval)
+        return table.lines(self.column)
+
+    def _trust(self) -> list[Text]:
+        validity = self.view["validity"]
+        if validity["verdict"] is None or not self.view["done"]:
+            return []
+        sign, style = self.VERDICTS[validity["verdict"]]
+        lines: list[Text] = []
+        for reason in validity["reasons"]:
+            code, message = st.printable(reason["code"]), st.printable(reason["message"])
+            line = st.styled((f"{sign} {code}", style), f"  {message}")
+            lines += st.wrapped(line, self.column, hang=2)
+        return lines
+
+    def _limits(self) -> list[Text]:
+        lines: list[Text] = []
+        for limit in self.view["limits"]:
+            name = self.LIMITS.get(limit["name"])
+            if name is not None:
+                text = (
+                    f"{limit['good']:,} of {limit['of']:,} requests "
+                    f"({st.format_share(limit['value'])}) met {name} ≤{st.NARROW_SPACE}"
+                    f"{st.format_limit(limit['limit'])}"
+                )
+                lines += st.wrapped(text, self.column, hang=2)
+                continue
+            value = "–" if limit["value"] is None else f"{limit['value']:.6g}"
+            word = {True: "met so far", False: "missed so far", None: "not known"}[limit["met"]]
+            text = f"{st.printable(limit['name'])} {st.printable(limit['limit'])}: {value}, {word}"
+            lines += st.wrapped(text, self.column, hang=2)
+        return lines
+
+    def _speed(self) -> list[Text]:
+        """Return the tokens/s of each second as a row of bars."""
+        rates = [rate for rate in self.view["series"]["tokens_per_s"] if rate is not None]
+        if len(rates) < 5:
+            return []
+        top = max(rates)
+        cells = min(len(rates), self.column)
+        means = []
+        for place in range(cells):
+            part = rates[place * len(rates) // cells : (place + 1) * len(rates) // cells]
+            means.append(sum(part) / len(part))
+        bars = "".join(" ▁▂▃▄▅▆▇█"[round(8 * mean / top) if top else 0] for mean in means)
+        label = f"Tokens/s so far, at most {st.format_number(top)}"
+        return [st.styled((label, "dim")), st.styled(bars)]
+
+    def _quality(self) -> list[Text]:
+        view = self.view
+        if view["graded"] is None:
+            if not view["gradable"]:
+                return []
+            return [st.styled(("Answers are graded after the load.", "dim"))]
+        right = f"{view['correct']:,} of {view['graded']:,} graded answers are right so far"
+        return st.wrapped(right, self.column)
+
+    def _answers(self, width: int, height: int) -> list[Text]:
+        """Return the last answers in a table, one a line; their texts are cut to what fits."""
+        last, view = self.view["last"], self.view
+        if not last or height < 3:
+            return []
+        times = 2 + 9 + 2 + 9  # the two columns of figures at the right
+        ended = 11
+        room = width - ended - times
+        question, answer = (room // 2 - 1, room - room // 2 - 1) if room >= 50 else (0, room - 1)
+        header = "Ended".ljust(ended)
+        header += "Question".ljust(question + 1) if question else ""
+        header += "Answer".ljust(answer + 1) + "TTFT".rjust(11) + "E2E".rjust(11)
+        lines = [st.styled((header, "dim"))]
+        for entry in last[: height - 1]:
+            ago = "–"
+            if entry["ended_s"] is not None:
+                ago = st.format_ms(1000 * max(view["elapsed_s"] - entry["ended_s"], 0)) + " ago"
+            said = st.styled(cut(entry["answer"], answer))
+            if entry["error"] is not None:
+                said = st.styled((cut(f"✕ {entry['error']}", answer), "bold red"))
+            elif entry["reasoning_only"]:
+                said = st.styled((cut("reasoning only", answer), "dim"))
+            texts = [said, " " * (answer + 1 - said.cell_len)]
+            if question:
+                asked = st.styled((cut(entry["question"], question), "dim"))
+                texts = [asked, " " * (question + 1 - asked.cell_len), *texts]
+            figures = [st.format_ms(entry[name]).rjust(11) for name in ("ttft_ms", "time_ms")]
+            lines.append(st.styled((ago.ljust(ended), "dim"), *texts, *figures))
+        return lines
+
+    def _foot(self) -> str:
+        if self.view["damage"] and self.view["state"] != "damaged":
+            return cut("; ".join(self.view["damage"]), self.width)
+        text = "Ctrl-C stops the run and saves what was measured"
+        ended = self.view["state"] in ("crashed", "stopped", "finished")
+        return "" if ended else text[: self.width]
+
+
+def about(seconds: float) -> str:
+    """Return a length of time in whole seconds, from two minutes in minutes, then in hours."""
+    for size, unit, most in ((1, "s", 120), (60, "min", 120)):
+        if round(seconds / size) < most:
+            return f"{round(seconds / size)}{st.NARROW_SPACE}{unit}"
+    return f"{st.format_number(seconds / 3600)}{st.NARROW_SPACE}h"
+
+
+def cut(text: str, cells: int) -> str:
+    """Return a text in one line of at most so many columns, safe to show."""
+    from rich.cells import cell_len, set_cell_size  # noqa: PLC0415
+
+    shown = st.printable(" ".join(text.split()), 4 * max(cells, 1))
+    if cell_len(shown) <= cells:
+        return shown
+    return set_cell_size(shown, max(cells - 1, 0)).rstrip() + "…"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Show a run in the terminal until it has ended; return the exit code."""
+    parser = st.Parser(
+        prog="llm_stresstest.py live",
+        description="Show a run in progress, full screen in the terminal.",
+    )
+    parser.add_argument("name", help="the run's name")
+    where = "where its journal is; else results/ beside config.json"
+    parser.add_argument("--results-dir", type=Path, metavar="DIR", help=where)
+    parser.add_argument("--beside-run", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    folder = options.results_dir or st.find_file(None, "config.json").parent / "results"
+    run = LiveRun(folder / f"{st.check_name(options.name)}.journal")
+    if not sys.stderr.isatty():
+        raise st.ConfigError("live: needs a terminal")
+    if not run.path.exists():
+        raise st.ConfigError(f"{run.path}: no run in progress: there is no such file")
+    return _draw(run, beside_run=options.beside_run)
+
+
+def _draw(run: LiveRun, *, beside_run: bool) -> int:
+    """Draw once a second until the run has ended, or the pipe of the run that started this has."""
+    from rich.console import Console, Group  # noqa: PLC0415
+    from rich.live import Live  # noqa: PLC0415
+
+    over, said = threading.Event(), 0
+
+    def stop(signum: int, _frame: object) -> None:
+        raise SystemExit(128 + signum)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), stop)
+    if beside_run:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the run, which then ends this
+
+        def wait_for_its_end() -> None:
+            sys.stdin.read()
+            over.set()
+
+        threading.Thread(target=wait_for_its_end, daemon=True).start()
+    with contextlib.suppress(OSError, AttributeError):
+        os.nice(10)
+    console = Console(file=sys.stderr, highlight=False)
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        Live(
+            console=console,
+            screen=True,
+            auto_refresh=False,
+            redirect_stdout=False,  # which tells the run that this is ready
+            redirect_stderr=False,
+        ) as screen,
+    ):
+        while True:
+            run.refresh()
+            view = run.view()
+            lines = Screen(view, console.width, console.height).lines()
+            screen.update(Group(*lines), refresh=True)
+            if beside_run and sys.stdout is not None and not said:
+                said = sys.stdout.write("live\n")
+                sys.stdout.flush()
+            ended = view["state"] in ("finished", "stopped", "crashed", "damaged")
+            if over.wait(0.0 if run.behind else 1.0) or (ended and not beside_run):
+                break
+    return 0
