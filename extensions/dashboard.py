@@ -19,8 +19,8 @@ For programs, with the same rules of access as the pages:
     GET /metrics         OpenMetrics, with --metrics; names after OpenTelemetry's gen_ai conventions
     POST /api/start, /api/stop, /api/resume   JSON; for this program's own pages only
 
-On another address than the loopback one, `--host` wants a token (`--token-env NAME`, as Bearer or by
-the page's form) on every route, and the names by which it may be asked (`--allow-host`).
+On another address than the loopback one, `--host` wants a token (`--token-env NAME`, as Bearer or
+by the page's form) on every route, and the names by which it may be asked (`--allow-host`).
 
 The order of this file: the command line, finished runs, the run in progress, starting and stopping,
 reports and exports, who may ask, the routes, metrics. What pages say and look like is in pages.py.
@@ -494,7 +494,7 @@ class Hub:
         return sorted(found, key=lambda view: view["started"] or "9", reverse=True)
 
     def pick(self, name: str | None) -> dict[str, Any] | None:
-        """Return the view to show: the run asked for, else the newest that goes on or just ended."""
+        """Return the view to show: the run asked for, else the newest one, or the last to end."""
         if name is not None and name in self.views:
             return self.views[name]
         ended = [self.views[name] for name in reversed(self._ended) if name in self.views]
@@ -687,7 +687,7 @@ def shown_command(command: Sequence[str]) -> str:
     """Return a command as a person would type it."""
     words = [
         "python3",
-        *(_short(Path(word)) if os.path.isabs(word) else word for word in command[1:]),
+        *(_short(Path(word)) if Path(word).is_absolute() else word for word in command[1:]),
     ]
     return " ".join(shlex.quote(word.removeprefix("./")) for word in words if word != "--quiet")
 
@@ -953,7 +953,7 @@ class Dashboard:
         response.set_status(status)
         return response
 
-    async def _add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+    async def _add_headers(self, _request: web.Request, response: web.StreamResponse) -> None:
         """Add what keeps other sites out, to each response."""
         headers = response.headers
         headers.setdefault(
@@ -1119,7 +1119,8 @@ class Dashboard:
                     }
                     if changed:
                         said = json.dumps({
-                            "parts": changed, "state": rendered["state"], "title": rendered["title"],
+                            "parts": changed,
+                            **{key: rendered[key] for key in ("state", "title")},
                         })  # fmt: skip
                         data = f'{said[:-1]}, "charts": {rendered["charts"]}}}'
                         await stream.send(data, event="parts")
@@ -1504,8 +1505,9 @@ def preferred_language(accepted: str) -> str:
 
 
 TABLE_COLUMNS = (
-    "name", "started", "model", "quantization", "machine", "at_once", "status", "verdict", "requests",
-    "failed", "ttft_ms_p50", "ttft_ms_p50_low", "ttft_ms_p50_high", "tokens_per_s", "right",
+    "name", "started", "model", "quantization", "machine", "at_once", "status", "verdict",
+    "requests", "failed", "ttft_ms_p50", "ttft_ms_p50_low", "ttft_ms_p50_high", "tokens_per_s",
+    "right",
     "right_low", "right_high", "graded", "j_per_token", "wrong",
 )  # fmt: skip
 

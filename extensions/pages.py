@@ -77,7 +77,10 @@ TEXTS = {
     "resume": ("Resume", "Fortsetzen"),
     "resume_with": ("Go on with:", "Fortsetzen mit:"),
     # Headlines
-    "h_starting": ("Waiting for the first answer, {time}.", "Warten auf die erste Antwort, {time}."),
+    "h_starting": (
+        "Waiting for the first answer, {time}.",
+        "Warten auf die erste Antwort, {time}.",
+    ),
     "h_running": ("{share} done{eta}: {figures}.", "{share} erledigt{eta}: {figures}."),
     "h_open": ("{count} answers so far: {figures}.", "Bisher {count} Antworten: {figures}."),
     "h_eta": (", about {time} to go", ", noch etwa {time}"),
@@ -85,14 +88,17 @@ TEXTS = {
         "All answers are in; {graded} are graded.",
         "Alle Antworten sind da; {graded} sind bewertet.",
     ),
-    "h_saving": ("All answers are in; saving them.", "Alle Antworten sind da; sie werden gesichert."),
+    "h_saving": (
+        "All answers are in; saving them.",
+        "Alle Antworten sind da; sie werden gesichert.",
+    ),
     "h_stopped": (
         "Stopped after {done} of {planned} answers. All {saved} are saved.",
         "Gestoppt nach {done} von {planned} Antworten. Alle {saved} sind gesichert.",
     ),
     "h_crashed": (
-        "{name} stopped without finishing, after {done} of {planned} answers. All {saved} are saved.",
-        "{name} endete vorzeitig, nach {done} von {planned} Antworten. Alle {saved} sind gesichert.",
+        "{name} stopped without finishing, after {done} of {planned} answers. {saved} are saved.",
+        "{name} endete vorzeitig, nach {done} von {planned} Antworten. {saved} sind gesichert.",
     ),
     "h_damaged": (
         "{name} is damaged; {saved} answers are kept.",
@@ -116,7 +122,10 @@ TEXTS = {
         "Seit {time} keine Antwort; die Frist ist {timeout}.",
     ),
     "at_once": ("{} at once", "{} gleichzeitig"),
-    "at_once_of": ("{level} at once · {done} of {planned}", "{level} gleichzeitig · {done} von {planned}"),
+    "at_once_of": (
+        "{level} at once · {done} of {planned}",
+        "{level} gleichzeitig · {done} von {planned}",
+    ),
     "at_once_open": ("{level} at once · {done}", "{level} gleichzeitig · {done}"),
     "no_failures": ("no failures", "keine Fehler"),
     "one_failure": ("1 failure", "1 Fehler"),
@@ -155,10 +164,8 @@ TEXTS = {
     "ago": ("s ago", "s her"),
     "answers_s": ("{value} answers/s", "{value} Antworten/s"),
     "flow": (
-        "{in_flight} in flight, {waiting} of them waiting for the first byte · {queued} queued · "
-        "{bytes} received",
-        "{in_flight} unterwegs, {waiting} davon warten auf das erste Byte · {queued} in der Schlange "
-        "· {bytes} empfangen",
+        "{in_flight} in flight, {waiting} waiting for the first byte · {queued} queued · {bytes}",
+        "{in_flight} unterwegs, {waiting} ohne erstes Byte · {queued} in der Schlange · {bytes}",
     ),
     # Sections
     "over_time": ("Over time", "Im Verlauf"),
@@ -182,7 +189,10 @@ TEXTS = {
     "p_power_note": ("watts · ↓", "Watt · ↓"),
     "seconds": ("seconds since the start", "Sekunden seit dem Beginn"),
     "limit": ("limit {}", "Grenze {}"),
-    "sampled": ("{shown} of {total} shown, extremes kept", "{shown} von {total} gezeigt, mit Extremen"),
+    "sampled": (
+        "{shown} of {total} shown, extremes kept",
+        "{shown} von {total} gezeigt, mit Extremen",
+    ),
     "table": ("Show the last seconds as a table", "Die letzten Sekunden als Tabelle"),
     "second": ("second", "Sekunde"),
     "queued": ("queued", "Schlange"),
@@ -305,7 +315,10 @@ TEXTS = {
     "download": ("Download", "Herunterladen"),
     "trend": ("Trend", "Verlauf"),
     "report_english": ("", "Der Bericht ist englisch."),
-    "making": ("The report could not be made: {why}", "Der Bericht ließ sich nicht erstellen: {why}"),
+    "making": (
+        "The report could not be made: {why}",
+        "Der Bericht ließ sich nicht erstellen: {why}",
+    ),
     "h_trend": ("{name} on {count} dates", "{name} an {count} Terminen"),
     "trend_note": (
         "Each run a point; bar: 95 % interval. Crossed out: INVALID.",
@@ -344,7 +357,10 @@ TEXTS = {
     "token": ("Token", "Kennwort"),
     "enter": ("Enter", "Anmelden"),
     "wrong_token": ("That is not the token.", "Das ist nicht das Kennwort."),
-    "e404": ("There is no such page or run here.", "Diese Seite oder diesen Lauf gibt es hier nicht."),
+    "e404": (
+        "There is no such page or run here.",
+        "Diese Seite oder diesen Lauf gibt es hier nicht.",
+    ),
     "error": ("{code}: {why}", "{code}: {why}"),
     "back": ("To the list of runs", "Zur Liste der Läufe"),
 }  # fmt: skip
@@ -876,7 +892,8 @@ header .side a,header .side button{color:var(--a);text-decoration:underline;back
 border:0;padding:2px 0;min-height:24px;font-size:14px}
 header b a{text-decoration:none;display:inline-block;min-height:24px;padding:2px 0}
 select:focus-visible,[tabindex]:focus-visible{outline:2px solid var(--focus);outline-offset:2px}
-main{display:block}main>h1:first-child,#runs>h1{margin-top:32px}main section{margin-top:32px}main h2{font-size:16px;line-height:1.35}
+main>h1:first-child,#runs>h1{margin-top:32px}
+main section{margin-top:32px}main h2{font-size:16px;line-height:1.35}
 .banner{border:1px solid var(--warn);background:var(--warnbg);color:var(--warn);border-radius:4px;
 padding:8px 14px;margin:16px 0 0;font-size:14px}.banner[hidden]{display:none}
 .state{display:inline-flex;align-items:center;gap:7px;font-weight:650;font-size:14px;
@@ -1081,7 +1098,8 @@ PARTS = {
 {% if allow_start %}<button type="button" data-post="/api/resume" data-name="{{ one.view.name }}">\
 {{ say("resume") }}</button>{% endif %}
 {% if one.view.name in reports %}<a class="button" \
-href="/runs/{{ one.view.name | urlencode }}">{{ say("open_report") }}</a>{% endif %}</div>{% endif %}
+href="/runs/{{ one.view.name | urlencode }}">{{ say("open_report") }}</a>\
+{% endif %}</div>{% endif %}
 </div>
 {% endfor %}
 {% if more_notices %}<p class="note"><a href="/runs">\
@@ -1090,7 +1108,8 @@ href="/runs/{{ one.view.name | urlencode }}">{{ say("open_report") }}</a>{% endi
     "who": """\
 {% if live %}{{ state(view, say) }}<span class="mono">{{ live.name }}</span>
 <span>{{ live.about }}</span><span>{{ say("for", time=say.duration(view.elapsed_s)) }}</span>
-{% if view.resumed_parts %}<span>{{ say("resumed_note", count=view.resumed_parts) }}</span>{% endif %}
+{% if view.resumed_parts %}<span>{{ say("resumed_note", count=view.resumed_parts) }}</span>\
+{% endif %}
 {% for name in others %}<a href="/?run={{ name | urlencode }}" class="mono">{{ name }}</a>
 {% endfor %}{% endif %}
 """,
@@ -1099,7 +1118,8 @@ href="/runs/{{ one.view.name | urlencode }}">{{ say("open_report") }}</a>{% endi
 {% if view.name in reports and view.state not in busy %}<a class="button" \
 href="/runs/{{ view.name | urlencode }}">{{ say("open_report") }}</a>{% endif %}
 {% if can_stop and view.state in busy %}<button type="button" class="danger" \
-data-post="/api/stop" data-name="{{ view.name }}" data-sure="{{ say("stop_sure", name=live.name) }}">\
+data-post="/api/stop" data-name="{{ view.name }}" \
+data-sure="{{ say("stop_sure", name=live.name) }}">\
 {{ say("stop") }}</button>{% endif %}
 {% if allow_start and view.state in ("crashed", "stopped") %}<button type="button" \
 data-post="/api/resume" data-name="{{ view.name }}">{{ say("resume") }}</button>{% endif %}
@@ -1112,11 +1132,13 @@ data-post="/api/resume" data-name="{{ view.name }}">{{ say("resume") }}</button>
 <div class="bars" role="progressbar" aria-valuemin="0" aria-valuemax="100"
 aria-label="{{ live.name }}" aria-valuetext="{{ live.headline }}"\
 {% if view.share is not none %} aria-valuenow="{{ (100 * view.share) | int }}"{% endif %}>
-{% for s in live.segments %}<div><svg aria-hidden="true"><rect class="room" x="0" y="0" width="100%" \
-height="10" rx="1"/><rect class="full" x="0" y="0" width="{{ s.percent }}%" height="10"/></svg>\
+{% for s in live.segments %}<div><svg aria-hidden="true"><rect class="room" x="0" y="0" \
+width="100%" height="10" rx="1"/><rect class="full" x="0" y="0" \
+width="{{ s.percent }}%" height="10"/></svg>\
 <span>{{ s.label }}</span></div>{% endfor %}
 </div>
-{% for s in live.segments if s.now %}<p class="now-at" aria-hidden="true">{{ s.label }}</p>{% endfor %}
+{% for s in live.segments if s.now %}
+<p class="now-at" aria-hidden="true">{{ s.label }}</p>{% endfor %}
 {% if view.state in ("crashed", "stopped") %}
 <p class="lede">{{ say("resume_with") }}</p>{{ command(view.resume_command, say) }}{% endif %}
 {% for line in view.damage %}<p class="warn-text">{{ printable(line, 300) }}</p>{% endfor %}
@@ -1155,7 +1177,8 @@ total=say.count(view.answers_of.answers)) }}{% endif %}</p>{% endif %}
 """,
     "last": """\
 {% if live and live.last %}
-<table class="cards answers-now"><thead><tr><th>{{ say("ended") }}</th><th>{{ say("question") }}</th>
+<table class="cards answers-now"><thead><tr><th>{{ say("ended") }}</th>
+<th>{{ say("question") }}</th>
 <th>{{ say("answer") }}</th><th class="n">TTFT</th><th class="n">E2E</th></tr></thead><tbody>
 {% for row in live.last %}
 <tr><td data-of="{{ say("ended") }}">{{ row.when }}</td><td class="long q">{{ row.question }}</td>
@@ -1218,10 +1241,12 @@ RUNS_PAGE = """\
 <p class="lede">{{ say("runs_lede") }}</p>
 <div class="tools"><input type="search" id="filter" aria-label="{{ say("filter") }}" \
 placeholder="{{ say("filter") }}">
-<select id="model" aria-label="{{ say("c_model") }}"><option value="">{{ say("all_models") }}</option>
+<select id="model" aria-label="{{ say("c_model") }}"><option value="">{{ say("all_models") }}\
+</option>
 {% for name in models %}<option>{{ name }}</option>{% endfor %}</select>
 <select id="verdict" aria-label="{{ say("c_verdict") }}"><option value="">{{ say("all_verdicts") }}\
-</option>{% for name in verdicts %}<option value="{{ name }}">{{ name }}</option>{% endfor %}</select>
+</option>{% for name in verdicts %}<option value="{{ name }}">{{ name }}</option>{% endfor %}\
+</select>
 <span class="end"><span class="note" id="shown" role="status"></span>
 <a class="button" href="/runs.csv">CSV</a><a class="button" href="/runs.xlsx">Excel</a></span></div>
 <table class="cards list"><thead><tr><th><span class="vh">{{ say("compare") }}</span></th>
@@ -1257,7 +1282,8 @@ datetime="{{ r.started }}">{{ r.date }}</time>{% else %}–{% endif %}</td>
 <td class="num" data-of="{{ say("c_energy") }}" data-v="{{ r.energy_v }}">{{ r.energy }}</td></tr>
 {% endfor %}
 </tbody></table>
-<p id="none" hidden><span></span> <button type="button" id="clear">{{ say("show_all") }}</button></p>
+<p id="none" hidden><span></span> <button type="button" id="clear">\
+{{ say("show_all") }}</button></p>
 <p class="note">{{ say("runs_note") }} <span id="zone"></span></p>
 <div class="tray" id="tray" hidden><b></b><span class="mono"></span><span class="end"></span>
 <button type="button" id="go">{{ say("compare") }}</button></div>
@@ -1288,7 +1314,8 @@ TREND_PAGE = """\
 <div class="vega" data-spec="{{ spec }}"></div></div></section>
 {% endfor %}
 </div>
-<section><table class="cards list"><thead><tr><th>{{ say("c_run") }}</th><th>{{ say("c_date") }}</th>
+<section><table class="cards list"><thead><tr><th>{{ say("c_run") }}</th>
+<th>{{ say("c_date") }}</th>
 <th>{{ say("c_verdict") }}</th><th class="num">TTFT</th><th class="num">{{ say("c_tokens") }}</th>
 <th class="num">{{ say("c_right") }}</th></tr></thead><tbody>
 {% for r in rows %}<tr><td class="name"><a class="mono" href="/runs/{{ r.name | urlencode }}">\
@@ -1326,7 +1353,8 @@ placeholder="{{ say("as_file") }}"></label>{% endfor %}
 LOGIN_PAGE = """\
 {% extends "base" %}
 {% block title %}{{ say("enter") }}{% endblock %}
-{% block content %}<h1>{{ say("h_login") }}</h1><p class="lede">{{ say("login_hint", name=env) }}</p>
+{% block content %}<h1>{{ say("h_login") }}</h1>
+<p class="lede">{{ say("login_hint", name=env) }}</p>
 <form class="fields" method="post" action="/login"><label class="wide">{{ say("token") }}
 <input type="password" name="token" required autocomplete="current-password"></label>
 <div class="wide">{% if wrong %}<p class="said-error" role="alert">{{ say("wrong_token") }}</p>\
@@ -1376,7 +1404,7 @@ const say = (key, values) => words[key].replace(/\{(\w+)\}/g, (_, name) => value
 let token = document.querySelector("meta[name=token]").content;
 
 // Theme, times, copying
-const remember = (key, value) => { try { localStorage.setItem(key, value); } catch { /* private */ } };
+const remember = (key, value) => { try { localStorage.setItem(key, value); } catch { /* none */ } };
 const remembered = key => { try { return localStorage.getItem(key); } catch { return null; } };
 if (remembered("theme")) root.dataset.theme = remembered("theme");
 $("theme").addEventListener("click", () => {
@@ -1466,7 +1494,7 @@ const drawPanel = async (panel, order) => {
     $("charts").append(element);
     held = {element};
     panels.set(panel.name, held);
-    order.filter(name => panels.has(name)).forEach(name => $("charts").append(panels.get(name).element));
+    order.forEach(name => panels.has(name) && $("charts").append(panels.get(name).element));
   }
   held.element.querySelector("b").textContent = panel.label;
   held.element.querySelector("span").textContent = panel.note;
@@ -1656,7 +1684,8 @@ if ($("rows")) {
   });
   const heads = [...document.querySelectorAll(".list thead th")];
   heads.forEach((head, column) => head.querySelector("button")?.addEventListener("click", () => {
-    sorted = {column, down: sorted.column === column ? !sorted.down : head.classList.contains("num")};
+    const down = sorted.column === column ? !sorted.down : head.classList.contains("num");
+    sorted = {column, down};
     heads.forEach(other => other.removeAttribute("aria-sort"));
     head.setAttribute("aria-sort", sorted.down ? "descending" : "ascending");
     sort();
@@ -1669,7 +1698,7 @@ if ($("rows")) {
 
 // Starting a run
 const form = $("start");
-const filled = () => Object.fromEntries([...new FormData(form)].filter(([, value]) => value !== ""));
+const filled = () => Object.fromEntries([...new FormData(form)].filter(([, value]) => value));
 let typing = null;
 const preview = () => {
   clearTimeout(typing);

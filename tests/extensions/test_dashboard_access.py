@@ -20,7 +20,7 @@ import llm_stresstest as st
 from tests.extensions import odd_runs
 
 pytest.importorskip("aiohttp_sse", reason="needs the group dashboard")
-from extensions import dashboard  # noqa: E402
+from extensions import dashboard
 
 TOKEN = "a token of 23 characters"
 NAMES = {"name": "made", "base": "made", "kind": "json"}
@@ -55,7 +55,9 @@ class Serving:
         ) as response:
             body = b""
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(20 if "event-stream" not in response.content_type else 3):
+                async with asyncio.timeout(
+                    20 if "event-stream" not in response.content_type else 3
+                ):
                     async for block in response.content.iter_any():
                         body += block
                         if "event-stream" in response.content_type:
@@ -103,7 +105,13 @@ async def test_each_route_answers_its_own_name_and_no_other(results: Path) -> No
             path = path_of(route, server.board)
             status, _, body = await server.ask("GET", path)
             assert status in (200, 302), (called(route), body[:300])
-            for host in ("evil.example", "127.0.0.1", f"127.0.0.1.evil.example:{80}", "", "localhost:1"):
+            for host in (
+                "evil.example",
+                "127.0.0.1",
+                f"127.0.0.1.evil.example:{80}",
+                "",
+                "localhost:1",
+            ):
                 status, _, _ = await server.ask("GET", path, headers={"Host": host})
                 assert status in (400, 403), (called(route), host)
         for route in CHANGING:
@@ -231,7 +239,6 @@ async def test_no_name_leads_out_of_the_folder(tmp_path: Path, results: Path, na
     (folder / "link.journal").symlink_to(secret)
     (folder / ".hidden.json").write_bytes(secret.read_bytes())
     (folder / "folder.json").mkdir()
-
 
     os.mkfifo(folder / "pipe.json")
     async with serving(folder) as server:
