@@ -34,6 +34,7 @@ import contextlib
 import csv
 import dataclasses
 import datetime as dt
+import functools
 import hashlib
 import hmac
 import io
@@ -872,6 +873,7 @@ class Vega(NamedTuple):
     content: bytes
 
     @classmethod
+    @functools.cache
     def load(cls) -> Vega:
         """Return the bundle of vl-convert."""
         script = vl_convert.javascript_bundle(

@@ -866,7 +866,7 @@ class Pages:
     @functools.cached_property
     def style(self) -> str:
         """The style sheet: the report's, and what the dashboard adds."""
-        return report._style() + STYLE
+        return report.style_sheet() + STYLE
 
     def page(self, name: str, words: Words, **values: Any) -> str:
         """Return a whole page; `values` are what its templates name."""
