@@ -59,6 +59,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import aiohttp_sse
+import msgspec
 import vl_convert
 from aiohttp import web
 
@@ -297,7 +298,7 @@ class Entry:
         energy = aggregate.get("energy") or {}
         sources = (energy.get(source) or {} for source in ("wall", "gpu", "cpu_package"))
         joules = (source["j_per_token"] for source in sources if source.get("j_per_token"))
-        return cls(
+        made = cls(
             name,
             str(run.path),
             size,
@@ -317,6 +318,8 @@ class Entry:
             aggregate["quality"]["graded"],
             next(joules, None),
         )
+        # A file that somebody has written by hand may hold anything.
+        return msgspec.convert(dataclasses.asdict(made), cls)
 
 
 class RunIndex:
@@ -333,7 +336,8 @@ class RunIndex:
         with contextlib.suppress(OSError), os.scandir(self.folder) as found:
             for item in found:
                 if item.name.endswith(ending) and not item.name.startswith("."):
-                    with contextlib.suppress(OSError):
+                    with contextlib.suppress(OSError, UnicodeEncodeError):
+                        item.name.encode()  # else no address could name it
                         if item.is_file(follow_symlinks=False):
                             yield item
 
@@ -381,6 +385,7 @@ class Hub:
 
     TICK_S = 1.0
     KEPT_S = 900.0  # for how long a run that was seen to finish stays on the page
+    BUDGET_S = 0.8  # for reading all journals
     LEFT_S = 60.0  # how long after its run a dashboard of one run ends, when nobody looks
 
     def __init__(self, index: RunIndex, follow: str | None = None) -> None:
@@ -388,11 +393,12 @@ class Hub:
         self.runs: dict[str, live.LiveRun] = {}
         self.views: dict[str, dict[str, Any]] = {}
         self.version = 0  # of the folder
-        self.ticks = 0
+        self.ticks = 0  # how often something changed
         self.listeners = 0
         self.closing = False
         self._looked = 0.0
-        self._settled: dict[str, tuple[int, int]] = {}  # size and time of what changes no more
+        self.is_stirring: Callable[[], bool] = lambda: False  # whether something else changes
+        self._settled: dict[str, tuple[int, int] | None] = {}  # time, size of what has ended
         self._ended: dict[str, float] = {}
         self._lock = asyncio.Lock()
         self._next: asyncio.Future[None] | None = None
@@ -404,30 +410,50 @@ class Hub:
         """Read what is new, unless that was done within the last second."""
         async with self._lock:
             if time.monotonic() - self._looked >= 0.9 * self.TICK_S:
-                await asyncio.to_thread(self._look)
+                changed = await asyncio.to_thread(self._look)
                 self._looked = time.monotonic()
-                self.ticks += 1
+                self.ticks += changed or self.is_stirring()
 
-    def _look(self) -> None:
+    def _look(self) -> bool:
+        """Read the folder and the journals; return whether anything may look different now."""
+        changed, begun = False, time.monotonic()
         with contextlib.suppress(OSError):
-            changed = self.index.folder.stat().st_mtime_ns
-            if changed != self.version:
-                self.version = changed
+            version = self.index.folder.stat().st_mtime_ns
+            if version != self.version:
+                self.version, changed = version, True
                 for path in self.index.journals():
                     self.runs.setdefault(path.name.removesuffix(".journal"), live.LiveRun(path))
-        for name, run in list(self.runs.items()):
-            mark = self._mark(run.path)
-            if mark is not None and self._settled.get(name) == mark:
+        marks = {name: self._mark(run.path) for name, run in self.runs.items()}
+        # The newest first: many large old ones are read bit by bit.
+        for name in sorted(marks, key=lambda name: marks[name] or (0, 1 << 62), reverse=True):
+            mark = marks[name]
+            if name in self._settled and self._settled[name] == mark:
                 continue
-            run.refresh()
-            view = self.views[name] = run.view()
-            self._settled.pop(name, None)
-            if view["state"] in ("crashed", "stopped") and mark and not view.get("behind"):
-                self._settled[name] = mark
-            if view["state"] == "finished":
-                self._take_verdict(view)
-            if view["state"] == "finished" or not run.path.exists():
-                self._let_go(name, view)
+            if time.monotonic() - begun > self.BUDGET_S:
+                break
+            changed = True
+            self._read(name, mark)
+        for name, ended in list(self._ended.items()):
+            if time.monotonic() - ended > self.KEPT_S:
+                for known in (self.runs, self.views, self._ended, self._settled):
+                    known.pop(name, None)
+        return changed
+
+    def _read(self, name: str, mark: tuple[int, int] | None) -> None:
+        """Read on in one journal."""
+        run = self.runs[name]
+        run.refresh()
+        view = self.views[name] = run.view()
+        self._settled.pop(name, None)
+        if view["state"] in pages.BUSY:
+            self._ended.pop(name, None)
+            return
+        if not view.get("behind"):
+            self._settled[name] = mark
+        if view["state"] == "finished":
+            self._take_verdict(view)
+        if mark is None:  # its journal is gone
+            self._ended.setdefault(name, time.monotonic())
 
     def _take_verdict(self, view: dict[str, Any]) -> None:
         """Take the verdict from the results: it knows more than what could be said meanwhile."""
@@ -438,22 +464,13 @@ class Hub:
                 if {"verdict", "reasons"} <= validity.keys():
                     view["validity"] = validity
 
-    def _let_go(self, name: str, view: Mapping[str, Any]) -> None:
-        """Forget a run whose journal is gone, some time after it was seen to end."""
-        if view["state"] == "starting":
-            return
-        ended = self._ended.setdefault(name, time.monotonic())
-        if time.monotonic() - ended > self.KEPT_S:
-            for known in (self.runs, self.views, self._ended):
-                known.pop(name, None)
-
     @staticmethod
     def _mark(path: Path) -> tuple[int, int] | None:
         try:
             status = path.stat()
         except OSError:
             return None
-        return status.st_size, status.st_mtime_ns
+        return status.st_mtime_ns, status.st_size
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
@@ -608,6 +625,14 @@ class Starter:
         except OSError as error:
             raise Refusal(f"cannot be started: {error.strerror}", 500) from None
         self._started[name] = process, command, log, time.monotonic()
+
+    def is_stirring(self) -> bool:
+        """Whether something was started here of which pages may have news."""
+        return bool(self._started)
+
+    def knows(self, name: str) -> bool:
+        """Whether a run of this name was started here, and has not been seen to end."""
+        return name in self._started
 
     def _running(self) -> set[str]:
         return {name for name, (process, *_) in self._started.items() if process.poll() is None}
@@ -896,6 +921,7 @@ class Dashboard:
         self.index = RunIndex(settings.folder)
         self.hub = Hub(self.index, settings.follow)
         self.starter = Starter(settings, self.index, scratch)
+        self.hub.is_stirring = self.starter.is_stirring
         self.workshop = Workshop(scratch)
         self.guard = Guard(settings)
         self.pages = pages.Pages()
@@ -1019,7 +1045,7 @@ class Dashboard:
         """Show the run in progress."""
         await self.hub.look()
         name = request.query.get("run")
-        if name is not None and name not in self.hub.views and name not in self.starter._started:
+        if name is not None and name not in self.hub.views and not self.starter.knows(name):
             if self.index.path(name) is None:
                 raise web.HTTPNotFound
             raise web.HTTPFound(f"/runs/{urllib.parse.quote(name)}")
@@ -1104,7 +1130,7 @@ class Dashboard:
         async with self._streaming(request) as stream:
             hello = {"token": self.guard.page_token, "config": charts.CONFIG}
             await stream.send(json.dumps(hello), event="hello", retry=2000)
-            sent, version, quiet = dict[str, str](), 0, 0
+            sent, version, ticks, quiet = dict[str, str](), 0, -1, 0
             await self.hub.look()
             while not self.hub.closing:
                 quiet += 1
@@ -1112,7 +1138,8 @@ class Dashboard:
                     if version != self.hub.version:
                         await stream.send(str(version), event="runs")  # 0 at first
                         version, quiet = self.hub.version, 0
-                else:
+                elif ticks != self.hub.ticks:
+                    ticks = self.hub.ticks
                     rendered = await self._render(name, words)
                     changed = {
                         key: html
@@ -1137,14 +1164,16 @@ class Dashboard:
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Send what the runs in progress say, for programs; see the top of this file."""
         async with self._streaming(request) as stream:
-            version, quiet, ended = 0, 0, set[str]()
+            version, ticks, quiet, ended = 0, -1, 0, set[str]()
             await self.hub.look()
             while not self.hub.closing:
                 quiet += 1
                 if version != self.hub.version:
                     version, quiet = self.hub.version, 0
                     await stream.send(str(version), event="runs")
-                for name, view in list(self.hub.views.items()):
+                views = {} if ticks == self.hub.ticks else dict(self.hub.views)
+                ticks = self.hub.ticks
+                for name, view in views.items():
                     if view["state"] not in pages.BUSY and name in ended:
                         continue
                     (ended.discard if view["state"] in pages.BUSY else ended.add)(name)
@@ -1435,7 +1464,7 @@ class Dashboard:
         name = str((await self._asked(request)).get("name", ""))
         await self.hub.look()
         view = self.hub.views.get(name)
-        if view is None and name not in self.starter._started:
+        if view is None and not self.starter.knows(name):
             raise web.HTTPNotFound
         self.starter.stop(name)
         return web.json_response({"name": name, "stopping": True})

@@ -9,11 +9,14 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.conftest import Project, ScriptedServer, streams
@@ -347,3 +350,91 @@ def test_an_idle_dashboard_uses_no_processor_though_a_page_is_open(board: Board)
     time.sleep(3)
     assert cpu_s(board.process.pid) - before <= 0.01
     assert with_pages <= 0.06  # 0.1 s a minute are 0.01; the clock has ticks of 0.01 s
+
+
+def line(seq: int, kind: str, content: dict[str, Any]) -> bytes:
+    """Return a line of a journal, as its description says; not by the code that reads it."""
+    rest = f'"seq":{seq},"kind":"{kind}","content":'.encode() + msgspec.json.encode(content) + b"}"
+    return b'{"crc":"%08x",%b\n' % (zlib.crc32(rest), rest)
+
+
+def long_journal(project: Project, server: ScriptedServer, count: int) -> tuple[Path, Any]:
+    """Write the journal of a run of so many requests; return it, and what makes its next lines."""
+    slow(project, server, 4)
+    assert project.run("run", "--quiet").code in (0, 1)
+    record = json.loads((project.folder / "results" / "run.json").read_bytes())["results"][0]
+    process = project.start("other", "--quiet", "--set", "questions=100000")
+    until(lambda: answers(project, "other") > 0)
+    process.kill()
+    process.communicate()
+    journal = project.folder / "results" / "other.journal"
+    head = journal.read_bytes().splitlines(keepends=True)[0]
+
+    def result(number: int) -> bytes:
+        more = {"index": number, "sent_ms": number * 2.5, "scheduled_ms": None}
+        return line(
+            number + 1, "result", {**record, **more, "ttft_ms": 5 + number * 7919 % 400 / 10}
+        )
+
+    path = journal.with_name("long.journal")
+    path.write_bytes(head + b"".join(map(result, range(count))))
+    journal.unlink()
+    (project.folder / "results" / "run.json").unlink()
+    return path, result
+
+
+FRAMES = """seconds => new Promise(done => {
+  const frames = [], end = performance.now() + 1000 * seconds;
+  let last = performance.now();
+  const next = now => {
+    frames.push(now - last);
+    last = now;
+    if (now < end) requestAnimationFrame(next);
+    else done(frames.sort((a, b) => a - b));
+  };
+  requestAnimationFrame(next);
+})"""
+
+
+def test_a_run_of_100000_requests_leaves_the_page_fluid_and_the_memory_flat(
+    board: Board, server: ScriptedServer
+) -> None:
+    if not Path("/proc/self/status").exists():
+        pytest.skip("needs /proc")
+    fcntl = pytest.importorskip("fcntl")
+    count = 100_000
+    path, result = long_journal(board.project, server, count)
+    with path.open("ab", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # so that it counts as in progress
+        ended = threading.Event()
+
+        def go_on() -> None:
+            number = count
+            while not ended.wait(0.05):
+                file.write(result(number))
+                number += 1
+
+        writer = threading.Thread(target=go_on)
+        writer.start()
+        try:
+            board.start()
+            assert board.process is not None
+            page = board.page(viewport={"width": 1280, "height": 900})
+            page.wait_for_function(
+                "document.querySelector('h1').textContent.includes('done')", timeout=60_000
+            )
+            page.wait_for_selector("#charts [data-drawn=yes] svg")
+            status = Path(f"/proc/{board.process.pid}/status")
+            memory = re.compile(r"VmRSS:\s+(\d+)")
+            before = int(memory.search(status.read_text()).group(1))  # type: ignore[union-attr]
+            frames = page.evaluate(FRAMES, 6)
+            after = int(memory.search(status.read_text()).group(1))  # type: ignore[union-attr]
+            points = page.locator("#charts .vega path[aria-roledescription=point]").count()
+        finally:
+            ended.set()
+            writer.join()
+    assert 500 < points <= 2100
+    assert after - before < 30_000, "kB"
+    # Most frames come in time; the redraw once a second may take a few.
+    assert frames[len(frames) // 2] < 40 and frames[int(len(frames) * 0.95)] < 250, frames[-5:]
+    assert board.said == []
