@@ -9065,6 +9065,9 @@ TOOLS = {
     "export": Tool(
         "one row a request: CSV, Excel, Parquet, JSON Lines, Markdown", "export", "export"
     ),
+    "dashboard": Tool(
+        "a web page of the run in progress, and of all finished ones", "dashboard", "dashboard"
+    ),
 }
 
 

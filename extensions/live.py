@@ -355,9 +355,7 @@ class LiveRun:
             self.graded = (self.graded or 0) + (content["score"] is not None)
             self.correct = (self.correct or 0) + ((content["score"] or 0.0) >= st.CORRECT)
         elif line.kind == "samples":
-            self._samples = {
-                name: value for name, value in content.items() if isinstance(value, int | float)
-            }
+            self._take_sample(content)
         elif line.kind == "footer":
             self.footer = content
         elif line.kind == "header":
@@ -375,6 +373,24 @@ class LiveRun:
             elif self.config.asks_floor and level == min(self.config.levels):
                 planned = 2 * turns
             self.stages.append(LiveStage(number, level, planned))
+
+    def _take_sample(self, row: dict[str, Any]) -> None:
+        """Note what the machine did, and over time what a chart shows of it."""
+        known = {
+            name: value for name, value in row["values"].items() if isinstance(value, int | float)
+        }
+        self._samples = known
+        at_s = row["t_ms"] / 1000
+        if row.get("idle") or at_s < 0:
+            return
+        watts = (known.get(name) for name in ("wall_w", "gpu_w", "dcgm_gpu_w", "cpu_package_w"))
+        drawn = {
+            "cpu_percent": known.get("cpu_percent"),
+            "watts": next((value for value in watts if value is not None), None),
+        }
+        for name, value in drawn.items():
+            if value is not None:
+                self._beats.add(name, at_s, value)
 
     def _go_on(self) -> None:
         """Note that the run was resumed, when a line of the load follows its end."""
@@ -819,6 +835,8 @@ class LiveRun:
             "in_flight": self._beats.means("in_flight", length),
             "queued": self._beats.means("queued", length),
             "tokens_per_s": tokens,
+            "cpu_percent": self._beats.means("cpu_percent", length),
+            "watts": self._beats.means("watts", length),
             "answers": [list(point) for point in self._answers.to_list()],
             "failures": [[at_s, kind] for at_s, kind, _ in self._failures.to_list()],
         }
