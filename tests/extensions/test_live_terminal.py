@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -290,3 +291,34 @@ def test_live_says_when_there_is_no_such_run(project: Project, terminal: Termina
     process.communicate(timeout=20)
     assert process.returncode == 2
     terminal.wait_for(b"no run in progress")
+
+
+def test_the_dashboard_beside_a_run_says_its_address_and_shows_the_run(
+    project: Project, server: ScriptedServer, tmp_path: Path
+) -> None:
+    server.behaviour = stalls_from(0)
+    said = tmp_path / "said.txt"
+    with said.open("wb") as stderr:
+        process = project.start("run", "--dashboard", stderr=stderr)
+    served: list[psutil.Process] = []
+    try:
+        deadline = time.monotonic() + 60
+        while "http://127.0.0.1:" not in said.read_text() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        served = psutil.Process(process.pid).children()
+        address = next(
+            line.removeprefix("dashboard: ")
+            for line in said.read_text().splitlines()
+            if "http://127.0.0.1:" in line
+        )
+        assert address.endswith("/?run=run")
+        with urllib.request.urlopen(address, timeout=10) as answer:
+            assert answer.status == 200
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+        assert process.returncode == 130
+        assert served[0].is_running()  # for those who still look; it ends by itself
+    finally:
+        process.kill()
+        for each in served:
+            each.kill()
