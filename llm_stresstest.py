@@ -185,6 +185,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "Headline",
     "Histogram",
     "Journal",
+    "JournalLine",
     "JournalReader",
     "Judge",
     "LoadReport",
@@ -235,6 +236,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "percentile",
     "printable",
     "process_questions",
+    "program",
     "questions_hash",
     "read_json",
     "requests_missing",
@@ -3650,6 +3652,11 @@ class Exchange:
         return b"".join(self.content._buffer)
 
     @property
+    def body_bytes(self) -> int:
+        """How many bytes of the body have come."""
+        return self.offsets[-1] if self.offsets else 0
+
+    @property
     def connect_ns(self) -> int | None:
         """How long connecting took; None on a kept connection."""
         if self.reused or self.connected_ns is None:
@@ -3945,6 +3952,29 @@ class Desk:
             asyncio.get_running_loop().call_soon(self._call_next)
 
 
+class Traffic:
+    """The requests under way and the bytes that came, for the journal's pulse."""
+
+    def __init__(self) -> None:
+        self._under_way: set[Exchange] = set()
+        self._ended_bytes = 0
+
+    def begin(self, exchange: Exchange) -> None:
+        """Count a request that is about to be sent."""
+        self._under_way.add(exchange)
+
+    def end(self, exchange: Exchange) -> None:
+        """Keep what an ended one has received."""
+        self._under_way.discard(exchange)
+        self._ended_bytes += exchange.body_bytes
+
+    def to_record(self) -> dict[str, int]:
+        """Return how many wait for the first byte of an answer, and how many bytes came so far."""
+        arrived = [exchange.body_bytes for exchange in self._under_way]
+        received_bytes = self._ended_bytes + sum(arrived)
+        return {"waiting": arrived.count(0), "received_bytes": received_bytes}
+
+
 @dataclasses.dataclass(frozen=True)
 class Client:
     """All that a request needs but its question; made once a run."""
@@ -3957,6 +3987,7 @@ class Client:
     target: Target
     start_ns: int = dataclasses.field(default_factory=clock)  # results count their times from here
     desk: Desk = dataclasses.field(default_factory=Desk)
+    traffic: Traffic = dataclasses.field(default_factory=Traffic)
     # Keys of the body that the server refuses and the user did not ask for (`stream_options`).
     left_out: set[str] = dataclasses.field(default_factory=set)
     connect_s: float | None = None  # limits connecting; without it only `timeout` does
@@ -4000,6 +4031,7 @@ class Client:
         exchange = Exchange(self.config.max_answer_bytes, self.session.connector)
         exchange.fresh = fresh
         _exchange_now.set(exchange)
+        self.traffic.begin(exchange)
         try:
             async with asyncio.timeout(self.config.timeout):
                 response = await self.session.post(
@@ -4021,6 +4053,7 @@ class Client:
             if isinstance(exchange.lost, ssl.SSLError):
                 exchange.error = exchange.lost
         exchange.detach()
+        self.traffic.end(exchange)
         return exchange
 
     async def wait_for_end(self, exchange: Exchange) -> None:
@@ -4402,6 +4435,7 @@ class LoadStart:
     clients: Sequence[Mapping[str, Any]] = ()  # what the self-check found in earlier parts
     over: Mapping[str, Any] | None = None  # the footer of a load that has ended: nothing is asked
     share: tuple[int, int] = (0, 1)  # (k, n): run the k-th of n parts that together are the load
+    pulse: Callable[[dict[str, int | None]], None] = lambda _: None  # see LoadGenerator.beat
 
 
 @dataclasses.dataclass
@@ -4498,7 +4532,7 @@ async def process_questions(
     """Ask the questions stage by stage, as many at once as the stage says; record each result.
 
     Failed requests are results; what `record` raises ends the run and is raised here, after the
-    other requests were cancelled.
+    other requests were cancelled. `start.pulse` is told once a second how the load stands.
     """
     report = LoadReport(start or LoadStart())
     if report.start.over is not None:
@@ -4506,9 +4540,11 @@ async def process_questions(
     with gc_paused(), LagMonitor() as lag:
         generator = LoadGenerator(config, questions, send, record, report, lag)
         work = asyncio.create_task(generator.run())
+        beat = asyncio.create_task(generator.beat())
         stop = asyncio.create_task(stop_signal.event.wait())
         await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
+        beat.cancel()
         work.cancel()
         await asyncio.wait((work,))
     report.end(lag.to_record(), stopped=stop_signal.signum is not None)
@@ -4537,6 +4573,7 @@ class Stage:
         level = config.levels[number]
         self.level = level // parts + (part < level % parts)
         self.done = start.done
+        self.is_warmup = False
         self.ramp_s = config.ramp_up
         self.count: int | None = len(questions)
         self.first_index = number * len(questions)
@@ -4559,7 +4596,7 @@ class Stage:
         """Return the stage before the first one: a closed loop with the first one's level."""
         closed = config.model_copy(update={"rate": None, "duration": None, "ramp_up": 0})
         stage = cls(closed, questions, 0, LoadStart(share=start.share))
-        stage.count = config.warmup
+        stage.count, stage.is_warmup = config.warmup, True
         return stage
 
     def planned_requests(self, begun_ns: int) -> Iterator[tuple[int, PlannedRequest]]:
@@ -4598,6 +4635,40 @@ class Stage:
         """Whether a closed loop's `duration` has passed; an open loop's schedule ends by itself."""
         left_s = self.left_s(begun_ns)
         return left_s is not None and left_s <= 0
+
+
+class Plan(Iterator[tuple[int, PlannedRequest]]):
+    """A stage's requests in their order, each with the moment when it is due.
+
+    `held` looks ahead in them.
+    """
+
+    MOST_AHEAD = 100_000
+
+    def __init__(self, requests: Iterator[tuple[int, PlannedRequest]]) -> None:
+        self._requests = requests
+        self._ahead: deque[tuple[int, PlannedRequest]] = deque()
+        self._taken_due_ns: float = math.inf  # of the last one; endless when there is none
+
+    def __next__(self) -> tuple[int, PlannedRequest]:
+        self._taken_due_ns = math.inf
+        request = self._ahead.popleft() if self._ahead else next(self._requests)
+        self._taken_due_ns = request[0]
+        return request
+
+    def held(self) -> int:
+        """Return how many requests are due while all slots are busy, MOST_AHEAD at most.
+
+        The one that was taken last is among them: it waits for a slot.
+        """
+        now_ns, ahead = clock(), self._ahead
+        while len(ahead) < self.MOST_AHEAD and not (ahead and ahead[-1][0] > now_ns):
+            request = next(self._requests, None)
+            if request is None:
+                break
+            ahead.append(request)
+        not_due = bool(ahead) and ahead[-1][0] > now_ns
+        return len(ahead) - not_due + (self._taken_due_ns <= now_ns)
 
 
 def arrival_offsets(config: Config, count: int | None, seed: str) -> Iterator[int]:
@@ -4644,6 +4715,8 @@ class LoadGenerator:
     level. Each share needs a slot: n is at most the lowest level.
     """
 
+    BEAT_S = 1.0
+
     def __init__(
         self,
         config: Config,
@@ -4660,6 +4733,8 @@ class LoadGenerator:
         self.send, self.record = send, record
         self.report, self.lag = report, lag
         self.patience = Patience(config)
+        self.done = self.failed = 0
+        self._now: tuple[Stage, Plan, ConcurrencyLimit] | None = None  # while a stage runs
         self._work: asyncio.Task[Any] | None = None
 
     async def run(self) -> None:
@@ -4680,7 +4755,26 @@ class LoadGenerator:
             with self.lag.stage(number):
                 await self._run_stage(stage, self._keep)
 
+    async def beat(self) -> None:
+        """Tell `pulse` once a second how the load stands: which stage asks, and how many requests.
+
+        In the warm-up the stage is None; `queued` are requests that are due, but held by the cap.
+        """
+        while True:
+            await asyncio.sleep(self.BEAT_S)
+            state: dict[str, int | None] = {"stage": None, "in_flight": 0, "queued": 0}
+            if self._now is not None:
+                stage, plan, limit = self._now
+                state["in_flight"] = limit.busy
+                if stage.offsets_ns is not None and not limit.empty:
+                    state["queued"] = plan.held()
+                if not stage.is_warmup:
+                    state["stage"] = stage.number
+            self.report.start.pulse({**state, "done": self.done, "failed": self.failed})
+
     def _keep(self, result: Result) -> None:
+        self.done += 1
+        self.failed += result.error is not None and result.status != "cancelled"
         read_ns = result.end_ns if result.first_ns is None else result.first_ns
         if result.client_error_ns is None and result.ok and read_ns is not None:
             delay_ns = self.lag.delay_ns(self.report.start.start_ns + read_ns)
@@ -4713,8 +4807,10 @@ class LoadGenerator:
         limit, tasks = ConcurrencyLimit(stage.level, stage.ramp_s), set[asyncio.Task[None]]()
         begun_ns, started = clock(), 0
         self.patience.level = stage.level
+        plan = Plan(stage.planned_requests(begun_ns))
+        self._now = stage, plan, limit
         try:
-            for due_ns, planned in stage.planned_requests(begun_ns):
+            for due_ns, planned in plan:
                 if stage.offsets_ns is None:
                     waited_s = await self.patience.pause(stage.left_s(begun_ns))
                     self.report.backed_off_s = round(self.report.backed_off_s + waited_s, 6)
@@ -4735,6 +4831,7 @@ class LoadGenerator:
             if tasks:
                 await asyncio.wait(tasks)
         finally:
+            self._now = None
             limit.close()
             if stage.offsets_ns is None:
                 self.lag.note_empty_slots(limit.empty_share)
@@ -4945,6 +5042,11 @@ class ConcurrencyLimit:
     def empty(self) -> int:
         """How many open slots have no request."""
         return self._empty
+
+    @property
+    def busy(self) -> int:
+        """How many slots have a request."""
+        return self._opened - self._empty
 
     @property
     def empty_share(self) -> float | None:
@@ -6392,11 +6494,18 @@ def validity_rule(rule: ValidityRule) -> ValidityRule:
 
 
 def judge_validity(
-    config: Config, aggregate: Mapping[str, Any], load: LoadReport
+    config: Config,
+    aggregate: Mapping[str, Any],
+    load: LoadReport,
+    left_out: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Return the verdict over a run and its reasons, those that weigh most first."""
+    """Return the verdict over a run and its reasons, those that weigh most first.
+
+    Reasons whose codes are `left_out` do not count.
+    """
     evidence = Evidence(config, aggregate, load)
-    reasons = [reason for rule in VALIDITY_RULES if (reason := rule(evidence)) is not None]
+    found = [reason for rule in VALIDITY_RULES if (reason := rule(evidence)) is not None]
+    reasons = [reason for reason in found if reason.code not in left_out]
     reasons.sort(key=lambda reason: -VERDICTS.index(reason.verdict))  # the worst comes first
     shown = [{"code": reason.code, "message": reason.message} for reason in reasons]
     return {"verdict": reasons[0].verdict if reasons else "VALID", "reasons": shown}
@@ -6921,16 +7030,34 @@ class FileLock:
         self.held = self._take()
 
     def _take(self) -> bool:
-        """Lock the file unless somebody has it."""
+        """Lock the file unless somebody has it; who only looks (`is_taken`) is gone in a moment."""
         if fcntl is None:
             return True
+        for pause_s in (0.005, 0.02, 0):
+            try:
+                fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(pause_s)
+            except OSError as error:  # a file system without locks
+                logger.warning("no lock: %s", error)
+                return True
+            else:
+                return True
+        return False
+
+    @staticmethod
+    def is_taken(path: Path) -> bool | None:
+        """Whether somebody has a file's lock; None where that cannot be known."""
+        if fcntl is None:
+            return None
         try:
-            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return False
-        except OSError as error:  # a file system without locks
-            logger.warning("no lock: %s", error)
-        return True
+            return True
+        except OSError:
+            return None
+        return False
 
     @property
     def is_in_place(self) -> bool:
@@ -7178,20 +7305,33 @@ class Journal:
         """Write one line whole, or raise ResultsError and leave the journal as it was."""
         if self._fault is not None:
             raise self._failed(self._fault)
+        try:
+            self._write(kind, content)
+        except OSError as error:
+            self._fault = error  # append no more: the error says how many answers are kept
+            raise self._failed(error) from None
+        self._results += kind == "result"
+        self._answers += kind == "result" and content["status"] != "cancelled"
+
+    def pulse(self, content: Mapping[str, Any]) -> None:
+        """Write down how the load stands; that this fails is no reason to end the run."""
+        if self._fault is None:
+            with contextlib.suppress(OSError):
+                self._write("pulse", content)
+
+    def _write(self, kind: str, content: Mapping[str, Any]) -> None:
+        """Write one line whole, or raise OSError and leave the file as it was."""
         line = self._prefix + JournalLine.to_bytes(self._seq, kind, content)
         written = 0
         try:
             while written < len(line):
                 written += os.write(self._lock.fd, line[written:] if written else line)
-        except OSError as error:
+        except OSError:
             if written:
                 self._cut(written)
-            self._fault = error  # append no more: the error says how many answers are kept
-            raise self._failed(error) from None
+            raise
         self._digest = JournalLine.digest(self._digest, line[len(self._prefix) :])
         self._seq, self._lines, self._prefix = self._seq + 1, self._lines + 1, b""
-        self._results += kind == "result"
-        self._answers += kind == "result" and content["status"] != "cancelled"
         self._dirty = True
 
     def _failed(self, error: OSError) -> ResultsError:
@@ -7215,8 +7355,8 @@ class JournalReader:
     """A journal's good lines. Results come in the order of the run; of one asked anew, the last.
 
     A result's place is its index and turn. A damaged line is passed over: `missing` and
-    `lost_bytes` say so. `refresh` follows a journal that grows. The file stays open, and can be
-    read on when it is removed. Raises ResultsError.
+    `lost_bytes` say so. `refresh` follows a journal that grows, and `new_lines` does so line by
+    line. The file stays open, and can be read on when it is removed. Raises ResultsError.
     """
 
     BLOCK = 1 << 20  # bytes that are read at a time
@@ -7232,8 +7372,13 @@ class JournalReader:
         path: Path,
         file: io.FileIO | None = None,
         header: Mapping[str, Any] | None = None,
+        *,
+        at_once: bool = True,
     ) -> None:
-        """Open the journal, or read the file; a journal's own header makes up for a lost one."""
+        """Open the journal, or read the file; a journal's own header makes up for a lost one.
+
+        Without `at_once` nothing is read before it is asked for.
+        """
         self.path = path
         self.header = None if header is None else dict(header)
         self.headless = True  # as long as no first line was found
@@ -7251,7 +7396,8 @@ class JournalReader:
         self._grades: dict[int, int] = {}  # place -> line of its last grade
         self._order: Sequence[int] | None = None
         self._file = file or self._open()
-        self.refresh()
+        if at_once:
+            self.refresh()
 
     def _open(self) -> io.FileIO:
         """Open the file, without a buffer, which would keep what --resume cuts off."""
@@ -7266,16 +7412,42 @@ class JournalReader:
 
     def refresh(self) -> int:
         """Read what was appended since the last time, and return how many good lines that were."""
-        before = self.lines
+        return sum(1 for _ in self.new_lines())
+
+    def new_lines(self) -> Iterator[JournalLine]:
+        """Read what was appended since the last time, and yield each good line.
+
+        Who stops in the middle goes on there the next time.
+        """
+        self._order = None
         try:
             for line in self._whole_lines():
-                if not self._take(line):
-                    self._damaged_bytes += len(line)
+                entry = self._take(line)
                 self.whole_bytes += len(line)
+                if entry is None:
+                    self._damaged_bytes += len(line)
+                else:
+                    yield entry
         except OSError as error:
             raise ResultsError(f"{self.path}: cannot be read: {error.strerror}") from None
-        self._order = None
-        return self.lines - before
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the path still leads to the file that is read: a run removes it at its end."""
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self.path.lstat())
+        except OSError:
+            return False
+
+    @property
+    def is_in_use(self) -> bool | None:
+        """Whether a run holds the journal; None on a system that cannot say."""
+        return FileLock.is_taken(self.path)
+
+    @property
+    def changed_s(self) -> float:
+        """When the file was last written, in seconds of the wall clock."""
+        return os.fstat(self._file.fileno()).st_mtime
 
     def _whole_lines(self) -> Iterator[bytes]:
         """Yield the lines behind those that were read already, up to the last newline."""
@@ -7291,26 +7463,26 @@ class JournalReader:
             self._file.seek(position)
         self.unfinished_bytes = len(rest)
 
-    def _take(self, line: bytes) -> bool:
-        """Note what stands in a line; False when it is damaged or has no business there."""
+    def _take(self, line: bytes) -> JournalLine | None:
+        """Note what stands in a line; None when it is damaged or has no business there."""
         entry = JournalLine.from_bytes(line)
         if entry is None or entry.seq < self.next_seq:
-            return False
+            return None
         if entry.kind == "header" and entry.seq == 0:
             self.headless = False
         elif entry.kind == "header" or self.header is None:
-            return False
+            return None
         try:
             self._note(entry)
         except ValueError:
-            return False
+            return None
         if entry.seq > self.next_seq:
             self.missing.append(range(self.next_seq, entry.seq))
         self._offsets.append(self.whole_bytes)
         self._lengths.append(len(line))
         self.digest = JournalLine.digest(self.digest, line)
         self.lines, self.next_seq = self.lines + 1, entry.seq + 1
-        return True
+        return entry
 
     def _note(self, entry: JournalLine) -> None:
         """Note where a result or a grade stands; keep the rest. Raises ValueError."""
@@ -7789,6 +7961,7 @@ def journal_header(config: Config, target: Target, questions: Sequence[Question]
         "server": target.redact(target.shown),
         "embedded": target.embedded,
         "questions": len(questions),
+        "turns": sum(len(question.texts) for question in questions),
         "config": target.redact.tree(config.without_passwords()),
         "questions_sha256": questions_hash(questions),
         "seed": random.getrandbits(32) if config.seed is None else config.seed,
@@ -8849,6 +9022,14 @@ class Summary:
         return lines
 
 
+def program() -> str:
+    """Return how this program is started from here, for a command that a person can copy."""
+    script = Path(__file__).resolve()
+    here = Path.cwd()
+    shown = script.relative_to(here) if script.is_relative_to(here) else script
+    return f"python3 {shlex.quote(str(shown))}"
+
+
 class Progress:
     """Shows on stderr how far the load is: a bar, or without a terminal a line now and then."""
 
@@ -8870,21 +9051,32 @@ class Progress:
             self.failed += 1
 
     @contextlib.asynccontextmanager
-    async def shown(self, *, quiet: bool) -> AsyncIterator[None]:
-        """Show it while the block runs."""
+    async def shown(self, *, quiet: bool, view: Companion | None = None) -> AsyncIterator[None]:
+        """Show it while the block runs; with a `view` of its own only if that ends too early."""
         if quiet or sys.stderr is None:
             yield
             return
         import rich.progress  # noqa: F401, PLC0415  here, because it takes a while: not in the measured window
 
         self.start_ns = clock()
-        terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        ticker = asyncio.create_task(self._show_bar() if terminal else self._show_lines())
+        ticker = asyncio.create_task(self._show(view))
         try:
             yield
         finally:
             ticker.cancel()
             await asyncio.wait((ticker,))
+
+    @property
+    def on_terminal(self) -> bool:
+        """Whether there is a terminal that can do more than lines."""
+        return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+    async def _show(self, view: Companion | None) -> None:
+        if view is not None:
+            await view.ended()
+            view.end()
+            notice("the live view has ended; the run goes on")
+        await (self._show_bar() if self.on_terminal else self._show_lines())
 
     @property
     def speed(self) -> float:
@@ -8967,9 +9159,13 @@ TOOLS = {
         "the dated runs of one name, and since when they differ", "analysis", "history"
     ),
     "list": Tool("the runs of a folder in one table", "analysis", "history", "main_list"),
+    "live": Tool("a run in progress, full screen in the terminal", None, "live"),
     "report": Tool("one HTML page of a run or several; PNG, SVG, PDF, a card", "report", "report"),
     "export": Tool(
         "one row a request: CSV, Excel, Parquet, JSON Lines, Markdown", "export", "export"
+    ),
+    "dashboard": Tool(
+        "a web page of the run in progress, and of all finished ones", "dashboard", "dashboard"
     ),
 }
 
@@ -9076,6 +9272,8 @@ def build_parser() -> RunParser:
         "--resume": "go on with a run that was stopped or killed",
         "--wait": "wait while another run of yours measures the same server",
         "--overwrite": "replace a results file of the same name",
+        "--live": "show it full screen in the terminal while it runs",
+        "--dashboard": "show it in a web page while it runs, and say the address",
         "--dry-run": "check the files, show what would be run, ask nothing",
         "--allow-code": "let the grader `code` run what the model wrote, confined",
         "--quiet": "no progress and no summary; only errors, and why the exit code is 1",
@@ -9106,6 +9304,8 @@ class Options:
     resume: bool = False
     wait: bool = False
     overwrite: bool = False
+    live: bool = False
+    dashboard: bool = False
     dry_run: bool = False
     allow_code: bool | str = False  # "weak": also where the system confines little
     quiet: bool = False
@@ -9405,6 +9605,98 @@ class Unwatched:
         return {"unavailable": self.why}
 
 
+class Companion:
+    """A tool beside a run, in a process of its own, which follows the run's journal.
+
+    What becomes of it never changes the run. A pipe to its stdin ends with this process, however
+    that ends.
+    """
+
+    READY_S = 30.0  # fetching its packages included
+    END_S = 2.0
+    # Leaves the alternate screen, shows the cursor: for one that could not do so itself.
+    RESTORE = b"\x1b[?1049l\x1b[?25h"
+
+    def __init__(self, tool: str, *arguments: str, on_terminal: bool = False) -> None:
+        self._tool, self._on_terminal = tool, on_terminal
+        command = [sys.executable, str(Path(__file__).resolve()), tool, *arguments]
+        self._said: deque[str] = deque()
+        self._process = subprocess.Popen(  # noqa: S603
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=None if on_terminal else subprocess.STDOUT,
+            start_new_session=not on_terminal,  # Ctrl-C is for the run
+        )
+        self._reader = threading.Thread(target=self._read, name=tool, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in cast(BinaryIO, self._process.stdout):
+            self._said.append(line.decode(errors="replace").strip())
+
+    @classmethod
+    async def beside(cls, tool: str, *arguments: str, on_terminal: bool = False) -> Self | None:
+        """Start a tool and wait until it is ready, so that its start disturbs no measurement.
+
+        What it says by then is shown. None when it cannot run.
+        """
+        if tool not in TOOLS or not (HERE / "extensions" / f"{TOOLS[tool].module}.py").is_file():
+            notice(f"--{tool} needs extensions/{tool}.py; the run goes on without it")
+            return None
+        try:
+            made = cls(tool, *arguments, on_terminal=on_terminal)
+        except OSError as error:
+            notice(f"--{tool}: cannot be started: {error.strerror}; the run goes on without it")
+            return None
+        try:
+            ready = await made._is_ready()
+        except BaseException:
+            made.end()
+            raise
+        if not ready:
+            made.end()
+            notice(f"--{tool}: the run goes on without it")
+            return None
+        return made
+
+    async def _is_ready(self) -> bool:
+        """Wait for the line that says so: an address, or its own name."""
+        until_ns = clock() + round(self.READY_S * NS_PER_S)
+        while clock() < until_ns:
+            alive = self._reader.is_alive()
+            while self._said:
+                line = self._said.popleft()
+                if line == self._tool:
+                    return True
+                notice(f"{self._tool}: {line.removeprefix('llm_stresstest: ')}")
+                if line.startswith("http://"):
+                    return True
+            if not alive:
+                return False
+            await asyncio.sleep(0.02)
+        return False
+
+    async def ended(self) -> None:
+        """Wait until it has ended by itself."""
+        while self._process.poll() is None:  # noqa: ASYNC110  a process that is not asyncio's
+            await asyncio.sleep(0.25)
+
+    def end(self) -> None:
+        """End it, and put the terminal in order if it could not do that itself."""
+        with contextlib.suppress(OSError):
+            cast(BinaryIO, self._process.stdin).close()
+        for stop in (self._process.terminate, self._process.kill):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(self.END_S)
+                break
+            stop()
+        self._process.wait()
+        if self._on_terminal and self._process.returncode:
+            with contextlib.suppress(OSError):
+                os.write(2, self.RESTORE)
+
+
 class Run:
     """A stress test that a tool or the command line makes: an async context manager.
 
@@ -9502,7 +9794,7 @@ class Run:
         self.log.start(self.journal.header, {**inputs, "journal": self.journal.path})
         for hint in self.grading.hints:
             logger.warning("%s", hint)
-        self.start = self._load_start(before)
+        self.start = dataclasses.replace(self._load_start(before), pulse=self.pulse)
         self.client = dataclasses.replace(self.client, start_ns=self.start.start_ns)
         turns = sum(len(question.texts) for question in self.questions) * self.config.passes
         left = max(turns - len(self.start.done), 0)
@@ -9535,11 +9827,32 @@ class Run:
     async def watched(self) -> AsyncIterator[None]:
         """Show and watch the load while the block runs; say what is kept when it cannot go on."""
         with self.journal.kept_when_writing_fails():
+            view = await self.stop_signal.unless_stopped(self._start_companions())
             record = functools.partial(self.journal.append, "samples")
             self.machine.begin(self.start.start_ns, record)
-            async with self.progress.shown(quiet=self.options.quiet):
+            async with self.progress.shown(quiet=self.options.quiet, view=view):
                 yield
             await self.machine.stop()
+
+    async def _start_companions(self) -> Companion | None:
+        """Start what shows the run; return the view in the terminal, which ends before the summary.
+
+        The dashboard is left to itself: it ends soon after the run, when nobody looks any more.
+        """
+        folder = ("--results-dir", str(self.files.folder.resolve()))
+        if self.options.dashboard:
+            what = ("--follow", self.files.name, "--say-address", "--port", "0")
+            await Companion.beside("dashboard", *what, *folder)
+        if not self.options.live or self.options.quiet:
+            return None
+        if not self.progress.on_terminal:
+            notice("--live needs a terminal; progress is shown in lines")
+            return None
+        what = (self.files.name, "--beside-run")
+        view = await Companion.beside("live", *what, *folder, on_terminal=True)
+        if view is not None:
+            self._until_saved.callback(view.end)
+        return view
 
     def record(self, result: Result) -> None:
         """Write a result down the moment its request ends. Raises ResultsError."""
@@ -9547,6 +9860,11 @@ class Run:
         self.grading.raw.keep(result)
         self.progress.add(result)
         self.log.result(result)
+
+    def pulse(self, state: Mapping[str, int | None]) -> None:
+        """Write down how the load stands, once a second."""
+        at_ms = round((clock() - self.start.start_ns) / NS_PER_MS, 3)
+        self.journal.pulse({"at_ms": at_ms, **state, **self.client.traffic.to_record()})
 
     async def finish(self, load: LoadReport) -> JournalReader:
         """Write the footer, grade, and close server and session; return all results, graded.
@@ -9592,8 +9910,6 @@ class Run:
 
     def next_command(self, name: str, *, complete: bool) -> tuple[str, str]:
         """Return what a person may do next with a run: a label, and a command to copy."""
-        script, here = Path(__file__).resolve(), Path.cwd()
-        shown = script.relative_to(here) if script.is_relative_to(here) else script
         options = dict[str, Path | None]()
         if not complete:
             label, words = "go on", [f"./{name}" if name in TOOLS else name, "--resume"]
@@ -9608,7 +9924,7 @@ class Run:
             options["--results-dir"] = self.files.folder
         for option, path in options.items():
             words += [option, str(path)] if path is not None else []
-        return label, shlex.join(["python3", str(shown), *words])
+        return label, f"{program()} {shlex.join(words)}"
 
     def plan_lines(self) -> list[Any]:
         """Return what a dry run shows."""

@@ -1263,3 +1263,211 @@ def _quality_title(order: Sequence[str], graded: Mapping[str, Mapping[str, Any]]
     if max(low for low, _ in intervals) <= min(high for _, high in intervals):
         return f"{span}, but no category can be told from another"
     return f"{span}: the best and the worst differ beyond chance"
+
+
+# === While a run goes on ===
+
+
+class LiveText(NamedTuple):
+    """The words in a live chart, in the reader's language."""
+
+    seconds: str = "seconds since the start"
+    at_once: str = "{} at once"
+    limit: str = "limit {}"
+
+
+class LivePanel(NamedTuple):
+    """A panel that is filled anew each second: its shape seldom changes, so that drawing is cheap.
+
+    `spec` names its data and takes the ends of its scales from parameters; `values` are the rows
+    of each, `ends` the parameters' values.
+    """
+
+    name: str  # "first_token", "tokens", "in_flight", "cpu", "power"
+    spec: Spec
+    values: dict[str, Sequence[Spec]]
+    ends: dict[str, float]
+    log: bool = False
+
+
+class LiveTime:
+    """What all panels of a running test share: the time axis, and where each level began."""
+
+    def __init__(self, view: Mapping[str, Any], text: LiveText) -> None:
+        self.view, self.text = view, text
+        series = view["series"]
+        ended_s = max((at for at, *_ in series["answers"]), default=0.0)
+        expected_s = (view["elapsed_s"] or 0.0) + (view["eta_s"] or 0.0)
+        self.axis = Axis(_round_end(max(ended_s, expected_s, 1.0)))
+        levels = sorted({stage["level"] for stage in view["stages"]})
+        shown = level_tokens(min(len(levels), MOST_LEVELS)) if levels else [token("a")]
+        self.colours = {
+            level: shown[place * len(shown) // len(levels)] for place, level in enumerate(levels)
+        }
+
+    def ground(self, *, named: bool) -> list[Spec]:
+        """Return the borders of the levels, with their names in the first panel."""
+        x, begun = self.axis.encoding(labels=False), dict[int, float]()
+        for at, _, level in self.view["series"]["answers"]:
+            begun[level] = min(begun.get(level, math.inf), at)
+        if len(self.view["stages"]) < 2 or len(begun) > 20:
+            return []
+        borders = [
+            {"x": round(at, 2), "text": self.text.at_once.format(level)}
+            for level, at in sorted(begun.items(), key=lambda item: item[1])
+        ]
+        rule = {"type": "rule", "color": token("rule"), "strokeWidth": 1}
+        layers = [_layer(borders, rule, x=x)]
+        if named:
+            mark = {"align": "left", "dx": 3, "dy": -5, "baseline": "bottom", "fontSize": 12}
+            kept = borders[:1]
+            for border in borders[1:]:
+                if (border["x"] - kept[-1]["x"]) / self.axis.end_s > 0.08:  # type: ignore[operator]
+                    kept.append(border)
+            layers += _halo(kept, {**mark, "color": token("ink3")}, x=x, y={"value": 0})
+        return layers
+
+
+def _round_end(end_s: float) -> float:
+    """Return an end of the time axis that moves seldom: the next one of two digits."""
+    step = 10.0 ** (math.floor(math.log10(end_s)) - 1)
+    return math.ceil(end_s / (2 * step)) * 2 * step
+
+
+def live(view: Mapping[str, Any], text: LiveText) -> list[LivePanel]:
+    """Draw what a running test has measured so far, over one time axis; see `live.LiveRun.view`.
+
+    At most 2,000 points a panel, as the view has them. The part that is still to come is empty.
+    """
+    time = LiveTime(view, text)
+    drawn = [_live_answers(time)]
+    series = view["series"]
+    columns = {
+        "tokens": ("tokens_per_s", "a"),
+        "in_flight": ("in_flight", "ink3"),
+        "cpu": ("cpu_percent", "quality"),
+        "power": ("watts", "b"),
+    }
+    for name, (key, colour) in columns.items():
+        column = series.get(key) or ()
+        known = [
+            {"x": round(at, 2), "y": _rounded(value)}
+            for at, value in zip(series["t_s"], column, strict=False)
+            if value is not None
+        ]
+        if any(row["y"] for row in known):
+            drawn.append((name, _live_area(time, known, colour, name == "cpu"), False))
+    panels = []
+    for place, (name, spec, log) in enumerate(drawn):
+        _with_axis(spec, time.axis, last=place == len(drawn) - 1)
+        if place == len(drawn) - 1:
+            for layer in spec["layer"]:
+                if axis := layer["encoding"].get("x", {}).get("axis"):
+                    axis["title"] = text.seconds
+        panels.append(LivePanel(name, *_filled(spec), log))
+    return panels
+
+
+def _live_answers(time: LiveTime) -> tuple[str, Spec, bool]:
+    """Draw each answer's TTFT when it was sent, and failures in a strip at the top."""
+    series = time.view["series"]
+    slo = (time.view["config"] or {}).get("slo") or {}
+    points = [
+        {"x": round(at, 3), "y": _rounded(ms), "c": time.colours.get(level, token("a"))}
+        for at, ms, level in series["answers"]
+    ]
+    values = [cast(float, point["y"]) for point in points]
+    limit = Limit.of(slo.get("ttft_ms"), max(values, default=0.0))
+    scale = Scale.of([*values, *limit.drawn])
+    x, y = _x(), scale.encoding("y")
+    dot = {"type": "point", "size": 18, "opacity": 0.75}
+    layers = [*time.ground(named=True), _layer(points, dot, x=x, y=y, color=_colour())]
+    for at_ms in limit.drawn:
+        drawn = _limit(at_ms, y, scale, vertical=False)
+        for layer in drawn:
+            for row in layer["data"]["values"]:
+                row["text"] = time.text.limit.format(st.format_limit(at_ms))
+        layers += drawn
+    for shape, is_timeout in (("M-1,-1L1,1M-1,1L1,-1", False), ("triangle-up", True)):
+        crosses = [
+            {"x": round(at, 3)}
+            for at, kind in series["failures"]
+            if (kind == "timeout") == is_timeout
+        ]
+        mark: Spec = {"type": "point", "shape": shape, "filled": False, "size": 40, "opacity": 1}
+        mark |= {"stroke": token("bad"), "strokeWidth": 1.6 if is_timeout else 2.4}
+        if crosses:
+            layers.append(_layer(crosses, mark, x=x, y={"value": 5}))
+    if not points:
+        return "first_token", _view(24, *layers), False
+    return "first_token", _view(150, *layers), scale.log
+
+
+def _live_area(time: LiveTime, steps: list[Spec], colour: str, percent: bool) -> Spec:
+    """Draw a quantity of each second as an area."""
+    wide = steps[1]["x"] - steps[0]["x"] if len(steps) > 1 else 1.0
+    steps = [*steps, {"x": steps[-1]["x"] + wide, "y": steps[-1]["y"]}]
+    top = 100.0 if percent else max(cast(float, row["y"]) for row in steps) * 1.05
+    mark: Spec = {"type": "area", "interpolate": "step-after", "color": token(colour)}
+    mark |= {"opacity": 1, "fillOpacity": 0.22}
+    mark["line"] = {"color": token(colour), "strokeWidth": 1.5, "interpolate": "step-after"}
+    scale = {"domain": [0, top or 1], "nice": False}
+    y = {**_x("y"), "stack": None, "scale": scale, "axis": {"title": None, "tickCount": 3}}
+    return _view(62, *time.ground(named=False), _layer(steps, mark, x=_x(), y=y))
+
+
+def _filled(spec: Spec) -> tuple[Spec, dict[str, Sequence[Spec]], dict[str, float]]:
+    """Take the rows and the ends of the scales out of a specification, and name them in it."""
+    values, ends = dict[str, Sequence[Spec]](), dict[str, float]()
+    for place, layer in enumerate(spec["layer"]):
+        name = f"rows{place}"
+        values[name] = layer["data"]["values"]
+        layer["data"] = {"name": name}
+        for channel in ("x", "y"):
+            encoding = layer["encoding"].get(channel, {})
+            domain = encoding.get("scale", {}).get("domain")
+            if domain is None or isinstance(domain[0], dict):  # layers share an encoding
+                continue
+            names = [f"{channel}_low", f"{channel}_high"]
+            ends.update(zip(names, domain, strict=True))
+            encoding["scale"] = {**encoding["scale"], "domain": [{"expr": n} for n in names]}
+    # Without the values of now, so that the shape stays the same; who draws it sets them.
+    spec["params"] = [{"name": name, "value": 1} for name in ends]
+    return spec, values, ends
+
+
+class TrendPoint(NamedTuple):
+    """A run in the trend of its name."""
+
+    date: str  # ISO 8601
+    value: float
+    low: float | None
+    high: float | None
+    text: str  # for its tooltip
+
+
+def trend(points: Sequence[TrendPoint], *, kind: str, colour: str = "a") -> Spec:
+    """Draw a figure of dated runs, each with its interval; `kind` is "ms", "share" or "rate"."""
+    rows = [
+        {"x": p.date, "y": _rounded(p.value), "lo": p.low, "hi": p.high, "t": p.text}
+        for p in points
+    ]
+    top = max((p.value if p.high is None else p.high) for p in points)
+    axis: Spec = {"title": None}
+    if kind == "share":
+        axis, top = {"title": None, "format": ".0%"}, 1 / 1.05
+    elif kind == "ms":
+        axis["labelExpr"] = _TIME_LABELS
+    y = {**_x("y"), "scale": {"domain": [0, top * 1.05 or 1], "nice": False}, "axis": axis}
+    when = {"title": None, "labelAngle": 0, "labelOverlap": True, "tickCount": 6}
+    x = {"field": "x", "type": "temporal", "axis": when, "scale": {"padding": 12}}
+    bar = {"type": "rule", "strokeWidth": 7, "opacity": 0.3, "color": token(colour)}
+    line = {"type": "line", "strokeWidth": 1, "color": token("rule")}
+    dot = {"type": "point", "color": token(colour), "size": 60, "opacity": 1}
+    barred = [row for row in rows if row["lo"] is not None and row["hi"] is not None]
+    return _view(
+        180,
+        _layer(rows, line, x=x, y=y),
+        _layer(barred, bar, x=x, y=_x("lo"), y2={"field": "hi"}),
+        _layer(rows, dot, x=x, y=y, tooltip=_tip()),
+    )

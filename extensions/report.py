@@ -1242,7 +1242,7 @@ def html_page(view: OneRun | Comparing) -> bytes:
     template = RUN_PAGE if isinstance(view, OneRun) else COMPARE_PAGE
     page = _environment().from_string(BASE_PAGE.replace("{{ CONTENT }}", template)).render(
         view=view,
-        style=_ours(_style()),
+        style=_ours(style_sheet()),
         script=_ours(script),
         scripts=_ours(f"'sha256-{digest}'" if script else "'none'"),
         drawer=drawer,
@@ -1290,7 +1290,7 @@ class Drawer:
         return markupsafe.Markup(data)  # noqa: S704 (nothing in it can end the element)
 
 
-def _style() -> str:
+def style_sheet() -> str:
     """Return the style sheet with both themes."""
     light, dark = (
         "".join(f"--{name}:{value};" for name, value in theme.items()) + f"color-scheme:{scheme}"
