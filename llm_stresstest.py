@@ -485,7 +485,8 @@ class Redactor:
         if Joined.NEEDED.search(text):
             joined = Joined(text)
             found = (form.spans(self._lower(joined.text)) for form in self._hexadecimal)
-            spans += [tuple(map(joined.origin, span)) for span in itertools.chain(*found)]
+            places = itertools.chain(*found)
+            spans += [(joined.origin(start), joined.origin(stop)) for start, stop in places]
         layers = list[Unescaped]()
         while len(layers) < 3 and Unescaped.NEEDED.search(text):
             layers.append(Unescaped(text))
@@ -598,10 +599,12 @@ _SECRET_KEY = re.compile(
     r"|^(x[-_])?(api|access|bearer|hf|private|refresh|session)?[-_]?(key|token)$",
     re.IGNORECASE,
 )
-# What is a credential by its look, whatever its name and wherever it stands in a text.
+# What is a credential by its look, whatever its name and wherever it stands in a text; not so the
+# names of hosts, files and models, such as sk-gpu01.example, hf_mistral-7b-v0.3, xai-grok-4.
 _LIKE_A_KEY = re.compile(
-    r"(?<![A-Za-z0-9])(sk-|gsk_|hf_|gh[pous]_|github_pat_|glpat-|nvapi-|AIza|AKIA|eyJ)"
-    r"(?=[\w.+/=~-]*\d)[\w.+/=~-]{12,}|xai-[A-Za-z0-9]{20,}"
+    r"(?<![A-Za-z0-9@])(?<!//)(sk-(?=[\w-]*\d)[\w-]{16,}|(gsk|hf|gh[pous])_[A-Za-z0-9]{16,}"
+    r"|(github_pat_|glpat-|nvapi-|AIza)(?=[\w-]*\d)[\w-]{16,}|xai-[A-Za-z0-9]{20,}"
+    r"|AKIA[A-Z0-9]{16}|eyJ[\w-]{8,}\.[\w.-]{8,})"
     r"|(?<=[Bb]earer )(?=\S*\d)[^\s\"']{12,}|^([Bb]earer|[Bb]asic|[Dd]igest) \S+$"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*",
     re.DOTALL,

@@ -650,7 +650,8 @@ def test_an_error_shows_no_credential_of_the_command_line(
 
 @pytest.mark.parametrize(
     "body", [{"max_tokens_per_doc": 5}, {"stop_token": "</s>"}, {"eos_token": "<|im_end|>"}, {"cache_key": "a"}, {"keys": "b"},
-     {"author": "me"}, {"note": "as in sk-learn-contributions, risk-adjusted-return-2024"}, {"use_auth": True}]
+     {"author": "me"}, {"note": "as in sk-learn-contributions, risk-adjusted-return-2024"}, {"use_auth": True},
+        {"lora": "/models/hf_mistral-7b-v0.3"}, {"models": ["xai-grok-4-fast-2025", "sk-gpu01.corp.example"]}]
 )  # fmt: skip
 def test_what_only_sounds_like_a_credential_is_kept(
     project: Project, server: ScriptedServer, body: Any
@@ -658,6 +659,12 @@ def test_what_only_sounds_like_a_credential_is_kept(
     project.configure(server=server.url, extra_body=body)
     project.run("run")
     assert project.results()["meta"]["config"]["extra_body"] == body
+
+
+def test_a_host_whose_name_begins_like_a_key_is_shown() -> None:
+    config = st.Config(server="http://sk-bratislava-gpu-node01:8000/v1", model="m")
+    assert config.without_passwords()["server"] == config.server
+    assert st.resolve_target(config, {}).shown == config.server
 
 
 def test_a_run_whose_config_has_a_credential_can_be_gone_on_with(
