@@ -197,11 +197,11 @@ def test_the_llmd_report_of_each_odd_run_is_valid_by_the_published_schema(
 def test_the_llmd_report_of_a_stage_has_the_stages_own_time(tmp_path: Path) -> None:
     lines = written(odd_runs.synthetic(tmp_path, 400, [1, 2]), "llmd").read_text().splitlines()
     first, second = (json.loads(line)["run"]["time"] for line in lines)
-    # 200 requests, one sent each ms; the last of them takes 67 ms.
+    # 200 requests, one sent each ms; the one at 197 ms takes 68 ms.
     assert first == {
         "start": "2026-11-25T12:00:00.000+01:00",
-        "end": "2026-11-25T12:00:00.266+01:00",
-        "duration": "PT0.266S",
+        "end": "2026-11-25T12:00:00.265+01:00",
+        "duration": "PT0.265S",
     }
     assert second["start"] == "2026-11-25T12:00:00.200+01:00"
 

@@ -180,7 +180,7 @@ def test_two_sweeps_have_their_verdicts_level_by_level_and_one_time_axis(tmp_pat
     assert report.main([*map(str, paths), "-o", str(out)]) == 0
     outline = Outline(out.read_text(encoding="utf-8"))
     assert "B against A, level by level" in outline.text
-    assert "120 requests take A 186 ms and B 186 ms" in outline.text.replace("\u202f", " ")
+    assert "120 requests take A 184 ms and B 184 ms" in outline.text.replace("\u202f", " ")
     view = report.Comparing([report.read(path) for path in paths])
     heads, levels = view._levels(view.comparisons[0])
     assert [level for level, _ in levels] == ["1", "2"]
