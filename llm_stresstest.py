@@ -8180,7 +8180,8 @@ def format_share(*shares: float | None) -> str:
     for share in cast(Sequence[float], shares):
         percent = 100 * share
         # 399 of 400 are not 100 %.
-        whole = 9.95 <= abs(percent) < 99.5 or round(percent, 1) in (0, 100)
+        nearly_all = 99.5 <= abs(percent) < 99.95
+        whole = (abs(percent) >= 9.95 and not nearly_all) or round(percent, 1) == 0
         text = f"{percent:.0f}" if whole else f"{percent:.1f}".removesuffix(".0")
         texts.append(text.replace("-", "−"))
     return " to ".join(texts) + NARROW_SPACE + "%"
@@ -8198,7 +8199,7 @@ class Headline:
     is not claimed: estimated tokens are "about", and times that are this program's own are no news.
     """
 
-    GROWTH = 1.1  # a level pays when the total is this many times that of the level before
+    GROWTH = 1.1  # a level pays when the total is this many times the best of those before
     MISSED = 0.1  # the share of requests beyond a limit from which it is the news
     FAILED = 0.01
     MISSES: ClassVar = {
@@ -8271,16 +8272,24 @@ class Headline:
 
     @property
     def knee(self) -> int | None:
-        """The highest level at which the total still grew by a tenth; None unless it is a sweep."""
+        """The level from which on more users bring nothing; None unless it is a sweep."""
         totals = [(stage["concurrent"], total_speed(stage)) for stage in self.stages]
-        known = [(level, total) for level, total in totals if total]
-        if len(known) < 2:
+        return self.knee_of([(int(level), total) for level, total in totals if total])
+
+    @classmethod
+    def knee_of(cls, totals: Sequence[tuple[int, float]]) -> int | None:
+        """Return the highest level whose total is a tenth above the best of all lower levels.
+
+        Takes levels with their tokens/s, the lowest first; None when they are fewer than two.
+        """
+        if len(totals) < 2:
             return None
-        knee = known[0][0]
-        for (_, before), (level, total) in itertools.pairwise(known):
-            if total >= self.GROWTH * before:
+        knee, best = totals[0]
+        for level, total in totals[1:]:
+            if total >= cls.GROWTH * best:
                 knee = level
-        return int(knee)
+            best = max(best, total)
+        return knee
 
     def total_stops_growing(self) -> str | None:
         """Say what a sweep's levels beyond the knee cost."""

@@ -23,7 +23,7 @@ import json
 import math
 import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import llm_stresstest as st
@@ -412,12 +412,11 @@ def pareto(levels: Sequence[Level], about: str = "") -> Chart:
 
 def _pareto_title(known: Sequence[tuple[int, float, float]]) -> str:
     """Say what the way from the knee to the top costs, as the headline does."""
-    knee = known[0]
-    for before, level in itertools.pairwise(known):
-        if level[1] >= st.Headline.GROWTH * before[1]:
-            knee = level
+    knee = st.Headline.knee_of([(at_once, total) for at_once, total, _ in known])
     top = known[-1]
-    begin = known[0] if knee is top else knee
+    begin = known[0]
+    if knee != top[0]:
+        begin = next(level for level in known if level[0] == knee)
     gain, loss = top[1] / begin[1] - 1, 1 - top[2] / begin[2]
     total = "grows by" if gain >= 0 else "falls by"
     one = "loses" if loss >= 0 else "gains"
@@ -917,6 +916,112 @@ def _area_spec(
     scale = {"domain": [0, top or 1], "nice": True}
     y = {**_x("y"), "stack": None, "scale": scale, "axis": {"title": None, "tickCount": 3}}
     return _view(62, *timeline.ground(named=False), _layer(steps, mark, x=_x(), y=y))
+
+
+class Lived(NamedTuple):
+    """What is drawn of one run over time, beside others."""
+
+    label: str
+    timeline: Timeline
+    colour: str  # a token's name
+    dash: tuple[int, ...] = ()
+
+
+SHAPES = ("circle", "square", "triangle-up")
+
+
+def overlaid_time(name: str, runs: Sequence[Lived]) -> Chart:
+    """Draw several runs over one time axis, each from its own start."""
+    runs = [run for run in runs if run.timeline.sent]
+    if len(runs) < 2:
+        return Chart(name, "No chart: fewer than two of the runs reached their server.")
+    axis = Axis(max(run.timeline.axis.end_s for run in runs))
+    panels = [_overlaid_latency(runs)]
+    lines = (
+        ("Requests in flight", "mean of each bin", Timeline.in_flight),
+        ("Tokens/s", "all users · ↑ more is better", Timeline.tokens_per_s),
+    )
+    for label, note, measure in lines:
+        panels.append(Panel(_overlaid_lines(runs, measure), label, note))
+    panels = [
+        panel._replace(spec=_with_axis(panel.spec, axis, last=panel is panels[-1]))
+        for panel in panels
+    ]
+    rows = [
+        (
+            run.label,
+            f"{len(run.timeline.sent):,}",
+            f"{sum(not r.ok for r in run.timeline.sent):,}",
+            st.format_ms(run.timeline.axis.end_s * 1000),
+            st.format_number(run.timeline.run.aggregate["tokens_per_s"]),
+        )
+        for run in runs
+    ]
+    asked = {len(run.timeline.sent) for run in runs}
+    took = [f"{run.label} {st.format_ms(run.timeline.axis.end_s * 1000)}" for run in runs]
+    listed = f"{', '.join(took[:-1])} and {took[-1]}"
+    title = f"{max(asked):,} requests take {listed}"
+    if len(asked) > 1:
+        title = f"The runs, of {min(asked):,} to {max(asked):,} requests, take {listed}"
+    heads = ("run", "requests", "failed", "duration ↓", "tokens/s ↑")
+    note = "Each run from its own start; all panels share the time axis"
+    return Chart(name, title, note, tuple(panels), heads, tuple(rows))
+
+
+def _overlaid_latency(runs: Sequence[Lived]) -> Panel:
+    """Draw the first tokens of several runs, else their whole answers, and their failures."""
+    metric, what = "ttft_ms", "First token"
+    if not any(r.ttft_ms is not None for run in runs for r in run.timeline.sent if r.ok):
+        metric, what = "time_ms", "Whole answer"
+    points = list[list[dict[str, Any]]]()
+    layers, left_out = list[Spec](), 0
+    for run in runs:
+        measured = [r for r in run.timeline.sent if r.ok and getattr(r, metric) is not None]
+        shown = sample(measured, _extremes(measured), run.timeline.most // len(runs))
+        left_out += len(measured) - len(shown)
+        points.append([
+            {
+                "x": _seconds(cast(int, r.sent_ns) / 1e6), "y": _rounded(getattr(r, metric)),
+                "t": f"{run.label}, request {r.index}: {st.format_ms(getattr(r, metric))}",
+            }
+            for r in shown
+        ])  # fmt: skip
+    scale = Scale.of(point["y"] for part in points for point in part)
+    x, y = _x(), scale.encoding("y")
+    for run, part, shape in zip(runs, points, SHAPES, strict=False):
+        mark = {"type": "point", "shape": shape, "size": 22, "opacity": 0.75, "filled": True}
+        mark["color"] = token(run.colour)
+        layers.append(_layer(part, mark, x=x, y=y, tooltip=_tip()))
+        failed = [r for r in run.timeline.sent if not r.ok and r.status != "cancelled"]
+        layers += _failures(sample(failed, (), run.timeline.most // 4), x)
+    shapes = ", ".join(
+        f"{run.label} {shape}" for run, shape in zip(runs, _SHAPE_WORDS, strict=False)
+    )
+    total = sum(map(len, points)) + left_out
+    note = f"{shapes}{scale.words}{sampled_words(total - left_out, total)} · ↓ less is better"
+    return Panel(_view(150, *layers), what, note)
+
+
+_SHAPE_WORDS = ("round", "square", "triangle")
+
+
+def _overlaid_lines(
+    runs: Sequence[Lived], measure: Callable[[Timeline], tuple[float, list[float]]]
+) -> Spec:
+    """Draw a quantity of several runs as steps, a line a run."""
+    lines, tops = list[tuple[list[Spec], Spec]](), list[float]()
+    for run in runs:
+        wide, values = measure(run.timeline)
+        steps = [{"x": round(at * wide, 3), "y": _rounded(v)} for at, v in enumerate(values)]
+        end = round(run.timeline.axis.end_s, 3)
+        steps += [{"x": end, "y": steps[-1]["y"]}, {"x": end, "y": 0}]
+        tops.append(max(values, default=0.0))
+        mark: Spec = {"type": "line", "interpolate": "step-after", "color": token(run.colour)}
+        mark |= {"strokeWidth": 1.5, "strokeDash": list(run.dash) or [1, 0]}
+        lines.append((steps, mark))
+    y = {**_x("y"), "scale": {"domain": [0, max(tops) or 1], "nice": True}}
+    y["axis"] = {"title": None, "tickCount": 3}
+    return _view(80, *(_layer(steps, mark, x=_x(), y=y) for steps, mark in lines))
 
 
 _SAMPLED = (

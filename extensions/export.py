@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime as dt
 import functools
 import itertools
 import json
@@ -582,7 +583,8 @@ class Book:
 #
 # Version 0.2, the format that the llm-d project's tools and its converters for other load
 # generators write; see benchmark-report in github.com/llm-d/llm-d-benchmark. It has no place for
-# quality, verdicts and intervals: those stay in the results file. A stage is a report of its own.
+# quality and intervals: those stay in the results file. The verdict stands in the load's
+# description. A stage is a report of its own.
 
 
 def write_llmd(runs: Runs, path: Path) -> str:
@@ -600,8 +602,6 @@ def write_llmd(runs: Runs, path: Path) -> str:
 def benchmark_report(meta: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
     """Return the report of a stage, or of a run at one level."""
     stage = part.get("stage", 0)
-    start, end = (_moment(meta, name) for name in ("start", "end"))
-    duration = f"PT{meta['total_duration_ms'] / 1000:.3f}S"
     requests: dict[str, Any] = {
         "total": part["requests"],
         "failures": part["failed"],
@@ -628,7 +628,7 @@ def benchmark_report(meta: Mapping[str, Any], part: Mapping[str, Any]) -> dict[s
         "run": {
             "uid": f"{meta['run_id']}-{stage}",
             "eid": meta["run_id"],
-            "time": {"start": start, "end": end, "duration": duration},
+            "time": _span(meta, part),
         },
         "scenario": {"load": _load(meta, part)},
         "results": {
@@ -647,9 +647,21 @@ def _known(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _moment(meta: Mapping[str, Any], name: str) -> str:
+def _span(meta: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, str]:
+    """Return when a stage ran, or a whole run."""
     offset = str(meta.get("utc_offset") or "+0000")
-    return f"{meta[f'{name}_date']}T{meta[f'{name}_time']}{offset[:3]}:{offset[3:5]}"
+    zone = f"{offset[:3]}:{offset[3:5]}"
+    moments = [
+        dt.datetime.fromisoformat(f"{meta[f'{name}_date']}T{meta[f'{name}_time']}{zone}")
+        for name in ("start", "end")
+    ]
+    duration_ms = meta["total_duration_ms"]
+    if part.get("window_ms"):  # a stage's, from the start of the run
+        begin, end = part["window_ms"]
+        moments = [moments[0] + dt.timedelta(milliseconds=ms) for ms in (begin, end)]
+        duration_ms = end - begin
+    start, end = (moment.isoformat(timespec="milliseconds") for moment in moments)
+    return {"start": start, "end": end, "duration": f"PT{duration_ms / 1000:.3f}S"}
 
 
 def _statistics(summary: Mapping[str, Any], units: str) -> dict[str, Any] | None:
@@ -678,7 +690,10 @@ def _load(meta: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any] | 
     }
     if config["rate"] is not None:
         standardized["rate_qps"] = config["rate"]
-    what = {"cfg_id": meta["questions_sha256"], "description": "questions of a catalogue"}
+    verdict = meta["validity"]
+    why = ", ".join(reason["code"] for reason in verdict["reasons"])
+    said = f"questions of a catalogue; verdict {verdict['verdict']}{': ' if why else ''}{why}"
+    what = {"cfg_id": meta["questions_sha256"], "description": said}
     return {"metadata": what, "standardized": standardized, "native": {"config": config}}
 
 

@@ -141,7 +141,8 @@ class Resampling:
             influence = b / b.sum() - a / a.sum()
             square = float((influence**2).sum())
             # A slow request spoils the block after it too: what neighbours share counts twice more.
-            shared = max(float((influence[1:] * influence[:-1]).sum()), 0.0)
+            # It comes out too low by a block's share, for all influences together are 0.
+            shared = max(float((influence[1:] * influence[:-1]).sum()) + square / count, 0.0)
             part = (square + 2 * shared) * count / (count - 1) * share**2
             variance += part
             weights += part**2 / (count - 2)

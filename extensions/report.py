@@ -214,7 +214,7 @@ def caveats(meta: Mapping[str, Any]) -> list[Caveat]:
 def sentence(text: str) -> str:
     """Return a message with a capital and a full stop."""
     text = st.printable(text, 1000)
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", "…")) else ".")
 
 
 def started(meta: Mapping[str, Any]) -> str:
@@ -478,8 +478,8 @@ class OneRun:
         parts = ["↑ more is better, ↓ less is better. Small: 95" + NARROW + "% interval."]
         if self.knee is not None:
             parts.append(
-                f"Marked: {self.knee} at once, the highest level at which the total grew by a "
-                f"tenth or more."
+                f"Marked: {self.knee} at once, the highest level whose total is a tenth or more "
+                "above that of each lower one."
             )
         limits = limits_text(self.slo)
         parts.append(f"Limits: {limits}." if limits else "No limits were set: slo sets them.")
@@ -597,7 +597,8 @@ class OneRun:
             return self.headline.removesuffix(".")
         n = high.part["quality"]["under_load"]["n"]
         changed = paired.get("better", 0) + paired.get("worse", 0)
-        also = f"; {changed} answers changed their grade" if changed else ""
+        many = "answer changed its" if changed == 1 else "answers changed their"
+        also = f"; {changed} {many} grade" if changed else ""
         return (
             f"No difference in right answers between {low.at_once} and {high.at_once} at once is "
             f"beyond chance, with {n:,} answers a level{also}"
@@ -879,7 +880,7 @@ class OneRun:
             )
             often = f" {len(wrong)} of {asked} times" if asked > 1 else ""
             reason = wrong[0].grade_reason
-            why.append(f"Wrong{often}" + (f": {sentence(reason)[:-1]}." if reason else "."))
+            why.append(f"Wrong{often}" + (f": {sentence(reason)}" if reason else "."))
         elif r.graded:
             why.append("Right.")
         kinds = ("slow", "wrong") if kind == "slow" and wrong else (kind,)
@@ -1050,7 +1051,10 @@ class Comparing:
                 for row in self.words.shown_rows(comparison)
             ]
             flips = comparison.flipped
+            heads, levels = self._levels(comparison)
             found.append({
+                "level_heads": heads,
+                "levels": levels,
                 "label": comparison.b.label,
                 "name": comparison.b.first.name,
                 "rows": rows,
@@ -1062,6 +1066,22 @@ class Comparing:
                 "lost": sum(not flip.b for flip in flips),
             })  # fmt: skip
         return found
+
+    def _levels(self, comparison: Any) -> tuple[list[str], list[tuple[str, list[Any]]]]:
+        """Return the verdicts level by level: the metrics' names, and the cells of each level."""
+        margin, rows_of = comparison.options.margin, comparison.levels
+        names = [
+            name
+            for name in self.compare.BY_LEVEL
+            if any(rows[name].verdict != "not_measured" for rows in rows_of.values())
+        ]
+        metrics = [self.compare.METRICS[name] for name in names]
+        heads = [f"{metric.label} {metric.arrow}".strip() for metric in metrics]
+        cells = [
+            (level, [self.words.cells_of(rows[name], margin) for name in names])
+            for level, rows in rows_of.items()
+        ]
+        return heads, cells
 
     def _flip(self, flip: Any, comparison: Any) -> dict[str, Any]:
         """Return a question whose grade changed, with both answers."""
@@ -1076,10 +1096,7 @@ class Comparing:
     def latency_charts(self) -> list[charts.Chart]:
         """The runs' curves, one over the other; from a fourth on a row a run."""
         found = []
-        groups = [range(len(self.runs))]
-        if len(self.runs) > 3:
-            groups = [(0, place) for place in range(1, len(self.runs))]  # type: ignore[misc]
-        for group in groups:
+        for group in self._groups:
             for metric, (what, note, _) in METRICS.items():
                 curves = [self._curve(place, metric, at) for at, place in enumerate(group)]
                 if not all(curve.values for curve in curves):
@@ -1088,6 +1105,27 @@ class Comparing:
                 title = self._title(metric, what, group)
                 found.append(charts.ecdf(name, title, note, curves, self.runs[0].slo.get(metric)))
         return found
+
+    @property
+    def _groups(self) -> list[Sequence[int]]:
+        """The runs that stand in one picture: up to three, else each with the first."""
+        if len(self.runs) <= len(self.COLOURS):
+            return [range(len(self.runs))]
+        return [(0, place) for place in range(1, len(self.runs))]
+
+    @functools.cached_property
+    def time_charts(self) -> list[charts.Chart]:
+        """What happened when, the runs over each other from their starts."""
+        return [
+            charts.overlaid_time(
+                "over_time" + "".join(self.labels[place] for place in group),
+                [
+                    charts.Lived(self.labels[place], self.runs[place].timeline, *self.COLOURS[at])
+                    for at, place in enumerate(group)
+                ],
+            )
+            for group in self._groups
+        ]
 
     def _curve(self, place: int, metric: str, at: int) -> charts.Curve:
         run = self.runs[place]
@@ -1112,7 +1150,7 @@ class Comparing:
 
     def all_charts(self) -> list[charts.Chart]:
         """Return all charts."""
-        return self.latency_charts
+        return [*self.latency_charts, *self.time_charts]
 
     @property
     def legend(self) -> list[charts.Key]:
@@ -1237,7 +1275,7 @@ def html_page(view: OneRun | Comparing) -> bytes:
         bundle = vl_convert.javascript_bundle(
             "window.vegaEmbed=vegaEmbed", vl_version=charts.VEGA_LITE
         )
-        script = f"(()=>{{{bundle}}})();{SCRIPT}".replace("</script", "<\\/script")
+        script = f"(()=>{{{bundle}}})();{SCRIPT}{SORTING}".replace("</script", "<\\/script")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     template = RUN_PAGE if isinstance(view, OneRun) else COMPARE_PAGE
     page = _environment().from_string(BASE_PAGE.replace("{{ CONTENT }}", template)).render(
@@ -1362,6 +1400,13 @@ td,tbody th{padding:7px 12px 7px 0;border-bottom:1px solid var(--line);vertical-
 overflow-wrap:anywhere}
 tbody th{color:var(--ink);font-weight:400;font-size:14px}
 .n{text-align:right}th.n,td.n{padding-right:0;padding-left:16px}
+.sort thead th{position:sticky;top:0;background:var(--bg)}
+th button{font:inherit;color:inherit;background:none;border:0;padding:0;min-height:24px;
+text-align:inherit}
+th button:hover{text-decoration:underline}
+th[aria-sort] button{color:var(--ink)}
+th[aria-sort=ascending] button::after{content:" ▲"}
+th[aria-sort=descending] button::after{content:" ▼"}
 small{display:block;font-size:12px;color:var(--ink3);font-weight:400}
 .levels{margin:8px 0}.levels td,.levels tbody th{font-size:16px}
 .levels tbody th{font-weight:650}
@@ -1403,7 +1448,6 @@ font-size:14px}
 details{margin-top:8px;font-size:13px;color:var(--ink2)}
 summary{cursor:pointer;min-height:24px;color:var(--ink2)}
 details table{font-size:13px;margin-top:4px}details .scroll{max-height:360px;overflow:auto}
-details thead th{position:sticky;top:0;background:var(--bg)}
 .legend{display:flex;flex-wrap:wrap;gap:4px 20px;font-size:13px;color:var(--ink2);margin:4px 0 12px}
 .legend span{display:inline-flex;align-items:center;gap:7px}
 .tools{display:flex;flex-wrap:wrap;gap:8px;margin:16px 0}
@@ -1472,6 +1516,52 @@ overflow:visible}
 a[href^=http]::after{content:" (" attr(href) ")"}
 """
 
+# Makes each table of the class "sort" sortable by its headers. Numbers are read as they stand
+# there, with their units; a cell that says "not measured" comes last either way.
+SORTING = r"""
+(() => {
+"use strict";
+const plain = cell => {
+  const copy = cell.cloneNode(true);
+  copy.querySelectorAll("small, .bar").forEach(part => part.remove());
+  return copy.textContent.trim();
+};
+const sizes = {ms: 1, s: 1000, min: 60000};
+const amount = text => {
+  const found = /^\(?([-\u2212+]?)([\d,]*\.?\d+)(?![\d-])/.exec(text);
+  if (!found) return NaN;
+  const unit = /\d\s(ms|s|min)\)?$/.exec(text);
+  const size = Number(found[2].replaceAll(",", "")) * (unit ? sizes[unit[1]] : 1);
+  return found[1] === "-" || found[1] === "\u2212" ? -size : size;
+};
+const sort = (table, column, down) => {
+  const body = table.tBodies[0];
+  const rows = [...body.rows].map(row => [plain(row.cells[column]), row]);
+  const empty = ([text]) => text === "\u2013" || text === "";
+  const known = rows.filter(row => !empty(row));
+  const numeric = known.every(([text]) => !Number.isNaN(amount(text)));
+  const order = (a, b) => numeric ? amount(a) - amount(b) : a.localeCompare(b);
+  known.sort(([a], [b]) => down ? order(b, a) : order(a, b));
+  body.append(...[...known, ...rows.filter(empty)].map(([, row]) => row));
+};
+document.querySelectorAll("table.sort").forEach(table => {
+  const heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, column) => {
+    if (!head.textContent.trim()) return;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => {
+      const down = head.getAttribute("aria-sort") === "ascending";
+      heads.forEach(other => other.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      sort(table, column, down);
+    });
+  });
+});
+})();
+"""
 SCRIPT = r"""
 (() => {
 "use strict";
@@ -1593,8 +1683,9 @@ class="panel"><b>{{ panel.label }}</b><span>{{ panel.note }}</span></p>{% endif 
 {% if c.rows %}
 <details><summary>Show the data as a table</summary><div class="scroll">
 {% if c.table_note %}<p class="note">{{ c.table_note }}</p>{% endif %}
-<table><thead><tr>{% for head in c.headers %}<th{{ ' class=n' if loop.index0 }}>{{ head }}</th>\
-{% endfor %}</tr></thead>
+<table class="sort"><thead><tr>
+{% for head in c.headers %}<th{{ ' class=n' if loop.index0 }}>{{ head }}</th>{% endfor %}
+</tr></thead>
 <tbody>
 {% for row in c.rows %}
 <tr>{% for cell in row %}<td{{ ' class=n' if loop.index0 }}>{{ cell }}</td>{% endfor %}</tr>
@@ -1662,7 +1753,7 @@ RUN_PAGE = """\
 <h1>{{ view.headline }}</h1>
 <p class="lede">{{ view.lede }}</p>
 {% if view.levels %}
-<table class="levels cards">
+<table class="levels cards sort">
 <thead><tr><th>Requests<br>at once</th><th class="n">Total,<br>tokens/s ↑</th>
 <th class="n">One user,<br>tokens/s ↑</th><th class="n">First token (TTFT),<br>median ↓</th>
 <th class="n">Whole answer (E2E),<br>median ↓</th><th class="n">Within the<br>limits ↑</th>
@@ -1735,7 +1826,7 @@ left is faster. \
 </section>
 {% if view.failures %}
 <section id="failures"><h2>Failures</h2><p class="note">{{ view.failure_words }}</p>
-<table class="cards"><thead><tr><th>Sent after</th><th>Kind</th><th class="n">HTTP</th>
+<table class="cards sort"><thead><tr><th>Sent after</th><th>Kind</th><th class="n">HTTP</th>
 <th style="padding-left:16px">Message</th><th>Question</th><th
 class="n">Failed after</th></tr></thead><tbody>
 {% for f in view.failures[:50] %}
@@ -1819,7 +1910,7 @@ class="said">{{ f.arrived }}</div>{% endif %}<p>{{ f.message }}</p></div></li>
 COMPARE_PAGE = """\
 <header><b>llm-stresstest</b><span class="kind">report</span>
 <nav aria-label="Sections"><a href="#answer">Verdict</a><a href="#latency">Latency</a>
-<a href="#flips">Answers that changed</a></nav>
+<a href="#time">Over time</a><a href="#flips">Answers that changed</a></nav>
 {% if not view.lite %}<button id="theme" type="button">Light / dark</button>{% endif %}
 </header>
 <main id="answer">
@@ -1884,6 +1975,22 @@ class="{{ line.better }}">{{ cells.verdict }}</b><small>{{ cells.needs }}</small
 {% endfor %}
 </tbody></table>
 <p class="note" style="margin-top:8px">{{ table.legend }}</p>
+{% if table.levels %}
+<h2 style="margin-top:36px">{{ table.label }} against A, level by level</h2>
+<p class="note">Differences with their 95{{ narrow }}% intervals, which hold over all rows and \
+levels at once.</p>
+<table class="cards sort"><thead><tr><th>At once</th>
+{% for head in table.level_heads %}<th class="n">{{ head }}</th>{% endfor %}
+</tr></thead><tbody>
+{% for level, row in table.levels %}
+<tr><th scope="row">{{ level }}<span class="phone"> at once</span></th>
+{% for cells in row %}
+<td class="n" data-of="{{ table.level_heads[loop.index0] }}"><span>{{ cells.change }}\
+<small>{{ cells.interval }}</small><small>{{ cells.verdict }}</small></span></td>
+{% endfor %}</tr>
+{% endfor %}
+</tbody></table>
+{% endif %}
 {% endif %}
 {% if table.caveats %}
 <ul class="caveats">{% for line in table.caveats %}<li
@@ -1896,6 +2003,10 @@ left is faster. Thick bars: 95{{ narrow }}% interval of each median.</p>
 {{ legend(view.legend) }}
 {% for group in view.latency_charts|batch(3) %}{{ row(group) }}{% else %}
 <p class="note">No chart: at least one of the runs has no answer.</p>{% endfor %}
+</section>
+<section id="time"><h2>Over time</h2>
+{{ legend(view.legend) }}
+{% for c in view.time_charts %}{{ chart(c, True) }}{% endfor %}
 </section>
 <section id="flips"><h2>Answers that changed their grade</h2>
 {% for table in view.tables if not table.refused %}

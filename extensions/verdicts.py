@@ -122,8 +122,10 @@ def needs_text(row: Row) -> str:
         return f"a run {times:.2g} times as long"
     if row.needs_more is None:
         return "the runs differ too much"
-    unit = "runs a side" if row.needs == "runs" else "questions"
-    return f"about {about(row.needs_more)} more {unit}"
+    unit = "run" if row.needs == "runs" else "question"
+    many = "" if row.needs_more == 1 else "s"
+    side = " a side" if row.needs == "runs" else ""
+    return f"about {about(row.needs_more)} more {unit}{many}{side}"
 
 
 def about(count: int) -> str:

@@ -193,8 +193,20 @@ def test_rates_need_six_blocks_of_time() -> None:
     assert estimate.value == pytest.approx(math.log(b.mean() / a.mean()))
     shares = b / b.sum() - a / a.sum()
     alone, neighbours = (shares**2).sum(), (shares[1:] * shares[:-1]).sum()
-    assert estimate.variance == pytest.approx((alone + 2 * max(neighbours, 0)) * 20 / 19)
+    shared = max(neighbours + alone / 20, 0)
+    assert estimate.variance == pytest.approx((alone + 2 * shared) * 20 / 19)
     assert Family([estimate]).interval(estimate).p < 0.05
+
+
+def test_rates_of_few_blocks_have_intervals_that_hold_as_often_as_they_say() -> None:
+    rng, held, tries = np.random.default_rng(5), 0, 400
+    for _ in range(tries):
+        a, b = rng.normal(100, 5, (2, 8))
+        found = inference.Resampling(20).rates([(a, b)])
+        assert found is not None
+        low, high = inference.Family([found]).interval(found).ci95
+        held += low <= 0 <= high
+    assert 0.93 <= held / tries <= 0.985
 
 
 def test_blocks_that_did_the_same_work_are_held_against_each_other() -> None:

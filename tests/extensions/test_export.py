@@ -180,6 +180,32 @@ def test_the_llmd_report_has_the_units_and_values_of_each_stage(
         assert report["scenario"]["load"]["standardized"]["concurrency"] == stage["concurrent"]
 
 
+@pytest.mark.parametrize("shape", odd_runs.SHAPES)
+def test_the_llmd_report_of_each_odd_run_is_valid_by_the_published_schema(
+    project: Project, server: ScriptedServer, shape: str
+) -> None:
+    schema = pytest.importorskip("llmd_benchmark_report.schema_v0_2", reason="needs checks")
+    path = odd_runs.make(project, server, shape)
+    for line in written(path, "llmd").read_text(encoding="utf-8").splitlines():
+        made = schema.BenchmarkReportV02.model_validate_json(line)
+        assert made.run.time.start <= made.run.time.end
+        assert not made.scenario.load or "verdict" in made.scenario.load.metadata.description
+        with pytest.raises(ValueError, match="extra"):  # it does refuse what it does not know
+            schema.BenchmarkReportV02.model_validate({**json.loads(line), "more": 1})
+
+
+def test_the_llmd_report_of_a_stage_has_the_stages_own_time(tmp_path: Path) -> None:
+    lines = written(odd_runs.synthetic(tmp_path, 400, [1, 2]), "llmd").read_text().splitlines()
+    first, second = (json.loads(line)["run"]["time"] for line in lines)
+    # 200 requests, one sent each ms; the one at 197 ms takes 68 ms.
+    assert first == {
+        "start": "2026-11-25T12:00:00.000+01:00",
+        "end": "2026-11-25T12:00:00.265+01:00",
+        "duration": "PT0.265S",
+    }
+    assert second["start"] == "2026-11-25T12:00:00.200+01:00"
+
+
 def test_what_exists_is_kept_and_bad_input_is_one_line(
     project: Project, server: ScriptedServer
 ) -> None:

@@ -171,7 +171,37 @@ def test_two_runs_are_overlaid_with_the_verdicts_first(
     outline = Outline(out.read_text(encoding="utf-8"))
     assert outline.text.index("B against A") < outline.text.index("How many of the requests")
     assert {"one", "other"} <= set(outline.text.split())
-    assert len(outline.specs) == 3
+    assert len(outline.specs) == 6  # three curves, and three panels over time
+
+
+def test_two_sweeps_have_their_verdicts_level_by_level_and_one_time_axis(tmp_path: Path) -> None:
+    paths = [odd_runs.synthetic(tmp_path, 120, [1, 2], name) for name in ("one", "two")]
+    out = tmp_path / "both.html"
+    assert report.main([*map(str, paths), "-o", str(out)]) == 0
+    outline = Outline(out.read_text(encoding="utf-8"))
+    assert "B against A, level by level" in outline.text
+    assert "120 requests take A 184 ms and B 184 ms" in outline.text.replace("\u202f", " ")
+    view = report.Comparing([report.read(path) for path in paths])
+    heads, levels = view._levels(view.comparisons[0])
+    assert [level for level, _ in levels] == ["1", "2"]
+    assert heads[0] == "TTFT ↓" and {len(cells) for _, cells in levels} == {len(heads)}
+    tokens = view.time_charts[0].panels[2].spec["layer"]
+    drawn = [[point["y"] for point in layer["data"]["values"]] for layer in tokens]
+    assert len(drawn) == 2 and drawn[0] == drawn[1] and max(drawn[0]) > 0
+    dashes = [layer["mark"]["strokeDash"] for layer in tokens]
+    assert dashes[0] != dashes[1]
+
+
+def test_of_four_runs_each_stands_beside_the_first(tmp_path: Path) -> None:
+    runs = [report.read(odd_runs.synthetic(tmp_path, 60, [1], name)) for name in "abcd"]
+    names = [chart.name for chart in report.Comparing(runs).time_charts]
+    assert names == ["over_timeAB", "over_timeAC", "over_timeAD"]
+
+
+def test_the_pareto_title_starts_from_the_same_knee_as_the_headline() -> None:
+    known = [(1, 42.0, 50.0), (2, 68.0, 40.0), (4, 56.0, 20.0), (8, 65.0, 10.0)]
+    title = charts._pareto_title(known).replace("\u202f", " ")
+    assert title == "From 2 to 8 at once the total falls by 4.4 % and each user loses 75 %"
 
 
 def test_runs_that_do_not_compare_are_said_to_be_so(
@@ -255,6 +285,36 @@ def test_a_request_takes_the_first_lane_that_is_free() -> None:
     assert ([lane for _, lane in placed], count) == ([0, 1, 2, 1, 0], 3)
 
 
+SORTED = [
+    (["1.2 s", "–", "340 ms", "(2.05 min)"], ["340 ms", "1.2 s", "(2.05 min)", "–"]),
+    (["1,213", "99", "−3", ""], ["−3", "99", "1,213", ""]),
+    (["2 s", "b", "a"], ["2 s", "a", "b"]),
+    (["1.18 to 1.80 s", "200 to 300 ms"], ["200 to 300 ms", "1.18 to 1.80 s"]),
+]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (apt-get install chromium)")
+def test_a_header_sorts_by_what_the_texts_mean_and_puts_the_unmeasured_last() -> None:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs the group checks")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        for cells, wanted in SORTED:
+            rows = "".join(f"<tr><td>{cell}<small>9</small></td></tr>" for cell in cells)
+            table = f"<table class=sort><thead><tr><th>x</th></tr></thead><tbody>{rows}</tbody>"
+            page.set_content(table.replace(" s<", "\u202fs<").replace(" ms<", "\u202fms<"))
+            page.evaluate(report.SORTING)
+            for backwards in (False, True):
+                page.click("th button")
+                texts = page.locator("td").evaluate_all("all => all.map(e => e.firstChild.data)")
+                found = [(text or "").replace("\u202f", " ") for text in texts]
+                found = ["" if text == "9" else text for text in found]
+                known = [text for text in wanted if text not in ("", "–")]
+                last = [text for text in wanted if text in ("", "–")]
+                assert found == (known[::-1] if backwards else known) + last
+        browser.close()
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (apt-get install chromium)")
 def test_a_browser_without_a_network_draws_it_all_and_search_theme_and_tooltips_work(
     project: Project, server: ScriptedServer
@@ -285,6 +345,14 @@ def test_a_browser_without_a_network_draws_it_all_and_search_theme_and_tooltips_
         page.fill("#search", "no such text")
         assert "No answer matches" in page.inner_text("#none")
         page.click("#clear")
+        heads = page.locator("#failures th button")
+        took = heads.nth(heads.count() - 1)
+        for way in ("ascending", "descending"):
+            took.click()
+            assert page.locator(f"#failures th[aria-sort={way}]").count() == 1
+            values = page.locator("#failures tbody td:last-child").all_inner_texts()
+            numbers = [float(value.split("\u202f")[0]) for value in values]
+            assert numbers == sorted(numbers, reverse=way == "descending")
         page.locator("#chart-over_time .vega path[aria-roledescription=point]").first.hover()
         assert "request" in page.inner_text("#tip")
         browser.close()

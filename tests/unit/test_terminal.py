@@ -103,6 +103,7 @@ HEADLINES: dict[str, tuple[tuple[dict[str, Any], dict[str, Any]], str]] = {
     "total falls": (sweep({1: 40, 4: 100, 8: 90}), f"Beyond 4 at once, users slow each other down: the total falls by 10{SPACE}%, each user's speed falls by 55{SPACE}%."),
     "no level pays": (sweep({2: 40, 4: 41}), f"Beyond 2 at once, users only slow each other down: the total grows 2.5{SPACE}%, each user's speed halves."),
     "still grows": (sweep({1: 40, 2: 70, 4: 100}), "Up to 4 at once the total keeps growing, to 100 tokens/s."),
+    "a dip makes no knee": (sweep({1: 42, 2: 68, 4: 56, 8: 65}), f"Beyond 2 at once, users slow each other down: the total falls by 4.4{SPACE}%, each user's speed falls by 76{SPACE}%."),
     "levels in any order": (sweep({4: 100, 1: 40, 2: 70}), "Up to 4 at once the total keeps growing, to 100 tokens/s."),
     "quality falls": (sweep(right=(18, 18, 8, 6)), f"From 4 at once on, answers get worse: 90{SPACE}% → 40{SPACE}% right."),
     "quality falls within chance": (sweep({1: 40, 2: 70}, right=(18, 14)), "Up to 2 at once the total keeps growing, to 70.0 tokens/s."),
@@ -165,7 +166,7 @@ def test_an_interval_has_one_unit(bounds: tuple[float | None, float], text: str)
 
 @pytest.mark.parametrize(
     ("share", "text"),
-    [(0, "0 %"), (0.0034, "0.3 %"), (0.05, "5 %"), (0.0995, "10 %"), (0.284, "28 %"), (0.9975, "99.8 %"), (1, "100 %"), (None, "–")],
+    [(0, "0 %"), (0.0034, "0.3 %"), (0.05, "5 %"), (0.0995, "10 %"), (0.284, "28 %"), (0.9975, "99.8 %"), (1, "100 %"), (1.347, "135 %"), (None, "–")],
 )  # fmt: skip
 def test_percents_are_whole_from_ten_and_never_round_to_all(share: float | None, text: str) -> None:
     assert st.format_share(share) == text.replace(" %", SPACE + "%")
