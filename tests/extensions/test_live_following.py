@@ -448,7 +448,7 @@ def test_only_new_bytes_are_read(long_journal: Path, monkeypatch: pytest.MonkeyP
     run = live.LiveRun(long_journal)
     while run.done < 100_000:
         run.refresh()
-    taken = []
+    taken: list[st.JournalLine] = []
     monkeypatch.setattr(run, "_take", taken.append)
     with long_journal.open("ab") as file:
         file.write(st.JournalLine.to_bytes(100_001, "tomorrow", {}))
