@@ -1785,4 +1785,4 @@ def open_metrics(views: Sequence[Mapping[str, Any]]) -> bytes:
         def collect(self) -> Iterable[Metric]:
             return families.values()
 
-    return bytes(generate_latest(Families()))  # type: ignore[arg-type]
+    return bytes(generate_latest(Families()))  # type: ignore[no-untyped-call]

@@ -131,7 +131,6 @@ TEXTS = {
     "one_failure": ("1 failure", "1 Fehler"),
     "failures": ("{count} failures", "{count} Fehler"),
     "tokens_s": ("{value} tokens/s", "{value} Token/s"),
-    "progress": ("{share} of the answers", "{share} der Antworten"),
     "crashed_notice": (
         "stopped without finishing, after {done} of {planned} answers. All {saved} are saved.",
         "endete vorzeitig, nach {done} von {planned} Antworten. Alle {saved} sind gesichert.",
@@ -312,13 +311,8 @@ TEXTS = {
     "h_compare": ("Tick two runs or more to compare them.", "Zwei Läufe oder mehr ankreuzen."),
     "compare_hint": ("In the list of runs:", "In der Liste der Läufe:"),
     # A page of a run
-    "download": ("Download", "Herunterladen"),
     "trend": ("Trend", "Verlauf"),
     "report_english": ("", "Der Bericht ist englisch."),
-    "making": (
-        "The report could not be made: {why}",
-        "Der Bericht ließ sich nicht erstellen: {why}",
-    ),
     "h_trend": ("{name} on {count} dates", "{name} an {count} Terminen"),
     "trend_note": (
         "Each run a point; bar: 95 % interval. Crossed out: INVALID.",
@@ -1164,7 +1158,7 @@ width="{{ s.percent }}%" height="10"/></svg>\
 {% if live %}<p class="note">{% if live.is_going %}{{ say("time_note") }}{% endif %}
 {% if view.stages | length > 1 %} {{ say("time_levels") }}{% endif %}
 {% if view.failed %} <span class="error-text" aria-hidden="true">✕</span> {{ say("failed_mark") }}\
-{% endif %}
+ <span class="error-text" aria-hidden="true">△</span> {{ say("timeout_mark") }}{% endif %}
 {% set shown = view.series.answers | length %}
 {% if shown < view.answers_of.answers %} · {{ say("sampled", shown=say.count(shown), \
 total=say.count(view.answers_of.answers)) }}{% endif %}</p>{% endif %}
@@ -1712,6 +1706,7 @@ const preview = () => {
 form?.addEventListener("input", preview);
 form?.addEventListener("submit", async event => {
   event.preventDefault();
+  clearTimeout(typing);
   try { location = (await post("/api/start", filled())).page; }
   catch (error) { $("said").textContent = error.message; }
 });

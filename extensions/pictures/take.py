@@ -7,6 +7,7 @@ python extensions/pictures/take.py dashboard   dashboard.png, during a sweep on 
 
 from __future__ import annotations
 
+import re
 import shutil
 import struct
 import subprocess
@@ -69,9 +70,8 @@ def dashboard(chromium: str, folder: Path) -> bytes:
             )
             page = browser.new_page(viewport={"width": 1280, "height": 940})
             page.goto(address)
-            page.wait_for_function(
-                "/4 at once, [1-9]/.test(document.querySelector('h1').textContent)", timeout=300_000
-            )
+            while not re.search("4 at once, [1-9]", page.inner_text("h1")):  # 4 of 8
+                page.wait_for_timeout(500)
             page.wait_for_timeout(12_000)
             taken = page.screenshot()
             browser.close()

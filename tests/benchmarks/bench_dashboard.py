@@ -43,8 +43,9 @@ def body(options: Any, folder: Path, requests: int) -> Iterator[bench.Target]:
                 if kind == "with":
                     stack.enter_context(dashboard(folder / "results"))
                 server = stack.enter_context(bench.TruthServer(options, folder, SERVER, log=False))
-                load = {"concurrent": CONCURRENT, "questions": requests}
-                outcome = bench.run_program(server.base, folder, **load)
+                outcome = bench.run_program(
+                    server.base, folder, concurrent=CONCURRENT, questions=requests
+                )
             ttft = outcome.aggregate["ttft_ms"]
             for name in ("p50", "p99"):
                 figures.add(kind, name, value=ttft[name])

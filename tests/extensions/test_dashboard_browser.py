@@ -125,9 +125,7 @@ def test_a_run_started_from_the_page_appears_progresses_and_finishes(board: Boar
     page = board.page("start")
     page.fill("[name=name]", "from_page")
     page.fill("[name=questions]", "24")
-    page.wait_for_function(
-        "document.getElementById('preview').textContent.includes('questions=24')"
-    )
+    until(lambda: "questions=24" in page.inner_text("#preview"))
     page.click("[type=submit]")
     for seen in (page, watching):
         in_state(seen, "running")
@@ -269,9 +267,7 @@ def test_the_language_theme_and_pause_can_be_switched(board: Board, server: Scri
         until(lambda: answers(board.project) > done + 30)
         assert page.inner_text("#part-who") == shown
         page.click("#pause")
-        page.wait_for_function(
-            "text => document.getElementById('part-who').innerText !== text", arg=shown
-        )
+        until(lambda: page.inner_text("#part-who") != shown)
     finally:
         process.kill()
         process.communicate()
@@ -420,9 +416,7 @@ def test_a_run_of_100000_requests_leaves_the_page_fluid_and_the_memory_flat(
             board.start()
             assert board.process is not None
             page = board.page(viewport={"width": 1280, "height": 900})
-            page.wait_for_function(
-                "document.querySelector('h1').textContent.includes('done')", timeout=60_000
-            )
+            until(lambda: "done" in page.inner_text("h1"), 60)
             page.wait_for_selector("#charts [data-drawn=yes] svg")
             status = Path(f"/proc/{board.process.pid}/status")
             memory = re.compile(r"VmRSS:\s+(\d+)")
