@@ -8967,8 +8967,8 @@ class Progress:
             ticker.cancel()
             await asyncio.wait((ticker,))
 
-    @property
-    def on_terminal(self) -> bool:
+    @staticmethod
+    def has_terminal() -> bool:
         """Whether there is a terminal that can do more than lines."""
         return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
@@ -8977,7 +8977,7 @@ class Progress:
             await view.ended()
             view.end()
             notice("the live view has ended; the run goes on")
-        await (self._show_bar() if self.on_terminal else self._show_lines())
+        await (self._show_bar() if self.has_terminal() else self._show_lines())
 
     @property
     def speed(self) -> float:
@@ -9650,8 +9650,11 @@ class Run:
                 timer.cancel()
             await self.stop_signal.unless_stopped(self.machine.start())
 
-    def open_journal(self) -> None:
-        """Start the journal, or take up the one of the run that is gone on with."""
+    async def open_journal(self) -> None:
+        """Start the journal, or take up the one of the run that is gone on with.
+
+        What shows the run starts here, before the run's clock does.
+        """
         header = journal_header(self.config, self.target, self.questions)
         self.journal, before = self.files.open_journal(header)
         self._until_saved.enter_context(self.journal)
@@ -9659,6 +9662,9 @@ class Run:
         log_start(self.journal.header, {**inputs, "journal": self.journal.path})
         for hint in self.grading.hints:
             logger.warning("%s", hint)
+        self.view: Companion | None = None
+        with contextlib.suppress(StoppedError):  # the load sees it, and there is a journal to end
+            await self.stop_signal.unless_stopped(self._start_companions())
         self.start = dataclasses.replace(self._load_start(before), pulse=self.pulse)
         self.client = dataclasses.replace(self.client, start_ns=self.start.start_ns)
         turns = sum(len(question.texts) for question in self.questions) * self.config.passes
@@ -9692,32 +9698,31 @@ class Run:
     async def watched(self) -> AsyncIterator[None]:
         """Show and watch the load while the block runs; say what is kept when it cannot go on."""
         with self.journal.kept_when_writing_fails():
-            view = await self.stop_signal.unless_stopped(self._start_companions())
             record = functools.partial(self.journal.append, "samples")
             self.machine.begin(self.start.start_ns, record)
-            async with self.progress.shown(quiet=self.options.quiet, view=view):
+            async with self.progress.shown(quiet=self.options.quiet, view=self.view):
                 yield
             await self.machine.stop()
 
-    async def _start_companions(self) -> Companion | None:
-        """Start what shows the run; return the view in the terminal, which ends before the summary.
+    async def _start_companions(self) -> None:
+        """Start what shows the run: the dashboard, and the view in the terminal.
 
-        The dashboard is left to itself: it ends soon after the run, when nobody looks any more.
+        The view ends before the summary. The dashboard is left to itself: it ends soon after the
+        run, when nobody looks any more.
         """
         folder = ("--results-dir", str(self.files.folder.resolve()))
         if self.options.dashboard:
             what = ("--follow", self.files.name, "--say-address", "--port", "0")
             await Companion.beside("dashboard", *what, *folder)
         if not self.options.live or self.options.quiet:
-            return None
-        if not self.progress.on_terminal:
+            return
+        if not Progress.has_terminal():
             notice("--live needs a terminal; progress is shown in lines")
-            return None
+            return
         what = (self.files.name, "--beside-run")
-        view = await Companion.beside("live", *what, *folder, on_terminal=True)
-        if view is not None:
-            self._until_saved.callback(view.end)
-        return view
+        self.view = await Companion.beside("live", *what, *folder, on_terminal=True)
+        if self.view is not None:
+            self._until_saved.callback(self.view.end)
 
     def record(self, result: Result) -> None:
         """Write a result down the moment its request ends. Raises ResultsError."""
@@ -9822,7 +9827,7 @@ async def main(options: Options) -> int:
     async with run:
         if not run.is_over:
             await run.connect(test_connection(run.client, run.warn))
-        run.open_journal()
+        await run.open_journal()
         send = functools.partial(send_question, run.client)
         async with run.watched():
             load = await process_questions(

@@ -938,6 +938,8 @@ class Screen:
         if rest:
             lines += [st.styled(""), *rest]
         lines = lines[:room]
+        for line in lines:  # a word of a server may be longer than a line
+            line.truncate(self.width, overflow="crop")
         lines += [st.styled("")] * (self.height - 1 - len(lines))
         return [*lines, st.styled((self._foot(), "dim"))]
 
@@ -993,9 +995,9 @@ class Screen:
         of = f" of {planned:,}" if planned is not None else ""
         go_on: list[Text] = []
         if view["state"] in ("crashed", "stopped"):
-            command = st.styled(("go on    ", "dim"), view["resume_command"])
-            command.no_wrap = True
-            go_on = [command]
+            command = st.printable(view["resume_command"], 4000)
+            places = range(0, len(command), self.width)  # whole, to be copied
+            go_on = [st.styled(command[place : place + self.width]) for place in places]
         match view["state"]:
             case "starting":
                 text = f"Waiting for the first answer, {about(view['elapsed_s'])}."
@@ -1082,13 +1084,15 @@ class Screen:
         ]
         if view["failed"]:
             error = view["commonest_error"]["text"] if view["commonest_error"] else ""
-            figures.append((f"{view['failed']:,} failed", "", st.printable(error, 60)))
+            figures.append((f"{view['failed']:,} failed", "", cut(error, self.width)))
         cells = self.width // 4
         if cells < 24:  # turned: a figure is a row
             rows = [
                 st.styled((name.ljust(22), "dim"), (value.rjust(14), "bold"), "  ", (more, "dim"))
                 for name, value, more in figures[:4]
             ]
+            if self.width < 60:
+                rows = [row[: 22 + 14] for row in rows]
         else:
             columns = list(zip(*figures[:4], strict=True))
             rows = [
@@ -1187,7 +1191,7 @@ class Screen:
     def _answers(self, width: int, height: int) -> list[Text]:
         """Return the last answers in a table, one a line; their texts are cut to what fits."""
         last, view = self.view["last"], self.view
-        if not last or height < 3:
+        if not last or height < 3 or width < 50:
             return []
         times = 2 + 9 + 2 + 9  # the two columns of figures at the right
         ended = 11
