@@ -1097,6 +1097,7 @@ class Dashboard:
         rendered = {
             "parts": parts,
             "state": "" if view is None else view["state"],
+            "busy": is_busy,
             "title": title,
             "charts": json.dumps(shown.panels()) if shown is not None else "[]",
         }
@@ -1149,7 +1150,7 @@ class Dashboard:
                     if changed:
                         said = json.dumps({
                             "parts": changed,
-                            **{key: rendered[key] for key in ("state", "title")},
+                            **{key: rendered[key] for key in ("state", "busy", "title")},
                         })  # fmt: skip
                         data = f'{said[:-1]}, "charts": {rendered["charts"]}}}'
                         await stream.send(data, event="parts")
