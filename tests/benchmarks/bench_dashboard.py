@@ -30,7 +30,7 @@ CONCURRENT = 20
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; 1 when a target is missed."""
     options = bench.options_of(__doc__, argv)
-    requests = 60 if options.quick else 360
+    requests = 60 if options.quick else 240
     return bench.run_all(__doc__ or "", lambda folder: body(options, folder, requests))
 
 
