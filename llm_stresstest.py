@@ -9719,8 +9719,10 @@ class Run:
         if not Progress.has_terminal():
             notice("--live needs a terminal; progress is shown in lines")
             return
-        what = (self.files.name, "--beside-run")
-        self.view = await Companion.beside("live", *what, *folder, on_terminal=True)
+        beside = Companion.beside(
+            "live", self.files.name, "--beside-run", *folder, on_terminal=True
+        )
+        self.view = await beside
         if self.view is not None:
             self._until_saved.callback(self.view.end)
 

@@ -979,8 +979,10 @@ class Screen:
         lines = parts
         if room >= 2:
             gaps = [*(["  "] * (len(parts) - 2)), " " * room, ""]
-            pairs = zip(parts, gaps[-len(parts) :], strict=True)
-            lines = [st.styled(*itertools.chain.from_iterable(pairs))]
+            line = st.styled("")
+            for part, gap in zip(parts, gaps[-len(parts) :], strict=True):
+                line = st.styled(line, part, gap)
+            lines = [line]
         engine = (view["embedded"] or {}).get("engine", "").partition(" ")[0]
         server = f"{st.printable(str(view['server'] or ''), 100)} {st.printable(engine, 40)}"
         if view["model"] is not None:
@@ -1066,8 +1068,9 @@ class Screen:
 
     def _share_here(self) -> float:
         """Return how much of the running stage's time has passed, where it runs for a time."""
-        view = self.view
-        return min(max((view["share"] or 0.0) * len(view["stages"]) - view["stage"], 0.0), 1.0)
+        share: float = self.view["share"] or 0.0
+        stages: int = len(self.view["stages"])
+        return min(max(share * stages - int(self.view["stage"]), 0.0), 1.0)
 
     def _figures(self) -> list[Text]:
         """Return what is so now, each a name, a value and what it is of."""
@@ -1210,12 +1213,12 @@ class Screen:
                 said = st.styled((cut(f"✕ {entry['error']}", answer), "bold red"))
             elif entry["reasoning_only"]:
                 said = st.styled((cut("reasoning only", answer), "dim"))
-            texts = [said, " " * (answer + 1 - said.cell_len)]
+            texts = st.styled(said, " " * (answer + 1 - said.cell_len))
             if question:
                 asked = st.styled((cut(entry["question"], question), "dim"))
-                texts = [asked, " " * (question + 1 - asked.cell_len), *texts]
+                texts = st.styled(asked, " " * (question + 1 - asked.cell_len), texts)
             figures = [st.format_ms(entry[name]).rjust(11) for name in ("ttft_ms", "time_ms")]
-            lines.append(st.styled((ago.ljust(ended), "dim"), *texts, *figures))
+            lines.append(st.styled((ago.ljust(ended), "dim"), texts, *figures))
         return lines
 
     def _foot(self) -> str:
