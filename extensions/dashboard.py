@@ -702,7 +702,7 @@ def lock_holder(path: Path) -> int | None:
 
 
 def _program() -> str:
-    return str(Path(st.__file__).resolve())
+    return str(Path(__file__).resolve().parent.parent / "llm_stresstest.py")
 
 
 def _short(path: Path) -> str:
