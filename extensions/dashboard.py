@@ -442,8 +442,14 @@ class Hub:
     def _read(self, name: str, mark: tuple[int, int] | None) -> None:
         """Read on in one journal."""
         run = self.runs[name]
-        run.refresh()
-        view = self.views[name] = run.view()
+        try:
+            run.refresh()
+            view = run.view()
+        except Exception as error:  # noqa: BLE001  an odd journal ends no other run's page
+            st.logger.error("dashboard: %s: %s", run.path, type(error).__name__, exc_info=error)
+            self._settled[name] = mark
+            return
+        self.views[name] = view
         self._settled.pop(name, None)
         if view["state"] in pages.BUSY:
             self._ended.pop(name, None)
@@ -914,8 +920,6 @@ class Vega(NamedTuple):
 class Dashboard:
     """The web application: pages, streams, data."""
 
-    STYLE_HASHES: ClassVar[tuple[str, ...]] = ()
-
     def __init__(self, settings: Settings, scratch: Path) -> None:
         self.settings = settings
         self.index = RunIndex(settings.folder)
@@ -1027,7 +1031,7 @@ class Dashboard:
         if values["vega"]:
             host = "'self'" if "[" in request.host else request.host + self.vega.path
             script += [host, f"'{self.vega.integrity}'"]
-        style = " ".join((pages.sha256(self.pages.style), *self.STYLE_HASHES))
+        style = pages.sha256(self.pages.style)
         policy = (
             f"default-src 'none'; script-src {' '.join(script)}; style-src {style}; "
             "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'self'; "
