@@ -40,7 +40,7 @@ TEXTS = {
     "light": ("Light", "Hell"),
     "theme": ("Light or dark", "Hell oder dunkel"),
     "other_language": ("Deutsch", "English"),
-    "pause": ("Pause", "Anhalten"),
+    "pause": ("Pause", "Pause"),
     "go_on": ("Go on", "Weiter"),
     "paused": ("Paused: the page stands still.", "Angehalten: die Seite steht still."),
     "lost": (
@@ -116,7 +116,7 @@ TEXTS = {
         "This page shows a run the moment it starts. Start one:",
         "Diese Seite zeigt einen Lauf, sobald er beginnt. Einen starten:",
     ),
-    "last_finished": ("The last one was {name}.", "Der letzte war {name}."),
+    "last_finished": ("The last one:", "Der letzte:"),
     "silent": (
         "No answer for {time}; the timeout is {timeout}.",
         "Seit {time} keine Antwort; die Frist ist {timeout}.",
@@ -131,7 +131,6 @@ TEXTS = {
     "one_failure": ("1 failure", "1 Fehler"),
     "failures": ("{count} failures", "{count} Fehler"),
     "tokens_s": ("{value} tokens/s", "{value} Token/s"),
-    "progress": ("{share} of the answers", "{share} der Antworten"),
     "crashed_notice": (
         "stopped without finishing, after {done} of {planned} answers. All {saved} are saved.",
         "endete vorzeitig, nach {done} von {planned} Antworten. Alle {saved} sind gesichert.",
@@ -312,13 +311,8 @@ TEXTS = {
     "h_compare": ("Tick two runs or more to compare them.", "Zwei Läufe oder mehr ankreuzen."),
     "compare_hint": ("In the list of runs:", "In der Liste der Läufe:"),
     # A page of a run
-    "download": ("Download", "Herunterladen"),
     "trend": ("Trend", "Verlauf"),
     "report_english": ("", "Der Bericht ist englisch."),
-    "making": (
-        "The report could not be made: {why}",
-        "Der Bericht ließ sich nicht erstellen: {why}",
-    ),
     "h_trend": ("{name} on {count} dates", "{name} an {count} Terminen"),
     "trend_note": (
         "Each run a point; bar: 95 % interval. Crossed out: INVALID.",
@@ -885,6 +879,7 @@ class Pages:
 # === Style ===
 
 STYLE = """
+[hidden]{display:none!important}pre:empty{display:none}
 h1{font-size:26px;max-width:none}.lede{font-size:16px;margin-bottom:16px}
 header nav{margin-left:12px}header nav a[aria-current]{color:var(--ink);font-weight:650}
 header .side{margin-left:auto;display:flex;gap:14px;align-items:center;color:var(--ink3)}
@@ -976,7 +971,11 @@ form.fields .wide{grid-column:1/-1;display:block;margin:0}
 .trend{display:grid;grid-template-columns:minmax(0,1fr);gap:24px}
 .vh{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);white-space:nowrap}
 @media (max-width:720px){
-h1{font-size:25px}header nav{margin:0}header .side{order:2}
+h1{font-size:25px}header{gap:0 16px;padding:4px 0}header nav{margin:0}
+header .side .mono{display:none}
+.list tr{display:flex;flex-wrap:wrap;align-items:center}.list td,.list td.num{flex:1 1 100%;
+padding-left:0}.list td:first-child{flex:0 0 44px;border:0}
+.list td.name{flex:1 1 calc(100% - 60px);display:block;border:0;text-align:left;font-size:16px}
 header .side a,header .side button,header b a,.do a,.button,.list th button{min-height:44px;
 display:inline-flex;align-items:center}
 .five{grid-template-columns:1fr 1fr}.five>div{padding:12px}.five>div:nth-child(odd){border-left:0;
@@ -987,7 +986,7 @@ padding-left:0}.five>div:nth-child(n+3){border-top:1px solid var(--line)}
 .tools .end{margin-left:0}.tools input,.tools select,form.fields input,form.fields select{
 min-height:44px;width:100%;max-width:none}
 form.fields{grid-template-columns:minmax(0,1fr)}
-.list td{white-space:normal}.list td:first-child{padding-left:0}.list input{width:28px;height:28px}
+.list td{white-space:normal}.list input{width:28px;height:28px}
 .list thead{position:absolute;left:-9999px}
 .cards tr.chosen{border-left:3px solid var(--a)}.list tr.chosen>*{background:none;box-shadow:none}
 .tray{bottom:0}.tray .end{margin-left:0}
@@ -1055,7 +1054,9 @@ LIVE_PAGE = """\
 {% block content %}
 <div id="part-notices">{{ parts.notices }}</div>
 <div class="top"><div class="who" id="part-who">{{ parts.who }}</div>
-<div class="do"><button type="button" id="pause" aria-pressed="false">{{ say("pause") }}</button>
+<div class="do">
+<button type="button" id="pause" aria-pressed="false"\
+{{ ' hidden' if not view or view.state not in busy }}>{{ say("pause") }}</button>
 <span id="part-actions">{{ parts.actions }}</span></div></div>
 <div id="part-answer">{{ parts.answer }}</div>
 <p role="status" class="vh" id="status"></p>
@@ -1144,7 +1145,7 @@ width="{{ s.percent }}%" height="10"/></svg>\
 {% for line in view.damage %}<p class="warn-text">{{ printable(line, 300) }}</p>{% endfor %}
 {% else %}
 <h1>{{ say("h_none") if any_runs else say("none_yet") }}</h1>
-{% if last_finished %}<p class="lede">{{ say("last_finished", name="") }}\
+{% if last_finished %}<p class="lede">{{ say("last_finished") }}
 <a href="/runs/{{ last_finished | urlencode }}" class="mono">{{ last_finished }}</a></p>{% endif %}
 <p class="lede">{{ say("none_hint") }}</p>{{ command(first_command, say) }}
 {% if allow_start %}<p><a class="button" href="/start">{{ say("start") }}</a></p>{% endif %}
@@ -1164,7 +1165,7 @@ width="{{ s.percent }}%" height="10"/></svg>\
 {% if live %}<p class="note">{% if live.is_going %}{{ say("time_note") }}{% endif %}
 {% if view.stages | length > 1 %} {{ say("time_levels") }}{% endif %}
 {% if view.failed %} <span class="error-text" aria-hidden="true">✕</span> {{ say("failed_mark") }}\
-{% endif %}
+ <span class="error-text" aria-hidden="true">△</span> {{ say("timeout_mark") }}{% endif %}
 {% set shown = view.series.answers | length %}
 {% if shown < view.answers_of.answers %} · {{ say("sampled", shown=say.count(shown), \
 total=say.count(view.answers_of.answers)) }}{% endif %}</p>{% endif %}
@@ -1573,6 +1574,7 @@ const connect = () => {
     const said = JSON.parse(event.data);
     Object.entries(said.parts).forEach(([id, html]) => swap(id, html));
     $("columns").hidden = !said.state;
+    $("pause").hidden = !said.busy;
     document.title = said.title;
     document.body.dataset.state = said.state;
     if (said.charts) drawPanels(said.charts);
@@ -1712,6 +1714,7 @@ const preview = () => {
 form?.addEventListener("input", preview);
 form?.addEventListener("submit", async event => {
   event.preventDefault();
+  clearTimeout(typing);
   try { location = (await post("/api/start", filled())).page; }
   catch (error) { $("said").textContent = error.message; }
 });

@@ -7,6 +7,7 @@ python extensions/pictures/take.py dashboard   dashboard.png, during a sweep on 
 
 from __future__ import annotations
 
+import re
 import shutil
 import struct
 import subprocess
@@ -54,9 +55,9 @@ def dashboard(chromium: str, folder: Path) -> bytes:
     where = ["--results-dir", str(folder)]
     command = [*program, "dashboard", "--port", "0", "--say-address", "--allow-start", *where]
     board = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603
-    settings = {"concurrent": [1, 2, 4, 8], "questions": 16, "slo": {"ttft_ms": 1000}}
+    settings = {"concurrent": "[1,2,4,8]", "questions": 16, "stability_floor": "false"}
+    settings |= {"slo.ttft_ms": 1000}
     sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    sets = [text.replace("'", '"') for text in sets]
     command = [*program, "desk_pc_smollm2", "--quiet", "--log-dir", str(folder), *where, *sets]
     run = subprocess.Popen(command)  # noqa: S603
     try:
@@ -64,15 +65,12 @@ def dashboard(chromium: str, folder: Path) -> bytes:
             raise OSError("no address")
         address = board.stdout.readline().strip()
         with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(
-                executable_path=chromium, args=["--no-sandbox"], chromium_sandbox=False
-            )
+            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             page = browser.new_page(viewport={"width": 1280, "height": 940})
             page.goto(address)
-            page.wait_for_function(
-                "/4 at once, [1-9]/.test(document.querySelector('h1').textContent)", timeout=300_000
-            )
-            page.wait_for_timeout(12_000)
+            while not re.search("4 at once, [1-9]", page.inner_text("h1")):  # 4 of 8
+                page.wait_for_timeout(500)
+            page.wait_for_timeout(8_000)
             taken = page.screenshot()
             browser.close()
     finally:

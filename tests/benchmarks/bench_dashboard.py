@@ -30,7 +30,7 @@ CONCURRENT = 20
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; 1 when a target is missed."""
     options = bench.options_of(__doc__, argv)
-    requests = 60 if options.quick else 360
+    requests = 60 if options.quick else 240
     return bench.run_all(__doc__ or "", lambda folder: body(options, folder, requests))
 
 
@@ -43,8 +43,9 @@ def body(options: Any, folder: Path, requests: int) -> Iterator[bench.Target]:
                 if kind == "with":
                     stack.enter_context(dashboard(folder / "results"))
                 server = stack.enter_context(bench.TruthServer(options, folder, SERVER, log=False))
-                load = {"concurrent": CONCURRENT, "questions": requests}
-                outcome = bench.run_program(server.base, folder, **load)
+                outcome = bench.run_program(
+                    server.base, folder, concurrent=CONCURRENT, questions=requests
+                )
             ttft = outcome.aggregate["ttft_ms"]
             for name in ("p50", "p99"):
                 figures.add(kind, name, value=ttft[name])

@@ -8,6 +8,8 @@ import json
 import os
 import re
 import shutil
+import signal
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,9 @@ def path_of(route: dashboard.Route, board: dashboard.Dashboard) -> str:
 
 def called(route: dashboard.Route) -> str:
     return f"{route.method} {route.path}"
+
+
+MADE: dict[Path, OrderedDict[str, Path]] = {}
 
 
 class Serving:
@@ -82,6 +87,7 @@ async def serving(folder: Path, **settings: Any) -> AsyncIterator[Serving]:
     scratch = folder.parent / "scratch"
     scratch.mkdir(exist_ok=True)
     board = dashboard.Dashboard(made, scratch)
+    board.workshop._made = MADE.setdefault(folder, OrderedDict())  # a report takes a second
     runner = web.AppRunner(board.app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     await web.SockSite(runner, sock).start()
@@ -342,3 +348,50 @@ async def test_the_command_that_is_shown_does_the_same(results: Path, tmp_path: 
         command = json.loads(body)["command"]
         assert "'a b;rm'" in command and "--set 'concurrent=[1, 2]'" in command
         assert "--set temperature=0.5" in command and f"--config {config}" in command
+
+
+async def test_a_run_that_cannot_begin_says_why(results: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"server": "http://127.0.0.1:1/v1", "model": "m"}))
+    async with serving(results, allow_start=True, configs=(config,)) as server:
+        sent = json.dumps({"name": "dead", "questions": 2})
+        status, _, body = await server.ask("POST", "/api/start", headers=server.own(), data=sent)
+        assert status == 200 and json.loads(body)["page"] == "/?run=dead"
+        async with asyncio.timeout(40):
+            while "did not start" not in body:
+                await asyncio.sleep(0.2)
+                _, _, body = await server.ask("GET", "/?run=dead")
+        assert "127.0.0.1:1" in body and "dead" in body
+        assert server.board.index.journal("dead") is None
+
+
+async def test_a_run_is_stopped_by_one_signal_however_often_that_is_asked(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(results, allow_start=True, configs=(results,)) as server:
+        starter, sent = server.board.starter, list[tuple[int, int]]()
+        monkeypatch.setattr(starter, "process_of", lambda name: 4242 if name == "one" else None)
+        monkeypatch.setattr(dashboard.os, "kill", lambda pid, signum: sent.append((pid, signum)))
+        for _ in range(3):
+            starter.stop("one")
+        assert sent == [(4242, signal.SIGINT)], "a second one would end it at once"
+        with pytest.raises(dashboard.Refusal, match="cannot be told for certain"):
+            starter.stop("other")
+
+
+async def test_a_name_that_no_address_can_hold_disturbs_nothing(
+    results: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(results, folder)
+    shutil.copy(folder / "made.json", os.fsencode(folder) + b"/bad\xff.json")
+    (folder / "n\n<b>.journal").write_bytes(b"\x00\xff" * 100)
+    async with serving(folder) as server:
+        for path in ("/", "/runs", "/api/runs", "/metrics", "/runs.csv"):
+            status, headers, body = await server.ask("GET", path)
+            assert status == 200, path
+            if headers["Content-Type"].startswith("text/html"):
+                assert "&lt;b&gt;" in body and "\\n<b>" not in body, path
+        assert [
+            run["name"] for run in json.loads((await server.ask("GET", "/api/runs"))[2])["runs"]
+        ] == ["made"]

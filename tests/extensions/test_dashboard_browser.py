@@ -125,9 +125,7 @@ def test_a_run_started_from_the_page_appears_progresses_and_finishes(board: Boar
     page = board.page("start")
     page.fill("[name=name]", "from_page")
     page.fill("[name=questions]", "24")
-    page.wait_for_function(
-        "document.getElementById('preview').textContent.includes('questions=24')"
-    )
+    until(lambda: "questions=24" in page.inner_text("#preview"))
     page.click("[type=submit]")
     for seen in (page, watching):
         in_state(seen, "running")
@@ -269,20 +267,24 @@ def test_the_language_theme_and_pause_can_be_switched(board: Board, server: Scri
         until(lambda: answers(board.project) > done + 30)
         assert page.inner_text("#part-who") == shown
         page.click("#pause")
-        page.wait_for_function(
-            "text => document.getElementById('part-who').innerText !== text", arg=shown
-        )
+        until(lambda: page.inner_text("#part-who") != shown)
     finally:
         process.kill()
         process.communicate()
     assert board.said == []
 
 
-@pytest.mark.parametrize(
-    ("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390)]
+PATHS = ("", "?run=crashed", "runs", "compare", "start", "trend/nightly", "none")
+LOOKS = (
+    ("light", 1280, PATHS),
+    ("dark", 390, PATHS),
+    ("dark", 1280, PATHS[:1]),
+    ("light", 390, PATHS[:1]),
 )
+
+
 def test_axe_finds_nothing_serious_and_nothing_scrolls_sideways(
-    board: Board, server: ScriptedServer, scheme: str, width: int
+    board: Board, server: ScriptedServer
 ) -> None:
     axe = pytest.importorskip("axe_playwright_python", reason="needs the group checks")
     script = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
@@ -299,7 +301,7 @@ def test_axe_finds_nothing_serious_and_nothing_scrolls_sideways(
     other.communicate()
     faults = {}
     try:
-        for path in ("", "?run=crashed", "runs", "compare", "start", "trend/nightly", "none"):
+        for scheme, width, path in ((s, w, path) for s, w, paths in LOOKS for path in paths):
             page = board.page(
                 path, color_scheme=scheme, viewport={"width": width, "height": 900},
                 locale="de-DE" if width == 390 else "en-US",
@@ -308,13 +310,12 @@ def test_axe_finds_nothing_serious_and_nothing_scrolls_sideways(
                 in_state(page, "running")
                 page.wait_for_selector("#charts [data-drawn=yes] svg")
             page.evaluate(script)
-            found = page.evaluate("axe.run().then(result => result.violations)")
-            for fault in found:
+            for fault in page.evaluate("axe.run().then(result => result.violations)"):
                 if fault["impact"] in ("serious", "critical"):
                     nodes = [node["html"][:150] for node in fault["nodes"]][:3]
-                    faults[path, fault["id"]] = nodes
+                    faults[scheme, width, path, fault["id"]] = nodes
             wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
-            assert wide <= 0, (path, "scrolls sideways")
+            assert wide <= 0, (width, path, "scrolls sideways")
             assert page.locator("h1").count() == 1, path
             page.context.close()
             board.contexts.pop()
@@ -340,16 +341,16 @@ def test_an_idle_dashboard_uses_no_processor_though_a_page_is_open(board: Board)
     board.page("runs")
     time.sleep(1.5)
     before = cpu_s(board.process.pid)
-    time.sleep(6)
+    time.sleep(4)
     with_pages = cpu_s(board.process.pid) - before
     for context in board.contexts:
         context.close()
     board.contexts.clear()
     time.sleep(5)  # the next beat finds the readers gone
     before = cpu_s(board.process.pid)
-    time.sleep(3)
+    time.sleep(2)
     assert cpu_s(board.process.pid) - before <= 0.01
-    assert with_pages <= 0.06  # 0.1 s a minute are 0.01; the clock has ticks of 0.01 s
+    assert with_pages <= 0.05  # 0.1 s a minute are 0.01; the clock has ticks of 0.01 s
 
 
 def line(seq: int, kind: str, content: dict[str, Any]) -> bytes:
@@ -420,9 +421,7 @@ def test_a_run_of_100000_requests_leaves_the_page_fluid_and_the_memory_flat(
             board.start()
             assert board.process is not None
             page = board.page(viewport={"width": 1280, "height": 900})
-            page.wait_for_function(
-                "document.querySelector('h1').textContent.includes('done')", timeout=60_000
-            )
+            until(lambda: "done" in page.inner_text("h1"), 60)
             page.wait_for_selector("#charts [data-drawn=yes] svg")
             status = Path(f"/proc/{board.process.pid}/status")
             memory = re.compile(r"VmRSS:\s+(\d+)")
