@@ -1107,11 +1107,14 @@ class Dashboard:
             raise web.HTTPFound(f"/?run={urllib.parse.quote(name)}")
         words, quoted = self._words(request), urllib.parse.quote(name)
         links = [
-            (f"/download/{quoted}/json", "JSON"),
+            (f"/download/{quoted}/json", f"{words('download')} JSON"),
             (f"/download/{quoted}/csv", "CSV"),
             (f"/download/{quoted}/xlsx", "Excel"),
-            (f"/trend/{urllib.parse.quote(runs.Entry(name, '', 0).base)}", words("trend")),
         ]
+        base = runs.Entry(name, "", 0).base
+        entries = await asyncio.to_thread(self.index.entries)
+        if sum(entry.base == base for entry in entries) > 1:
+            links.append((f"/trend/{urllib.parse.quote(base)}", words("trend")))
         return await self._report(request, [self._finished(name)], links)
 
     @route("GET", "/compare")

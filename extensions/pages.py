@@ -311,6 +311,7 @@ TEXTS = {
     "h_compare": ("Tick two runs or more to compare them.", "Zwei Läufe oder mehr ankreuzen."),
     "compare_hint": ("In the list of runs:", "In der Liste der Läufe:"),
     # A page of a run
+    "download": ("Download:", "Herunterladen:"),
     "trend": ("Trend", "Verlauf"),
     "report_english": ("", "Der Bericht ist englisch."),
     "h_trend": ("{name} on {count} dates", "{name} an {count} Terminen"),
@@ -1386,8 +1387,9 @@ TEMPLATES = {
 
 # Put before a report of ours, whose own style sheet it uses; filled in by `str.format`.
 REPORT_BAR = """\
-<nav class="tools" aria-label="llm-stresstest"><a href="/">{live}</a> <a href="/runs">{runs}</a>
-{links} <span class="note">{note}</span></nav>
+<nav class="tools" style="font-size:14px;gap:4px 18px;margin:12px 0 0" aria-label="llm-stresstest">
+<a href="/">{live}</a><a href="/runs">{runs}</a><span class="note">{note}</span>
+<span style="margin-left:auto;display:flex;gap:14px">{links}</span></nav>
 """
 
 # === The script ===
