@@ -311,6 +311,7 @@ TEXTS = {
     "h_compare": ("Tick two runs or more to compare them.", "Zwei Läufe oder mehr ankreuzen."),
     "compare_hint": ("In the list of runs:", "In der Liste der Läufe:"),
     # A page of a run
+    "download": ("Download:", "Herunterladen:"),
     "trend": ("Trend", "Verlauf"),
     "report_english": ("", "Der Bericht ist englisch."),
     "h_trend": ("{name} on {count} dates", "{name} an {count} Terminen"),
@@ -906,7 +907,8 @@ button.danger{color:var(--bad);border-color:var(--bad)}button[disabled]{opacity:
 .notice{border:1px solid var(--bad);border-left-width:4px;background:var(--badbg);border-radius:4px;
 padding:12px 16px;margin:16px 0 0;font-size:14px;overflow-wrap:anywhere}
 .notice.stopped,.notice.pending{border-color:var(--edge);background:var(--sunken)}
-.notice p{margin:0 0 8px}.notice .state{margin-right:10px}
+.notice p{margin:0 0 8px}.notice .state{margin-right:10px;vertical-align:-3px}
+#part-answer .lede{margin-top:14px}small:empty{display:none}
 .command{display:flex;gap:12px;align-items:center;flex-wrap:wrap}
 .command code{background:var(--surface);padding:5px 10px;border-radius:4px;overflow-wrap:anywhere}
 pre{background:var(--sunken);border-radius:4px;padding:10px 14px;margin:8px 0;font-size:13px;
@@ -974,7 +976,8 @@ form.fields .wide{grid-column:1/-1;display:block;margin:0}
 h1{font-size:25px}header{gap:0 16px;padding:4px 0}header nav{margin:0}
 header .side .mono{display:none}
 .list tr{display:flex;flex-wrap:wrap;align-items:center}.list td,.list td.num{flex:1 1 100%;
-padding-left:0}.list td:first-child{flex:0 0 44px;border:0}
+padding-left:0}.list td:first-child{flex:0 0 44px;border:0;justify-content:flex-start}
+.list td::before{white-space:nowrap}
 .list td.name{flex:1 1 calc(100% - 60px);display:block;border:0;text-align:left;font-size:16px}
 header .side a,header .side button,header b a,.do a,.button,.list th button{min-height:44px;
 display:inline-flex;align-items:center}
@@ -1201,7 +1204,7 @@ total=say.count(view.answers_of.answers)) }}{% endif %}</p>{% endif %}
 {% endif %}{% endif %}
 """,
     "trust": """\
-{% if live %}<h2>{{ say("trust" if view.state in busy else "trust_final") }}</h2>
+{% if live %}<h2>{{ say("trust_final" if view.state == "finished" else "trust") }}</h2>
 {% if view.validity.verdict %}<p>{{ badge(view.validity.verdict) }}</p>
 {% if live.reasons %}
 <ul class="caveats">{% for head, text, code in live.reasons %}
@@ -1384,8 +1387,9 @@ TEMPLATES = {
 
 # Put before a report of ours, whose own style sheet it uses; filled in by `str.format`.
 REPORT_BAR = """\
-<nav class="tools" aria-label="llm-stresstest"><a href="/">{live}</a> <a href="/runs">{runs}</a>
-{links} <span class="note">{note}</span></nav>
+<nav class="tools" style="font-size:14px;gap:4px 18px;margin:12px 0 0" aria-label="llm-stresstest">
+<a href="/">{live}</a><a href="/runs">{runs}</a><span class="note">{note}</span>
+<span style="margin-left:auto;display:flex;gap:14px">{links}</span></nav>
 """
 
 # === The script ===
@@ -1635,6 +1639,7 @@ const filter = () => {
   $("none").querySelector("span").textContent = say("nothing_matches", {text: $("filter").value});
 };
 let asked = 0;
+const configOf = run => (run.meta ?? run.view)?.config ?? {};
 const tray = async () => {
   const names = [...chosen], [count, list, differ] = $("tray").children, number = ++asked;
   $("tray").hidden = !names.length;
@@ -1644,7 +1649,7 @@ const tray = async () => {
   differ.textContent = names.length < 2 ? words.choose_one_more : "";
   if (names.length < 2 || names.length > 6) return;
   const configs = await Promise.all(names.map(async name =>
-    (await (await fetch(`/api/runs/${encodeURIComponent(name)}`)).json()).meta?.config ?? {}));
+    configOf(await (await fetch(`/api/runs/${encodeURIComponent(name)}`)).json())));
   if (number !== asked) return;
   const keys = [...new Set(configs.flatMap(Object.keys))].filter(key =>
     new Set(configs.map(config => JSON.stringify(config[key]))).size > 1);

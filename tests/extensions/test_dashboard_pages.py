@@ -19,7 +19,7 @@ from tests.extensions import odd_runs
 from tests.extensions.test_dashboard_access import serving
 
 pytest.importorskip("aiohttp_sse", reason="needs the group dashboard")
-from extensions import dashboard, live, pages, report
+from extensions import dashboard, live, pages, report, runs
 
 EN, DE = pages.Words("en"), pages.Words("de")
 
@@ -35,7 +35,7 @@ def test_both_languages_have_the_same_texts_with_the_same_fields() -> None:
 
 
 def test_every_text_that_a_template_or_the_script_names_is_there_and_none_is_unused() -> None:
-    source = Path(pages.__file__).read_text() + Path(dashboard.__file__).read_text()
+    source = "".join(Path(str(module.__file__)).read_text() for module in (pages, dashboard, runs))
     templates = "".join(pages.TEMPLATES.values())
     said = set(re.findall(r'say\("(\w+)"[,)]', templates))
     assert said - pages.TEXTS.keys() == set()
@@ -183,7 +183,7 @@ async def test_a_thousand_runs_are_listed_in_a_second_from_a_cold_start(tmp_path
     content = first.read_bytes()
     for number in range(999):
         (folder / f"run{number}.json").write_bytes(content)
-    index = dashboard.RunIndex(folder)
+    index = runs.RunIndex(folder)
     begun = time.process_time()
     entries = index.entries()
     took = time.process_time() - begun  # what a busy neighbour takes is not counted
@@ -230,7 +230,7 @@ async def test_damaged_files_are_listed_and_the_others_still_are(tmp_path: Path)
 async def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     folder = tmp_path / "results"
     path = odd_runs.synthetic(folder, 20, [2])
-    index = dashboard.RunIndex(folder)
+    index = runs.RunIndex(folder)
     assert index.entries()[0].model == "m"
     changed = path.read_bytes().replace(b'"model": "m"', b'"model": "n"')
     path.write_bytes(changed)
@@ -245,7 +245,7 @@ def test_a_name_without_its_time_stamp_is_what_a_trend_goes_by() -> None:
         "nightly": "nightly", "nightly_20261123-131500": "nightly", "a_20261123": "a_20261123",
         "a_20261123-131500_2": "a", "a_20261123-131500_20261124-131500": "a",
     }  # fmt: skip
-    assert {name: dashboard.Entry(name, "", 0).base for name in names} == names
+    assert {name: runs.Entry(name, "", 0).base for name in names} == names
 
 
 async def test_the_trend_of_a_name_is_drawn_over_its_dates(tmp_path: Path) -> None:
