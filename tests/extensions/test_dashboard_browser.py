@@ -288,7 +288,7 @@ def test_axe_finds_nothing_serious_and_nothing_scrolls_sideways(
 ) -> None:
     axe = pytest.importorskip("axe_playwright_python", reason="needs the group checks")
     script = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
-    slow(board.project, server)
+    slow(board.project, server, 100_000)
     results = board.project.folder / "results"
     for day in range(2):
         odd_runs.synthetic(results, 40, [2], f"nightly_2026112{day}-120000")
