@@ -977,7 +977,7 @@ h1{font-size:25px}header{gap:0 16px;padding:4px 0}header nav{margin:0}
 header .side .mono{display:none}
 .list tr{display:flex;flex-wrap:wrap;align-items:center}.list td,.list td.num{flex:1 1 100%;
 padding-left:0}.list td:first-child{flex:0 0 44px;border:0;justify-content:flex-start}
-.list td::before{white-space:nowrap}
+.list td::before{white-space:nowrap}.list small{white-space:normal}
 .list td.name{flex:1 1 calc(100% - 60px);display:block;border:0;text-align:left;font-size:16px}
 header .side a,header .side button,header b a,.do a,.button,.list th button{min-height:44px;
 display:inline-flex;align-items:center}

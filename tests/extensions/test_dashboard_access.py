@@ -371,7 +371,7 @@ async def test_a_run_is_stopped_by_one_signal_however_often_that_is_asked(
     async with serving(results, allow_start=True, configs=(results,)) as server:
         starter, sent = server.board.starter, list[tuple[int, int]]()
         monkeypatch.setattr(starter, "process_of", lambda name: 4242 if name == "one" else None)
-        monkeypatch.setattr(dashboard.os, "kill", lambda pid, signum: sent.append((pid, signum)))
+        monkeypatch.setattr(os, "kill", lambda pid, signum: sent.append((pid, signum)))
         for _ in range(3):
             starter.stop("one")
         assert sent == [(4242, signal.SIGINT)], "a second one would end it at once"
@@ -384,7 +384,7 @@ async def test_a_name_that_no_address_can_hold_disturbs_nothing(
 ) -> None:
     folder = tmp_path / "results"
     shutil.copytree(results, folder)
-    shutil.copy(folder / "made.json", os.fsencode(folder) + b"/bad\xff.json")
+    shutil.copy(folder / "made.json", folder / os.fsdecode(b"bad\xff.json"))
     (folder / "n\n<b>.journal").write_bytes(b"\x00\xff" * 100)
     async with serving(folder) as server:
         for path in ("/", "/runs", "/api/runs", "/metrics", "/runs.csv"):
