@@ -49,6 +49,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len(set(paths)) < len(paths):
         raise st.ConfigError("report: the same run is named twice")
     runs = [read(path) for path in paths]
+    try:
+        return _make(options, runs)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        names = ", ".join(str(path) for path in paths)
+        text = st.printable(f"{type(error).__name__}: {error}", 200)
+        raise st.ConfigError(
+            f"{names}: cannot be shown ({text}): damaged, or a fault of this program; "
+            "llm_stresstest.py verify says which"
+        ) from error
+
+
+def _make(options: argparse.Namespace, runs: Sequence[st.SavedRun]) -> int:
+    """Make the page and the pictures, and say where they are."""
     name = "_".join(dict.fromkeys(run.path.stem for run in runs))[:120]
     wanted = [options.png, options.svg, options.pdf, options.card]
     page = None
@@ -1510,8 +1523,11 @@ PRINT = """
 @page{size:A4;margin:12mm}
 body{font-size:12px}header nav,button,.tools,.skip,#tip,details:not([open]){display:none}
 .page{max-width:none;padding:0}section{margin-top:28px}h1{font-size:26px}
-figure,tr,.answers li,.caveats li,.figures{break-inside:avoid}thead{display:table-header-group}
-h2,figcaption{break-after:avoid}.answers .said,.answers h3,.flip,details .scroll{max-height:none;
+th button{display:inline}.sort thead th{position:static}
+.bar i,.knee>*,.copy{-webkit-print-color-adjust:exact;print-color-adjust:exact}
+figure,tr,.answers li,.caveats li,.figures,.facts,.copy{break-inside:avoid}
+thead{display:table-header-group}h2,figcaption,section>.legend,section>.note{break-after:avoid}
+.answers .said,.answers h3,.flip,details .scroll{max-height:none;
 overflow:visible}
 a[href^=http]::after{content:" (" attr(href) ")"}
 """
