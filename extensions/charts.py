@@ -249,6 +249,12 @@ class Scale(NamedTuple):
         values = [step * 10.0**power for power in range(low, high + 1) for step in steps]
         return [value for value in values if self.low <= value <= self.high]
 
+    def with_strip(self) -> Scale:
+        """Return the scale with room above its values, for what stands at the panel's top."""
+        if self.log:
+            return self._replace(high=self.high * (self.high / self.low) ** 0.12)
+        return self._replace(high=self.high * 1.12)
+
     def share(self, value: float) -> float:
         """Return where on the axis a value stands, from 0 to 1."""
         if self.log:
@@ -851,6 +857,7 @@ def _latency_panel(timeline: Timeline, limit_ms: float | None) -> tuple[Panel, s
         max((cast(float, getattr(r, metric)) for r in shown), default=0.0),
     )
     scale = Scale.of([*(cast(float, getattr(r, metric)) for r in shown), *limit.drawn])
+    scale = scale.with_strip() if crosses else scale
     x, y = _x(), scale.encoding("y")
     points = [
         {
@@ -938,7 +945,7 @@ def overlaid_time(name: str, runs: Sequence[Lived]) -> Chart:
     axis = Axis(max(run.timeline.axis.end_s for run in runs))
     panels = [_overlaid_latency(runs)]
     lines = (
-        ("Requests in flight", "mean of each bin", Timeline.in_flight),
+        ("Requests in flight", "mean", Timeline.in_flight),
         ("Tokens/s", "all users · ↑ more is better", Timeline.tokens_per_s),
     )
     for label, note, measure in lines:
@@ -987,6 +994,8 @@ def _overlaid_latency(runs: Sequence[Lived]) -> Panel:
             for r in shown
         ])  # fmt: skip
     scale = Scale.of(point["y"] for part in points for point in part)
+    if any(not r.ok for run in runs for r in run.timeline.sent):
+        scale = scale.with_strip()
     x, y = _x(), scale.encoding("y")
     for run, part, shape in zip(runs, points, SHAPES, strict=False):
         mark = {"type": "point", "shape": shape, "size": 22, "opacity": 0.75, "filled": True}

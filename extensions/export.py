@@ -56,6 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         beside.replace(path)
     except OSError as error:
         raise st.ResultsError(f"{path}: cannot be written: {error.strerror or error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        names = ", ".join(str(one) for one in paths)
+        text = st.printable(f"{type(error).__name__}: {error}", 200)
+        raise st.ConfigError(
+            f"{names}: cannot be exported ({text}): damaged, or a fault of this program; "
+            "llm_stresstest.py verify says which"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()

@@ -49,6 +49,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len(set(paths)) < len(paths):
         raise st.ConfigError("report: the same run is named twice")
     runs = [read(path) for path in paths]
+    try:
+        return _make(options, runs)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        names = ", ".join(str(path) for path in paths)
+        text = st.printable(f"{type(error).__name__}: {error}", 200)
+        raise st.ConfigError(
+            f"{names}: cannot be shown ({text}): damaged, or a fault of this program; "
+            "llm_stresstest.py verify says which"
+        ) from error
+
+
+def _make(options: argparse.Namespace, runs: Sequence[st.SavedRun]) -> int:
+    """Make the page and the pictures, and say where they are."""
     name = "_".join(dict.fromkeys(run.path.stem for run in runs))[:120]
     wanted = [options.png, options.svg, options.pdf, options.card]
     page = None
@@ -825,7 +838,7 @@ class OneRun:
                 "kind": st.printable(r.error.kind if r.error else r.status, 60),
                 "http": str(r.error.http_status or "–") if r.error else "–",
                 "message": st.printable(r.error.message if r.error else "", 400),
-                "question": st.printable(r.question, 300),
+                "question": st.printable(" ".join(r.question.split()), 300),
                 "id": st.printable(r.id, 100),
                 "arrived": _cut(r.answer),
                 "after": st.format_ms(r.time_ms),
@@ -1400,6 +1413,7 @@ td,tbody th{padding:7px 12px 7px 0;border-bottom:1px solid var(--line);vertical-
 overflow-wrap:anywhere}
 tbody th{color:var(--ink);font-weight:400;font-size:14px}
 .n{text-align:right}th.n,td.n{padding-right:0;padding-left:16px}
+.fails td:not(.long){white-space:nowrap}.fails td.long{min-width:9em}
 .sort thead th{position:sticky;top:0;background:var(--bg)}
 th button{font:inherit;color:inherit;background:none;border:0;padding:0;min-height:24px;
 text-align:inherit}
@@ -1499,6 +1513,7 @@ background:var(--surface)}
 .cards td,.cards td.n{display:flex;justify-content:space-between;gap:14px;padding:6px 0;
 text-align:right;border:0;border-top:1px solid var(--line)}
 .cards td::before{content:attr(data-of);color:var(--ink2);text-align:left;font-size:14px}
+.fails td:not(.long){white-space:normal}.fails td.long{min-width:0}
 .cards td.long{display:block;text-align:left}.cards td.long::before{display:block}
 .phone{display:inline}.cards .bar{display:none}
 .cards small{display:inline-block;margin-left:6px;white-space:nowrap}
@@ -1510,8 +1525,11 @@ PRINT = """
 @page{size:A4;margin:12mm}
 body{font-size:12px}header nav,button,.tools,.skip,#tip,details:not([open]){display:none}
 .page{max-width:none;padding:0}section{margin-top:28px}h1{font-size:26px}
-figure,tr,.answers li,.caveats li,.figures{break-inside:avoid}thead{display:table-header-group}
-h2,figcaption{break-after:avoid}.answers .said,.answers h3,.flip,details .scroll{max-height:none;
+th button{display:inline}.sort thead th{position:static}
+.bar i,.knee>*,.copy{-webkit-print-color-adjust:exact;print-color-adjust:exact}
+figure,tr,.answers li,.caveats li,.figures,.facts,.copy{break-inside:avoid}
+thead{display:table-header-group}h2,figcaption,section>.legend,section>.note{break-after:avoid}
+.answers .said,.answers h3,.flip,details .scroll{max-height:none;
 overflow:visible}
 a[href^=http]::after{content:" (" attr(href) ")"}
 """
@@ -1826,7 +1844,7 @@ left is faster. \
 </section>
 {% if view.failures %}
 <section id="failures"><h2>Failures</h2><p class="note">{{ view.failure_words }}</p>
-<table class="cards sort"><thead><tr><th>Sent after</th><th>Kind</th><th class="n">HTTP</th>
+<table class="cards sort fails"><thead><tr><th>Sent after</th><th>Kind</th><th class="n">HTTP</th>
 <th style="padding-left:16px">Message</th><th>Question</th><th
 class="n">Failed after</th></tr></thead><tbody>
 {% for f in view.failures[:50] %}

@@ -1,6 +1,6 @@
 """Are the verdicts of compare and history right? Simulated runs whose truth is known.
 
-    python tests/benchmarks/bench_compare.py             # all of it, about 10 minutes on one core
+    python tests/benchmarks/bench_compare.py             # all of it, about 12 minutes on one core
     python tests/benchmarks/bench_compare.py --quick     # a tenth of the tables
     python tests/benchmarks/bench_compare.py --only power,history
 

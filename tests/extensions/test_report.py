@@ -204,6 +204,24 @@ def test_the_pareto_title_starts_from_the_same_knee_as_the_headline() -> None:
     assert title == "From 2 to 8 at once the total falls by 4.4 % and each user loses 75 %"
 
 
+@pytest.mark.parametrize("where", ["aggregate.quality", "aggregate.ttft_ms", "meta.server"])
+def test_a_file_that_lacks_a_key_is_one_line_in_report_and_export(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    pytest.importorskip("xlsxwriter", reason="needs the group export")
+    path = odd_runs.synthetic(tmp_path, 60, [1, 2])
+    data = json.loads(path.read_bytes())
+    part, key = where.split(".")
+    del data[part][key]
+    path.write_text(json.dumps(data))
+    commands = [["report"], ["export", "--format", "xlsx"]]
+    for command in commands[: 1 if key == "ttft_ms" else 2]:  # a table needs no latencies of all
+        assert st.cli([*command, str(path), "-o", str(tmp_path / "out")]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and "verify says which" in said and key in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_runs_that_do_not_compare_are_said_to_be_so(
     project: Project, server: ScriptedServer
 ) -> None:
@@ -353,6 +371,10 @@ def test_a_browser_without_a_network_draws_it_all_and_search_theme_and_tooltips_
             values = page.locator("#failures tbody td:last-child").all_inner_texts()
             numbers = [float(value.split("\u202f")[0]) for value in values]
             assert numbers == sorted(numbers, reverse=way == "descending")
+        page.emulate_media(media="print")
+        assert page.locator("#failures th button").first.is_visible()
+        assert not page.locator("#theme").is_visible()
+        page.emulate_media(media="screen")
         page.locator("#chart-over_time .vega path[aria-roledescription=point]").first.hover()
         assert "request" in page.inner_text("#tip")
         browser.close()
