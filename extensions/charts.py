@@ -35,6 +35,7 @@ VEGA_LITE = "6.4"  # the newest that vl-convert knows
 MOST_POINTS = 5000
 MOST_STEPS = 500  # of a curve; more cannot be seen
 MOST_LEVELS = 8
+MOST_DOTS = 50  # of levels in one picture
 MOST_LANES = 64
 MOST_BINS = 300
 MOST_ROWS = 200  # of a table under a chart
@@ -394,6 +395,8 @@ def pareto(levels: Sequence[Level], about: str = "") -> Chart:
     x["axis"]["tickCount"] = 5
     y = {**_x("y"), "scale": {"zero": True}, "axis": {"title": None}}
     labelled = {point.at_once for point in shown_levels([level for level, *_ in known])}
+    step = math.ceil(len(points) / MOST_DOTS)
+    points = [p for p in points if p["o"] % step == 0 or int(p["text"]) in labelled]
     labels = [point for point in points if int(point["text"]) in labelled]
     line = {"type": "line", "strokeWidth": 1, "color": token("rule")}
     bar = {"type": "rule", "strokeWidth": 7, "opacity": 0.3, "color": token("a")}
@@ -412,7 +415,8 @@ def pareto(levels: Sequence[Level], about: str = "") -> Chart:
         f"{about}Total tokens/s (up) against one user's (right) · ↑ → more is better",
         (Panel(spec),),
         headers,
-        tuple(rows),
+        tuple(rows[:MOST_ROWS]),
+        _first_rows(len(rows)),
     )
 
 
@@ -484,7 +488,13 @@ def by_level(levels: Sequence[Level], metric: str, title: str, note: str, name: 
     )
     what = "right answers" if is_share else "median"
     headers = ("at once", what, f"95{NARROW}% interval", "answers")
-    return Chart(name, title, note, (Panel(spec),), headers, tuple(rows))
+    table = tuple(rows[:MOST_ROWS])
+    return Chart(name, title, note, (Panel(spec),), headers, table, _first_rows(len(rows)))
+
+
+def _first_rows(count: int) -> str:
+    """Say when a table under a chart holds only the first of its rows."""
+    return "" if count <= MOST_ROWS else f"The first {MOST_ROWS}; export has all."
 
 
 # === Latency ===
@@ -1125,7 +1135,7 @@ def lanes(timeline: Timeline) -> Chart:
         )
         for result, lane in placed[:MOST_ROWS]
     ]
-    more = "" if len(placed) <= MOST_ROWS else f"The first {MOST_ROWS}; export has all."
+    more = _first_rows(len(placed))
     return Chart(
         name,
         title,

@@ -36,7 +36,8 @@ from extensions import charts
 NARROW = st.NARROW_SPACE
 MOST_ANSWERS = 200  # to read, of each kind
 ANSWER_LENGTH = 3000  # characters; the results file has all
-LITE_POINTS = 600
+MOST_TABLED = 50  # levels of a sweep
+LITE_POINTS = 300
 LITE_WIDTHS = (350, 600)  # of a chart beside another one, and of a wide one
 
 # === Command line ===
@@ -463,11 +464,24 @@ class OneRun:
             last,
         ]
 
+    @functools.cached_property
+    def tabled(self) -> list[charts.Level]:
+        """The levels in tables: all, of very many some from the lowest to the highest."""
+        if len(self.levels) <= MOST_TABLED:
+            return self.levels
+        last = len(self.levels) - 1
+        places = {round(i * last / (MOST_TABLED - 1)) for i in range(MOST_TABLED)}
+        return [
+            level
+            for place, level in enumerate(self.levels)
+            if place in places or level.at_once == self.knee
+        ]
+
     @property
     def level_rows(self) -> list[dict[str, Any]]:
         """The levels table's rows."""
-        totals = [st.total_speed(level.part) or 0.0 for level in self.levels]
-        users = [st.one_user_speed(level.part) or 0.0 for level in self.levels]
+        totals = [st.total_speed(level.part) or 0.0 for level in self.tabled]
+        users = [st.one_user_speed(level.part) or 0.0 for level in self.tabled]
         return [
             {
                 "at_once": f"{level.at_once:,}",
@@ -482,7 +496,7 @@ class OneRun:
                 "failed": level.part["failed"],
                 "knee": level.at_once == self.knee,
             }
-            for level, total, user in zip(self.levels, totals, users, strict=True)
+            for level, total, user in zip(self.tabled, totals, users, strict=True)
         ]
 
     @property
@@ -494,6 +508,8 @@ class OneRun:
                 f"Marked: {self.knee} at once, the highest level whose total is a tenth or more "
                 "above that of each lower one."
             )
+        if len(self.tabled) < len(self.levels):
+            parts.append(f"{len(self.tabled)} of {len(self.levels):,} levels; export has all.")
         limits = limits_text(self.slo)
         parts.append(f"Limits: {limits}." if limits else "No limits were set: slo sets them.")
         if any(part["failed"] for part in self.parts):
@@ -811,7 +827,7 @@ class OneRun:
     def cost_rows(self) -> list[tuple[str, ...]]:
         """What a right answer costs, by level."""
         rows = []
-        for part in self.parts:
+        for part in [level.part for level in self.tabled] or self.parts:
             quality = part["quality"]
             if not quality["graded"]:
                 continue

@@ -100,7 +100,9 @@ def test_a_run_with_hundreds_of_stages_has_a_page_of_eight_curves(tmp_path: Path
     path = odd_runs.synthetic(tmp_path, 900, list(range(1, 301)))
     view = report.OneRun(report.read(path))
     assert [curve.key for curve in view.curves("ttft_ms")][::7] == ["1", "300"]
-    assert " 300 at once" in Outline(page_of(path)).text
+    outline = Outline(page_of(path))
+    assert " 300 at once" in outline.text and "50 of 300 levels; export has all." in outline.text
+    assert len(page_of(path, "--lite").encode()) < 500_000
 
 
 def test_a_hundred_thousand_requests_make_a_page_of_at_most_3_mb(tmp_path: Path) -> None:
