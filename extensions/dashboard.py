@@ -1142,13 +1142,13 @@ class Dashboard:
         )
         marker = '<div class="page">\n'
         page = page.replace(marker, marker + bar, 1)
-        script = re.search(r"script-src ([^;\"]+)", page)
+        found = re.search(r"script-src ([^;\"]+)", page)
+        script = found.group(1) if found else "'none'"
         response = web.Response(text=page, content_type="text/html")
         # The page's own style sheet has style attributes, which have no hashes.
         response.headers["Content-Security-Policy"] = (
-            f"default-src 'none'; script-src {script.group(1) if script else chr(39)}; "
-            "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
-            "frame-ancestors 'none'"
+            f"default-src 'none'; script-src {script}; style-src 'unsafe-inline'; img-src data:; "
+            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         )
         return response
 
