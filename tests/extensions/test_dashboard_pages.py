@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -332,6 +333,22 @@ async def test_the_data_of_a_run_in_progress_and_of_a_finished_one(
                     kinds.append(line[7:].strip())
             data = (await stream.content.readline()).decode()
             assert json.loads(data.removeprefix("data: "))["name"] == "run"
+
+
+async def test_a_run_that_cannot_be_resumed_says_why(crashed: Path, tmp_path: Path) -> None:
+    folder, config = tmp_path / "results", tmp_path / "config.json"
+    shutil.copytree(crashed, folder)
+    config.write_text(json.dumps({"server": "http://127.0.0.1:1/v1", "model": "m"}))
+    async with serving(folder, allow_start=True, configs=(config,)) as board:
+        status, _, body = await board.ask(
+            "POST", "/api/resume", headers=board.own(), data='{"name": "run"}'
+        )
+        assert status == 200 and "--resume" in json.loads(body)["command"], body
+        async with asyncio.timeout(40):
+            while "did not start" not in body:
+                await asyncio.sleep(0.2)
+                _, _, body = await board.ask("GET", "/")
+        assert "127.0.0.1" in body
 
 
 async def test_metrics_are_open_metrics_with_gen_ai_names(crashed: Path) -> None:
