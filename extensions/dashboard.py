@@ -493,16 +493,15 @@ class Starter:
         """Return what was started here and is in no journal: on its way, or failed."""
         found, running, known = list[Pending](), self._running(), set(known)
         for name, (process, command, log, since) in list(self._started.items()):
-            error = ""
+            error, code = "", process.returncode
             if name not in running:
-                if name in known or not process.returncode or self._index.path(name):
-                    del self._started[name]
-                    continue
-                if time.monotonic() - since > self.ERROR_S:
+                # What ended in order, or by a signal, is told by its journal or its results.
+                told = code is None or code in (0, 1) or not 0 < code < 128
+                if told or time.monotonic() - since > self.ERROR_S:
                     del self._started[name]
                     continue
                 lines = log.read_text(errors="replace").strip().splitlines()
-                error = st.printable(lines[-1] if lines else f"exit code {process.returncode}", 400)
+                error = st.printable(lines[-1] if lines else f"exit code {code}", 400)
             elif name in known:
                 continue
             found.append(Pending(name, shown_command(command), error))
@@ -1142,13 +1141,13 @@ class Dashboard:
         )
         marker = '<div class="page">\n'
         page = page.replace(marker, marker + bar, 1)
-        script = re.search(r"script-src ([^;\"]+)", page)
+        found = re.search(r"script-src ([^;\"]+)", page)
+        script = found.group(1) if found else "'none'"
         response = web.Response(text=page, content_type="text/html")
         # The page's own style sheet has style attributes, which have no hashes.
         response.headers["Content-Security-Policy"] = (
-            f"default-src 'none'; script-src {script.group(1) if script else chr(39)}; "
-            "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
-            "frame-ancestors 'none'"
+            f"default-src 'none'; script-src {script}; style-src 'unsafe-inline'; img-src data:; "
+            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         )
         return response
 

@@ -301,6 +301,7 @@ TEXTS = {
     ),
     "chosen": ("{count} runs chosen", "{count} Läufe gewählt"),
     "choose_one_more": ("Tick one more to compare.", "Noch einen ankreuzen zum Vergleichen."),
+    "do_compare": ("Compare", "Vergleichen"),
     "differ_in": ("differ in: {keys}", "Unterschied: {keys}"),
     "differ_not": ("same configuration", "gleiche Konfiguration"),
     "tick": ("Choose {name}", "{name} wählen"),
@@ -991,7 +992,9 @@ min-height:44px;width:100%;max-width:none}
 form.fields{grid-template-columns:minmax(0,1fr)}
 .list td{white-space:normal}.list input{width:28px;height:28px}
 .list thead{position:absolute;left:-9999px}
-.cards tr.chosen{border-left:3px solid var(--a)}.list tr.chosen>*{background:none;box-shadow:none}
+.cards tr.chosen{border-left:3px solid var(--a)}.list tr.chosen>*,.list tr.chosen>:first-child{
+background:none;box-shadow:none}.list td:first-child::before{content:none}
+.list tr td:first-child{padding-left:0}
 .tray{bottom:0}.tray .end{margin-left:0}
 }
 """
@@ -1290,7 +1293,7 @@ datetime="{{ r.started }}">{{ r.date }}</time>{% else %}–{% endif %}</td>
 {{ say("show_all") }}</button></p>
 <p class="note">{{ say("runs_note") }} <span id="zone"></span></p>
 <div class="tray" id="tray" hidden><b></b><span class="mono"></span><span class="end"></span>
-<button type="button" id="go">{{ say("compare") }}</button></div>
+<button type="button" id="go">{{ say("do_compare") }}</button></div>
 {% else %}
 <p class="lede">{{ say("none_hint") }}</p>{{ command(first_command, say) }}
 {% endif %}
