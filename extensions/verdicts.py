@@ -178,7 +178,10 @@ def sentence(comparison: Comparison) -> str:
 
 def caveats(comparison: Comparison) -> list[str]:
     """Return what a reader must know besides the table."""
-    lines = [f"not comparable, compared anyway: {refusal.line()}" for refusal in comparison.refused]
+    lines = []
+    if comparison.rows:  # else it was refused, which is said elsewhere
+        anyway = "not comparable, compared anyway"
+        lines = [f"{anyway}: {refusal.line()}" for refusal in comparison.refused]
     for side in (comparison.a, comparison.b):
         lines += _reasons(side)
     if comparison.implausible:
