@@ -14,14 +14,17 @@ import http.client
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from extensions import runs
 from tests.benchmarks import harness as bench
 
+RUNS = 1000  # finished ones, in one folder
 READERS = 3
 SERVER: dict[str, bench.Setting] = {"ttft": 50, "itl": 20, "n": 40, "jitter": 0.5}
 CONCURRENT = 20
@@ -63,6 +66,17 @@ def body(options: Any, folder: Path, requests: int) -> Iterator[bench.Target]:
         apart = bench.Runs([with_pages.median - without.median])
         noise = max(without.values) - min(without.values)
         yield bench.at_most(f"{name}: with less without, ms", apart, max(noise, 0.05), 3)
+
+    content, many = outcome.path.read_bytes(), folder / "many"
+    many.mkdir()
+    for number in range(RUNS):
+        (many / f"run{number}.json").write_bytes(content)
+    seconds = bench.Runs()
+    for _ in range(options.runs):
+        index, begun = runs.RunIndex(many), time.monotonic()
+        assert len(index.entries()) == RUNS
+        seconds.values.append(time.monotonic() - begun)
+    yield bench.at_most(f"{RUNS:,} finished runs listed from a cold start, s", seconds, 1.0)
 
 
 @contextlib.contextmanager
