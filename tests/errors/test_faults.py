@@ -6,10 +6,13 @@ The faults are the kernel's own answers: strace puts them in place of what the c
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -108,20 +111,60 @@ def complaints(finished: Finished) -> list[str]:
     return [line for line in lines if not line.startswith(("connecting to ", "run is taken"))]
 
 
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_a_fault_of_the_file_system_costs_no_old_file_and_no_answer_that_could_be_kept(
-    project: Project, server: ScriptedServer, fault: Fault
-) -> None:
+OLD = b'{"old": "and whole"}'
+
+
+@dataclasses.dataclass
+class Broken:
+    """A run that met a fault."""
+
+    fault: Fault
+    project: Project
+    server: ScriptedServer
+    finished: Finished
+    precious: list[Path]  # files that were there before
+
+
+def meet(fault: Fault, folder: Path) -> Broken:
+    """Run the program with a fault, in a folder and with a server of its own."""
+    folder.mkdir()
+    server = ScriptedServer()
     server.behaviour = streams("Hello", " world", pause_s=0.2)  # longer than it takes to sync
+    project = Project(folder)
     project.configure(server=server.url, concurrent=1, questions=4)
-    results = project.folder / "results"
+    project.write("questions.json", json.dumps(["One?", "Two?", "Three?"]))
+    results = folder / "results"
     if "made" not in fault.said and fault.calls != "mkdir,mkdirat":
         results.mkdir()
-    old = b'{"old": "and whole"}'
     precious = [results / "other.json", *([results / "run.json"] if fault.options else [])]
     for path in precious if results.exists() else []:
-        path.write_bytes(old)
-    finished = run_with(fault, project)
+        path.write_bytes(OLD)
+    return Broken(fault, project, server, run_with(fault, project), precious)
+
+
+@pytest.fixture(scope="module")
+def met(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Broken]]:
+    """Run all that were chosen, some at a time: they mostly wait."""
+    nodes = [node for node in request.session.items if "met" in getattr(node, "fixturenames", ())]
+    names = [node.callspec.params["name"] for node in nodes]  # type: ignore[attr-defined]
+    folder = tmp_path_factory.mktemp("faults")
+    with ThreadPoolExecutor(3) as pool:
+        places = [folder / str(place) for place in range(len(names))]
+        made = list(pool.map(meet, [FAULTS[name] for name in names], places))
+    yield dict(zip(names, made, strict=True))
+    for broken in made:
+        broken.server.close()
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_of_the_file_system_costs_no_old_file_and_no_answer_that_could_be_kept(
+    met: dict[str, Broken], name: str
+) -> None:
+    broken = met[name]
+    fault, project, server, finished = broken.fault, broken.project, broken.server, broken.finished
+    results = project.folder / "results"
     assert "Traceback" not in finished.err
     # 1: a machine too busy for a verdict.
     assert finished.code in ((fault.code, 1) if fault.code == 0 else (fault.code,)), finished.err
@@ -129,7 +172,8 @@ def test_a_fault_of_the_file_system_costs_no_old_file_and_no_answer_that_could_b
     said = complaints(finished)
     assert len(said) == bool(fault.said), said
     assert fault.said in "".join(said)
-    assert all(path.read_bytes() == old for path in precious if results.exists() and fault.code)
+    if results.exists() and fault.code:
+        assert all(path.read_bytes() == OLD for path in broken.precious)
     if fault.code == 0:
         assert len(project.results()["results"]) == 4
         return
