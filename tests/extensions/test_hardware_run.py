@@ -257,7 +257,8 @@ def test_no_process_is_left_behind(watched: Project) -> None:
         return {
             process.pid
             for process in psutil.Process().children(recursive=True)
-            if "sampler.py" in " ".join(process.cmdline())
+            if process.status() != psutil.STATUS_ZOMBIE  # of another test's
+            and "sampler.py" in " ".join(process.cmdline())
         }
 
     before = samplers()
