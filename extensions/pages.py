@@ -1402,7 +1402,8 @@ SCRIPT_WORDS = (
     "nothing_matches", "chosen", "choose_one_more", "differ_in", "differ_not", "stopping",
 )  # fmt: skip
 
-SCRIPT = r"""
+SCRIPT = (
+    r"""
 "use strict";
 (() => {
 const $ = id => document.getElementById(id);
@@ -1467,15 +1468,9 @@ const tell = text => { $("lost").textContent = text; $("lost").hidden = !text; }
 
 // Charts
 const tip = $("tip");
-const showTip = (_handler, event, _item, value) => {
-  const text = value == null ? "" : String(value.t ?? value);
-  tip.hidden = !text;
-  tip.textContent = text;
-  if (!text || !event) return;
-  const place = tip.getBoundingClientRect();
-  tip.style.left = Math.max(4, Math.min(event.clientX + 12, innerWidth - place.width - 8)) + "px";
-  tip.style.top = Math.max(4, event.clientY - place.height - 10) + "px";
-};
+"""
+    + report.TOOLTIP
+    + r"""
 const numbers = lang === "de" ? {decimal: ",", thousands: ".", grouping: [3], currency: ["", ""]}
   : undefined;
 const draw = (element, spec, config) => vegaEmbed(element, spec, {actions: false, renderer: "svg",
@@ -1728,3 +1723,4 @@ form?.addEventListener("submit", async event => {
 });
 })();
 """
+)

@@ -214,14 +214,12 @@ def meaning(meta: Mapping[str, Any]) -> str:
 
 
 def caveats(meta: Mapping[str, Any]) -> list[Caveat]:
-    """Return the verdict's reasons and the remarks."""
+    """Return the verdict's reasons."""
     validity = meta["validity"]
     tone = "bad" if validity["verdict"] == "INVALID" else "warn"
-    found = [(reason, tone) for reason in validity["reasons"]]
-    found += [(note, "note") for note in validity.get("notes") or ()]
     return [
         Caveat(CAVEATS.get(item["code"], ""), sentence(item["message"]), item["code"], tone)
-        for item, tone in found
+        for item in validity["reasons"]
     ]
 
 
@@ -1596,12 +1594,9 @@ document.querySelectorAll("table.sort").forEach(table => {
 });
 })();
 """
-SCRIPT = r"""
-(() => {
-"use strict";
-const data = JSON.parse(document.getElementById("specs").textContent);
-const tip = document.getElementById("tip");
-const show = (_handler, event, _item, value) => {
+# Shows what a mark stands for, in the element `tip`.
+TOOLTIP = r"""
+const showTip = (_handler, event, _item, value) => {
   const text = value == null ? "" : String(value.t ?? value);
   tip.hidden = !text;
   tip.textContent = text;
@@ -1610,8 +1605,18 @@ const show = (_handler, event, _item, value) => {
   tip.style.left = Math.max(4, Math.min(event.clientX + 12, innerWidth - place.width - 8)) + "px";
   tip.style.top = Math.max(4, event.clientY - place.height - 10) + "px";
 };
+"""
+SCRIPT = (
+    r"""
+(() => {
+"use strict";
+const data = JSON.parse(document.getElementById("specs").textContent);
+const tip = document.getElementById("tip");
+"""
+    + TOOLTIP
+    + r"""
 const options = {actions: false, renderer: "svg", ast: true, config: data.config,
-  defaultStyle: false, tooltip: show, mode: "vega-lite"};
+  defaultStyle: false, tooltip: showTip, mode: "vega-lite"};
 const plots = [...document.querySelectorAll(".vega")];
 Promise.all(plots.map(async plot => {
   await vegaEmbed(plot, data.specs[+plot.dataset.spec], options);
@@ -1665,6 +1670,7 @@ document.getElementById("clear")?.addEventListener("click", () => {
 });
 })();
 """
+)
 
 BASE_PAGE = """\
 <!doctype html>
