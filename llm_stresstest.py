@@ -72,6 +72,7 @@ import operator
 import platform
 import random
 import re
+import select
 import selectors
 import shlex
 import socket
@@ -3299,6 +3300,11 @@ APIS: Mapping[str, Api] = {"chat": Chat(), "completions": Completions(), "respon
 # the next token comes. Segments that wait unread are merged, and carry the time of the last one.
 # The first of them may have come earlier, but not before the previous read, nor before the event
 # loop last looked; how much that leaves open is recorded beside the time.
+#
+# One turn of a busy loop may outlast the gap between tokens. So that the first token is timed right
+# even then, Arrivals looks at the sockets that wait for one in the middle of a turn, and a socket
+# notes the stamp and the number of the bytes that have come (without taking them) before more
+# are merged with them.
 
 
 class WatchedSelector(selectors.DefaultSelector):
@@ -3342,13 +3348,44 @@ class WatchedLoop(asyncio.SelectorEventLoop):
 
 
 class Arrivals:
-    """How the reads of a session's sockets were timed."""
+    """How the reads of a session's sockets were timed, and which of them wait for first bytes."""
+
+    LOOK_NS = NS_PER_MS // 2  # how often first bytes are looked for while the loop is busy
 
     def __init__(self) -> None:
         # How many had a stamp that was used, none, and one outside the possible times.
         self.kernel = self.absent = self.outside = 0
         loop = asyncio.get_running_loop()
         self.watch = loop.watch if isinstance(loop, WatchedLoop) else None
+        self.sockets = weakref.WeakValueDictionary[int, StampedSocket]()  # by file number
+        self.read_ns = self.looked_ns = 0  # the last read of any of them, and the last look
+        self._epoll = select.epoll() if sys.platform == "linux" else None
+
+    def await_bytes(self, number: int) -> None:
+        """Let the next bytes of a socket be noted by `look`. Raises OSError if that cannot be."""
+        if self._epoll is not None:
+            once = select.EPOLLIN | select.EPOLLONESHOT
+            try:
+                self._epoll.modify(number, once)
+            except FileNotFoundError:
+                self._epoll.register(number, once)
+
+    def look(self) -> None:
+        """Let the sockets note what has come that they waited for, if nobody looked just now."""
+        woke_ns = 0 if self.watch is None else self.watch.woke_ns
+        now_ns = clock()
+        if self._epoll is None or now_ns - max(self.looked_ns, woke_ns) < self.LOOK_NS:
+            return
+        for number, _ in self._epoll.poll(0):
+            if (waiting := self.sockets.get(number)) is not None:
+                waiting.note_bytes()
+        self.looked_ns = now_ns
+
+    def close(self) -> None:
+        """Stop looking."""
+        if self._epoll is not None:
+            self._epoll.close()
+            self._epoll = None
 
     def to_record(self) -> dict[str, Any]:
         """Return what `meta.client.timestamps` says."""
@@ -3369,10 +3406,17 @@ class StampedSocket(socket.socket):
     READ_BYTES = 1 << 16  # asyncio asks for 256 KiB, which maps memory anew for each read
     # Within this time of an arrival an idle loop reads it, if it gets a processor.
     QUICK_NS = 300_000
+    NOTES = 4  # an answer: a head, a role and the first token may come one by one
+    NEVER_NS = 1 << 63
 
     def __init__(self, family: int, kind: int, protocol: int, arrivals: Arrivals) -> None:
         super().__init__(family, kind, protocol)
         self.arrivals = arrivals
+        arrivals.sockets[self.fileno()] = self
+        # How many bytes have the time of `last_read`, but wait to be read; or the error that does.
+        self._noted: int | OSError | None = None
+        self._notes_left = 0  # of this answer
+        self._awaited_ns = self.NEVER_NS  # since when `arrivals` looks for more bytes
         # When the bytes of the last read had arrived, and how much earlier the first of them may
         # have, in ns. Without a usable stamp: when they were read, and None.
         self.last_read: tuple[int, int | None] = (0, None)
@@ -3383,12 +3427,17 @@ class StampedSocket(socket.socket):
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Read, with the stamp. This runs for each token, so it is one function."""
+        arrivals = self.arrivals
+        if arrivals.read_ns - arrivals.looked_ns > arrivals.LOOK_NS and not flags:
+            arrivals.look()
+        if self._noted is not None:
+            return self._take_noted(size)
         size = min(size, self.READ_BYTES)
         data, ancillary, _, _ = self.recvmsg(size, self.ANCILLARY_BYTES, flags)
         if not data:  # the end, which has no stamp
             return data
         now_ns, wall_ns = clock(), time.time_ns()
-        arrivals = self.arrivals
+        arrivals.read_ns = now_ns
         if not ancillary:
             arrivals.absent += 1
             self.last_read = now_ns, None
@@ -3402,14 +3451,44 @@ class StampedSocket(socket.socket):
             return data
         arrivals.kernel += 1
         watch = arrivals.watch
-        if watch is None:
-            self.last_read = arrived_ns, arrived_ns - previous_ns
-        elif watch.was_idle and watch.woke_ns - arrived_ns < self.QUICK_NS:
+        if watch and watch.was_idle and 0 <= watch.woke_ns - arrived_ns < self.QUICK_NS:
             self.last_read = arrived_ns, 0  # it was read at once, so all of it came together
         else:
-            since_ns = max(previous_ns, watch.since_ns)
+            since_ns = max(previous_ns, watch.since_ns) if watch else previous_ns
+            if self._awaited_ns < arrivals.looked_ns:  # nothing had come by then
+                since_ns = max(since_ns, arrivals.looked_ns)
             self.last_read = arrived_ns, max(arrived_ns - since_ns, 0)
         return data
+
+    def note_bytes(self) -> None:
+        """Note how many bytes wait to be read, and their time, before more are merged with them."""
+        self._awaited_ns = self.NEVER_NS
+        if self._noted is not None:
+            return
+        try:
+            self._noted = len(self.recv(self.READ_BYTES, socket.MSG_PEEK)) or None
+        except BlockingIOError:
+            pass
+        except OSError as error:  # the kernel tells it only once
+            self._noted = error
+
+    def _take_noted(self, size: int) -> bytes:
+        """Read the bytes that were noted, whose time `last_read` has, and no others."""
+        noted, self._noted = self._noted, None
+        if isinstance(noted, OSError):
+            raise noted
+        data = super().recv(min(size, noted or size))
+        if noted is not None and len(data) < noted:
+            self._noted = noted - len(data)
+        elif self._notes_left:
+            self._await_bytes()
+        return data
+
+    def _await_bytes(self) -> None:
+        self._notes_left -= 1
+        with contextlib.suppress(OSError):  # then they are timed as all others are
+            self.arrivals.await_bytes(self.fileno())
+            self._awaited_ns = clock()
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         """Read into a buffer, with the stamp; so asyncio reads what TLS then decrypts."""
@@ -3432,6 +3511,9 @@ class StampedSocket(socket.socket):
         if self.sent_ns is None:
             self.sent_ns = clock()
             self.last_read = (self.sent_ns, None)  # no answer can have arrived before
+            self.arrivals.look()  # starting requests keeps the loop from reading
+            self._notes_left = self.NOTES
+            self._await_bytes()
 
 
 class LoopTime:
@@ -3453,7 +3535,6 @@ class TimedConnector(aiohttp.TCPConnector):
     def __init__(self, unix_socket: str | None = None, **options: Any) -> None:
         self.arrivals = Arrivals()
         self._unix_socket = unix_socket
-        self._by_fileno = weakref.WeakValueDictionary[int, StampedSocket]()
         self._first: StampedSocket | None = None
         if self.used and isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
             options["socket_factory"] = self._make_socket
@@ -3465,13 +3546,13 @@ class TimedConnector(aiohttp.TCPConnector):
         """Close all connections."""
         if self._first is not None:
             self._first.close()
+        self.arrivals.close()
         return super().close(abort_ssl=abort_ssl)
 
     def _make_socket(self, address: tuple[Any, ...]) -> StampedSocket:
+        self.arrivals.look()  # many that connect at once keep the loop from reading
         family, kind, protocol = address[:3]
-        made = StampedSocket(family, kind, protocol, self.arrivals)
-        self._by_fileno[made.fileno()] = made
-        return made
+        return StampedSocket(family, kind, protocol, self.arrivals)
 
     async def _get(self, key: Any, traces: Any) -> aiohttp.connector.Connection | None:
         """Return a kept connection, unless a fresh one is wanted.
@@ -3505,7 +3586,7 @@ class TimedConnector(aiohttp.TCPConnector):
     def timing_of(self, transport: asyncio.Transport) -> StampedSocket | LoopTime:
         """Return what takes the times of a connection."""
         plain = transport.get_extra_info("socket")
-        stamped = None if plain is None else self._by_fileno.get(plain.fileno())
+        stamped = None if plain is None else self.arrivals.sockets.get(plain.fileno())
         return stamped or LoopTime()
 
 
@@ -4003,9 +4084,9 @@ class Client:
         return APIS[self.config.api]
 
     @property
-    def timestamps(self) -> dict[str, Any]:
-        """Which clock the times are of so far: what `meta.client.timestamps` says."""
-        return cast(TimedConnector, self.session.connector).arrivals.to_record()
+    def arrivals(self) -> Arrivals:
+        """How the times of arrival were taken so far."""
+        return cast(TimedConnector, self.session.connector).arrivals
 
     @functools.cached_property
     def url(self) -> yarl.URL:
@@ -4350,6 +4431,7 @@ async def send_question(
         exchange = await client.exchange(body, fresh=True)
     release()
     await client.desk.wait_for_turn()
+    client.arrivals.look()  # what comes while this answer is parsed would be merged
     return client.fill(result, exchange)
 
 
@@ -9893,7 +9975,7 @@ class Run:
         """
         with self.journal.kept_when_writing_fails():
             if not self.is_over:
-                load.client["timestamps"] = self.client.timestamps
+                load.client["timestamps"] = self.client.arrivals.to_record()
                 load.client["prompt_cache"] = self.prompt_cache
                 self.journal.append("footer", load.to_footer())
             journal, stop_signal, redact = self.journal, self.stop_signal, self.target.redact

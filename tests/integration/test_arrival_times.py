@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
+import fcntl
 import socket
 import statistics
 import struct
 import sys
+import termios
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +226,138 @@ class TestStampedSocket:
         assert early_ns is None
         assert age <= 0
         assert (arrivals.kernel, arrivals.outside) == (0, 2)
+
+
+class TestLooking:
+    """What a socket notes of first bytes in the middle of a turn, before others are merged with them."""
+
+    GAP_S = 0.05
+
+    @staticmethod
+    @contextlib.contextmanager
+    def asked() -> Iterator[tuple[st.StampedSocket, socket.socket]]:
+        """Give a client's socket that has sent its request, and the server's."""
+        arrivals = asyncio.run(TestLooking.arrivals())
+        made = st.StampedSocket(socket.AF_INET, socket.SOCK_STREAM, 0, arrivals)
+        with socket.create_server(("127.0.0.1", 0)) as listening, made as client:
+            time.sleep(0.05)  # the kernel begins to stamp a moment after it is asked
+            client.connect(listening.getsockname())
+            client.setblocking(False)
+            server, _ = listening.accept()
+            server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with server:
+                client.send(b"request")
+                assert server.recv(100) == b"request"
+                yield client, server
+        arrivals.close()
+
+    @staticmethod
+    async def arrivals() -> st.Arrivals:
+        return st.Arrivals()
+
+    @classmethod
+    def sends(cls, client: st.StampedSocket, server: socket.socket, data: bytes) -> None:
+        """Send, and wait until it has come."""
+        before = cls.waiting(client)
+        server.sendall(data)
+        while cls.waiting(client) < before + len(data):
+            time.sleep(0.001)
+
+    @staticmethod
+    def look(client: st.StampedSocket) -> None:
+        """Look, not too soon after the last look."""
+        time.sleep(2 * client.arrivals.LOOK_NS / st.NS_PER_S)
+        client.arrivals.look()
+
+    @staticmethod
+    def waiting(client: socket.socket) -> int:
+        """Return how many bytes wait to be read."""
+        return struct.unpack("i", fcntl.ioctl(client, termios.FIONREAD, b"\0" * 4))[0]  # type: ignore[no-any-return]
+
+    def test_first_bytes_keep_their_time_when_later_ones_are_merged_with_them(self) -> None:
+        with self.asked() as (client, server):
+            self.sends(client, server, b"first")
+            self.look(client)
+            time.sleep(self.GAP_S)
+            self.sends(client, server, b"second")
+            assert client.recv(100) == b"first"
+            first_ns, early_ns = client.last_read
+            assert client.recv(100) == b"second"
+            gap_ns = client.last_read[0] - first_ns
+        assert gap_ns > self.GAP_S * st.NS_PER_S * 0.9
+        assert early_ns is not None
+
+    def test_without_a_look_they_have_the_time_of_the_last(self) -> None:
+        with self.asked() as (client, server):
+            self.sends(client, server, b"first")
+            time.sleep(self.GAP_S)
+            self.sends(client, server, b"second")
+            assert client.recv(100) == b"firstsecond"
+            _, early_ns = client.last_read
+            assert early_ns is not None
+            assert early_ns > self.GAP_S * st.NS_PER_S * 0.9
+
+    def test_a_head_and_the_first_token_are_each_noted(self) -> None:
+        with self.asked() as (client, server):
+            for part in (b"head", b"role", b"token"):
+                self.sends(client, server, part)
+                self.look(client)
+                time.sleep(self.GAP_S)
+                self.sends(client, server, b"more")
+                assert client.recv(100) == part
+                assert client.recv(100) == b"more"
+
+    def test_bytes_that_came_after_a_look_came_after_it(self) -> None:
+        with self.asked() as (client, server):
+            time.sleep(self.GAP_S)
+            self.look(client)
+            looked_ns = client.arrivals.looked_ns
+            assert looked_ns
+            self.sends(client, server, b"first")
+            assert client.recv(100) == b"first"
+            arrived_ns, early_ns = client.last_read
+        assert early_ns is not None
+        assert arrived_ns - early_ns >= looked_ns
+
+    def test_a_small_read_takes_a_part_and_the_next_one_the_rest(self) -> None:
+        with self.asked() as (client, server):
+            self.sends(client, server, b"first")
+            self.look(client)
+            self.sends(client, server, b"second")
+            assert [client.recv(3), client.recv(100), client.recv(100)] == [
+                b"fir",
+                b"st",
+                b"second",
+            ]
+
+    def test_a_reset_that_is_noted_is_raised_when_it_is_read(self) -> None:
+        with self.asked() as (client, server):
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            server.close()
+            time.sleep(self.GAP_S)
+            self.look(client)
+            with pytest.raises(ConnectionResetError):
+                client.recv(100)
+
+    def test_an_end_that_is_noted_is_read_as_one(self) -> None:
+        with self.asked() as (client, server):
+            server.close()
+            time.sleep(self.GAP_S)
+            self.look(client)
+            assert client.recv(100) == b""
+
+    def test_a_request_that_cannot_be_watched_is_timed_all_the_same(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(_self: st.Arrivals, _number: int) -> None:
+            raise OSError(errno.ENOSPC, "no space for another watch")
+
+        monkeypatch.setattr(st.Arrivals, "await_bytes", refuse)
+        with self.asked() as (client, server):
+            self.sends(client, server, b"first")
+            self.look(client)
+            assert client.recv(100) == b"first"
+            assert client.arrivals.kernel == 1
 
 
 @pytest.mark.parametrize("beats", [st.LagMonitor.FEWEST_BEATS, 2])
