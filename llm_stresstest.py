@@ -3307,32 +3307,33 @@ APIS: Mapping[str, Api] = {"chat": Chat(), "completions": Completions(), "respon
 # are merged with them.
 
 
-class WatchedSelector(selectors.DefaultSelector):
-    """Knows how long the bytes that the event loop is about to read may have waited.
+class Watch:
+    """How long the bytes that an event loop is about to read may have waited; 0: not known."""
 
-    They came after `since_ns`: at that moment the loop last looked, or began to wait.
-    """
+    since_ns = 0  # they came after this: then the loop had last looked, or begun to wait
+    woke_ns = 0
+    was_idle = False
+    looked_ns = 0  # when the loop woke, or Arrivals looked after that
+
+
+class WatchedSelector(Watch, selectors.DefaultSelector):
+    """A selector that knows when the event loop waits."""
 
     IDLE_NS = 100_000  # a longer wait means that nothing had been there when it began
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.woke_ns = self.since_ns = 0
-        self.was_idle = False
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait until a socket is ready, and note when the wait began and ended."""
         if timeout == 0:  # the loop has other work, so it only looks
             self.was_idle, self.since_ns = False, self.woke_ns
             ready = super().select(timeout)
-            self.woke_ns = clock()
+            self.woke_ns = self.looked_ns = clock()
             return ready
         begun_ns = clock()
         ready = super().select(timeout)
         now_ns = clock()
         self.was_idle = now_ns - begun_ns > self.IDLE_NS
         self.since_ns = begun_ns if self.was_idle else self.woke_ns
-        self.woke_ns = now_ns
+        self.woke_ns = self.looked_ns = now_ns
         return ready
 
 
@@ -3356,7 +3357,7 @@ class Arrivals:
         # How many had a stamp that was used, none, and one outside the possible times.
         self.kernel = self.absent = self.outside = 0
         loop = asyncio.get_running_loop()
-        self.watch = loop.watch if isinstance(loop, WatchedLoop) else None
+        self.watch = loop.watch if isinstance(loop, WatchedLoop) else Watch()
         self.sockets = weakref.WeakValueDictionary[int, StampedSocket]()  # by file number
         self.read_ns = self.looked_ns = 0  # the last read of any of them, and the last look
         self._epoll = select.epoll() if sys.platform == "linux" else None
@@ -3372,14 +3373,13 @@ class Arrivals:
 
     def look(self) -> None:
         """Let the sockets note what has come that they waited for, if nobody looked just now."""
-        woke_ns = 0 if self.watch is None else self.watch.woke_ns
         now_ns = clock()
-        if self._epoll is None or now_ns - max(self.looked_ns, woke_ns) < self.LOOK_NS:
+        if self._epoll is None or now_ns - self.watch.looked_ns < self.LOOK_NS:
             return
         for number, _ in self._epoll.poll(0):
             if (waiting := self.sockets.get(number)) is not None:
                 waiting.note_bytes()
-        self.looked_ns = now_ns
+        self.looked_ns = self.watch.looked_ns = now_ns
 
     def close(self) -> None:
         """Stop looking."""
@@ -3428,7 +3428,8 @@ class StampedSocket(socket.socket):
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Read, with the stamp. This runs for each token, so it is one function."""
         arrivals = self.arrivals
-        if arrivals.read_ns - arrivals.looked_ns > arrivals.LOOK_NS and not flags:
+        watch = arrivals.watch
+        if arrivals.read_ns - watch.looked_ns > arrivals.LOOK_NS and not flags:
             arrivals.look()
         if self._noted is not None:
             return self._take_noted(size)
@@ -3450,11 +3451,10 @@ class StampedSocket(socket.socket):
             self.last_read = now_ns, None
             return data
         arrivals.kernel += 1
-        watch = arrivals.watch
-        if watch and watch.was_idle and 0 <= watch.woke_ns - arrived_ns < self.QUICK_NS:
+        if watch.was_idle and 0 <= watch.woke_ns - arrived_ns < self.QUICK_NS:
             self.last_read = arrived_ns, 0  # it was read at once, so all of it came together
         else:
-            since_ns = max(previous_ns, watch.since_ns) if watch else previous_ns
+            since_ns = max(previous_ns, watch.since_ns)
             if self._awaited_ns < arrivals.looked_ns:  # nothing had come by then
                 since_ns = max(since_ns, arrivals.looked_ns)
             self.last_read = arrived_ns, max(arrived_ns - since_ns, 0)
