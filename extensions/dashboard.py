@@ -63,7 +63,7 @@ import vl_convert
 from aiohttp import web
 
 import llm_stresstest as st
-from extensions import charts, live, pages, runs
+from extensions import charts, live, pages, report, runs
 
 SCHEMA_VERSION = 1
 NARROW = st.NARROW_SPACE
@@ -757,7 +757,7 @@ class Vega(NamedTuple):
         )
         # Its declarations stay its own.
         script = f"(()=>{{{script}}})();"
-        integrity = pages.sha256(script).strip("'")
+        integrity = report.sha256(script).strip("'")
         digest = hashlib.sha256(script.encode()).hexdigest()
         return cls(f"/assets/vega-{digest[:16]}.js", integrity, script.encode())
 
@@ -872,11 +872,11 @@ class Dashboard:
             ),
             **values,
         )
-        script = [pages.sha256(pages.SCRIPT)]
+        script = [report.sha256(pages.SCRIPT)]
         if values["vega"]:
             host = "'self'" if "[" in request.host else request.host + self.vega.path
             script += [host, f"'{self.vega.integrity}'"]
-        style = pages.sha256(self.pages.style)
+        style = report.sha256(self.pages.style)
         policy = (
             f"default-src 'none'; script-src {' '.join(script)}; style-src {style}; "
             "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'self'; "
@@ -1141,14 +1141,11 @@ class Dashboard:
         )
         marker = '<div class="page">\n'
         page = page.replace(marker, marker + bar, 1)
-        found = re.search(r"script-src ([^;\"]+)", page)
-        script = found.group(1) if found else "'none'"
+        # Its own policy names its script and its style sheet, which has the bar's rules too.
+        policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)
+        allowed = "default-src 'none'" if policy is None else policy.group(1)
         response = web.Response(text=page, content_type="text/html")
-        # The page's own style sheet has style attributes, which have no hashes.
-        response.headers["Content-Security-Policy"] = (
-            f"default-src 'none'; script-src {script}; style-src 'unsafe-inline'; img-src data:; "
-            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-        )
+        response.headers["Content-Security-Policy"] = f"{allowed}; frame-ancestors 'none'"
         return response
 
     @route("GET", "/download/{name}/{kind}", kind="data")

@@ -10,7 +10,6 @@ The order of this file: words, the live page in sentences, rendering, style, tem
 
 from __future__ import annotations
 
-import base64
 import functools
 import hashlib
 import re
@@ -836,12 +835,6 @@ def ours(text: str) -> markupsafe.Markup:
     return markupsafe.Markup(text)  # noqa: S704
 
 
-def sha256(text: str) -> str:
-    """Return what a Content-Security-Policy calls a script or a style sheet by."""
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return f"'sha256-{digest}'"
-
-
 class Pages:
     """Renders the pages and the parts of the live page."""
 
@@ -1390,9 +1383,9 @@ TEMPLATES = {
 
 # Put before a report of ours, whose own style sheet it uses; filled in by `str.format`.
 REPORT_BAR = """\
-<nav class="tools" style="font-size:14px;gap:4px 18px;margin:12px 0 0" aria-label="llm-stresstest">
+<nav class="tools board" aria-label="llm-stresstest">
 <a href="/">{live}</a><a href="/runs">{runs}</a><span class="note">{note}</span>
-<span style="margin-left:auto;display:flex;gap:14px">{links}</span></nav>
+<span class="side">{links}</span></nav>
 """
 
 # === The script ===

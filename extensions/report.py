@@ -1303,13 +1303,14 @@ def html_page(view: OneRun | Comparing) -> bytes:
             "window.vegaEmbed=vegaEmbed", vl_version=charts.VEGA_LITE
         )
         script = f"(()=>{{{bundle}}})();{SCRIPT}{SORTING}".replace("</script", "<\\/script")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    style = style_sheet()
     template = RUN_PAGE if isinstance(view, OneRun) else COMPARE_PAGE
     page = _environment().from_string(BASE_PAGE.replace("{{ CONTENT }}", template)).render(
         view=view,
-        style=_ours(style_sheet()),
+        style=_ours(style),
         script=_ours(script),
-        scripts=_ours(f"'sha256-{digest}'" if script else "'none'"),
+        scripts=_ours(sha256(script) if script else "'none'"),
+        styles=_ours(sha256(style)),
         drawer=drawer,
         icons={name: _ours(icon) for name, icon in ICONS.items()},
         caveats=caveats,
@@ -1323,6 +1324,12 @@ def html_page(view: OneRun | Comparing) -> bytes:
 def _ours(text: str) -> markupsafe.Markup:
     """Mark a text of this file as HTML."""
     return markupsafe.Markup(text)  # noqa: S704
+
+
+def sha256(text: str) -> str:
+    """Return what a Content-Security-Policy calls a script or a style sheet by."""
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
 
 
 def _environment() -> jinja2.Environment:
@@ -1428,6 +1435,10 @@ overflow-wrap:anywhere}
 tbody th{color:var(--ink);font-weight:400;font-size:14px}
 .n{text-align:right}th.n,td.n{padding-right:0;padding-left:16px}
 .fails td:not(.long){white-space:nowrap}.fails td.long{min-width:9em}
+.message{padding-left:16px}.next{margin-top:24px}.against{margin-top:28px}
+.against+.note{margin-top:8px}main>.note+h2{margin-top:36px}
+.drawn{padding-left:24px}thead .drawn{width:224px}
+.flips thead th:first-child{width:34%}.flips thead th:nth-child(2){width:33%}
 .sort thead th{position:sticky;top:0;background:var(--bg)}
 th button{font:inherit;color:inherit;background:none;border:0;padding:0;min-height:24px;
 text-align:inherit}
@@ -1443,7 +1454,7 @@ small{display:block;font-size:12px;color:var(--ink3);font-weight:400}
 .levels tbody th{padding-left:12px}.levels thead th:first-child{padding-left:12px}
 .levels td:last-child,.levels th:last-child{padding-right:12px}
 .bar{display:inline-block;width:56px;height:9px;margin-left:8px;vertical-align:middle}
-.bar i{display:block;height:9px;background:var(--a)}
+.bar rect{fill:var(--a)}
 .figures{display:grid;grid-template-columns:repeat(4,1fr);border-top:1px solid var(--rule);
 border-bottom:1px solid var(--line);margin:8px 0 16px}
 .figures>div{padding:14px 20px;border-left:1px solid var(--line);min-width:0}
@@ -1465,10 +1476,11 @@ padding:12px 16px;font-size:14px;margin:16px 0}
 .facts{display:grid;grid-template-columns:repeat(4,1fr);gap:16px 28px;margin:20px 0 0;
 font-size:14px}
 .facts dt{color:var(--ink3);font-size:13px}.facts dd{margin:0;overflow-wrap:anywhere}
-.grid{display:grid;grid-template-columns:repeat(var(--columns),minmax(0,1fr));gap:32px 36px}
+.grid{display:grid;gap:32px 36px}.of-1{grid-template-columns:minmax(0,1fr)}
+.of-2{grid-template-columns:repeat(2,minmax(0,1fr))}.of-3{grid-template-columns:repeat(3,minmax(0,1fr))}
 #right{grid-template-columns:minmax(0,2fr) minmax(0,1fr)}
 .chart{margin:0;min-width:0;display:grid;grid-template-rows:subgrid;grid-row:span 4;row-gap:0}
-.wide{display:block;margin:0 0 32px}
+.wide{display:block;margin:0 0 32px}.cost{grid-row:span 4}.cost table{margin-top:8px}
 .plot{margin-top:8px;min-width:0}.vega{width:100%;min-height:40px}
 .plot svg{max-width:100%;height:auto;display:block}
 .panel{display:flex;justify-content:space-between;gap:12px;font-size:13px;margin-top:10px}
@@ -1483,6 +1495,8 @@ details table{font-size:13px;margin-top:4px}details .scroll{max-height:360px;ove
 background:var(--surface);border:1px solid var(--edge);border-radius:4px;width:240px;max-width:100%}
 .tools button[aria-pressed=true]{background:var(--ink);color:var(--bg);border-color:var(--ink)}
 .tools button{border-radius:16px}
+.board{font-size:14px;gap:4px 18px;margin:12px 0 0}
+.board .side{margin-left:auto;display:flex;gap:14px}
 .answers{list-style:none;margin:0;padding:0}
 .answers li{display:grid;grid-template-columns:180px minmax(0,1fr);gap:4px 28px;padding:14px 0;
 border-top:1px solid var(--line);font-size:14px}
@@ -1540,7 +1554,7 @@ PRINT = """
 body{font-size:12px}header nav,button,.tools,.skip,#tip,details:not([open]){display:none}
 .page{max-width:none;padding:0}section{margin-top:28px}h1{font-size:26px}
 th button{display:inline}.sort thead th{position:static}
-.bar i,.knee>*,.copy{-webkit-print-color-adjust:exact;print-color-adjust:exact}
+.knee>*,.copy{-webkit-print-color-adjust:exact;print-color-adjust:exact}
 figure,tr,.answers li,.caveats li,.figures,.facts,.copy{break-inside:avoid}
 thead{display:table-header-group}h2,figcaption,section>.legend,section>.note{break-after:avoid}
 .answers .said,.answers h3,.flip,details .scroll{max-height:none;
@@ -1678,7 +1692,7 @@ BASE_PAGE = """\
 <head>
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src {{ scripts }}; \
-style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'">
+style-src {{ styles }}; img-src data:; base-uri 'none'; form-action 'none'">
 <meta name="viewport" content="width=device-width,initial-scale=1">
 <meta name="referrer" content="no-referrer">
 <title>{{ view.name }} · llm-stresstest</title>
@@ -1738,7 +1752,7 @@ class="panel"><b>{{ panel.label }}</b><span>{{ panel.note }}</span></p>{% endif 
 {% endif %}
 {% endmacro %}
 {% macro row(found) %}
-<div class="grid" style="--columns:{{ [found|length, 1]|max }}">
+<div class="grid of-{{ [found|length, 1]|max }}">
 {% for c in found %}{{ chart(c) }}{% endfor %}
 </div>
 {% endmacro %}
@@ -1803,8 +1817,8 @@ RUN_PAGE = """\
 <tr{{ ' class=knee' if level.knee }}><th scope="row">{{ level.at_once }}<span
 class="phone"> at once</span>
 {% if level.failed %}<small>{{ level.failed }} failed</small>{% endif %}</th>
-<td class="n" data-of="Total, tokens/s ↑"><span>{{ level.total }}<span class="bar"><i
-style="width:{{ level.bar }}%"></i></span></span></td>
+<td class="n" data-of="Total, tokens/s ↑"><span>{{ level.total }}<svg class="bar"
+aria-hidden="true"><rect width="{{ level.bar }}%" height="9"/></svg></span></td>
 <td class="n" data-of="One user, tokens/s ↑">{{ level.one }}</td>
 <td class="n" data-of="First token (TTFT), median ↓">{{ said(level.ttft) }}</td>
 <td class="n" data-of="Whole answer (E2E), median ↓">{{ said(level.e2e) }}</td>
@@ -1844,7 +1858,7 @@ left is faster. \
 {{ legend(view.level_keys) }}
 {{ row(view.latency_charts) }}
 {% if not view.levels %}
-<table class="cards" style="margin-top:24px"><thead><tr><th></th>
+<table class="cards next"><thead><tr><th></th>
 {% for head in view.latency_heads %}<th class="n">{{ head }}</th>{% endfor %}
 </tr></thead><tbody>
 {% for cells in view.latency_rows %}
@@ -1867,12 +1881,12 @@ left is faster. \
 {% if view.failures %}
 <section id="failures"><h2>Failures</h2><p class="note">{{ view.failure_words }}</p>
 <table class="cards sort fails"><thead><tr><th>Sent after</th><th>Kind</th><th class="n">HTTP</th>
-<th style="padding-left:16px">Message</th><th>Question</th><th
+<th class="message">Message</th><th>Question</th><th
 class="n">Failed after</th></tr></thead><tbody>
 {% for f in view.failures[:50] %}
 <tr><td data-of="Sent after">{{ f.sent }}</td><td data-of="Kind"><code>{{ f.kind }}</code></td>
-<td class="n" data-of="HTTP">{{ f.http }}</td><td class="long"
-style="padding-left:16px">{{ f.message }}</td>
+<td class="n" data-of="HTTP">{{ f.http }}</td><td
+class="long message">{{ f.message }}</td>
 <td class="long">{{ f.question }}</td><td class="n" data-of="Failed after">{{ f.after }}</td></tr>
 {% endfor %}
 </tbody></table></section>
@@ -1888,9 +1902,9 @@ style="padding-left:16px">{{ f.message }}</td>
 {% if view.quality_chart.panels %}
 <div class="grid" id="right">
 {{ chart(view.quality_chart) }}
-<div style="grid-row:span 4"><h3>What a right answer costs</h3><p
+<div class="cost"><h3>What a right answer costs</h3><p
 class="note">By requests at once. “–” is not measured.</p>
-<table style="margin-top:8px"><thead><tr><th>At once</th><th class="n">Right answers/s ↑</th>
+<table><thead><tr><th>At once</th><th class="n">Right answers/s ↑</th>
 <th class="n">Tokens each ↓</th><th class="n">Wh per 1,000 ↓</th><th
 class="n">Price each ↓</th></tr></thead><tbody>
 {% for cells in view.cost_rows %}
@@ -1970,7 +1984,7 @@ data-of="Date">{{ run.date }}</td></tr>
 {% endfor %}
 </tbody></table>
 {% if view.changed %}
-<table class="cards" style="margin-top:24px"><thead><tr><th>What changed</th>
+<table class="cards next"><thead><tr><th>What changed</th>
 {% for label in view.labels %}<th>{{ label }}</th>{% endfor %}</tr></thead><tbody>
 {% for key, values in view.changed %}
 <tr><th scope="row"><code>{{ key }}</code></th>
@@ -1985,11 +1999,11 @@ data-of="{{ view.labels[loop.index0] }}">{{ value }}</td>{% endfor %}</tr>
 <ul class="caveats">{% for line in table.refused %}<li class="bad">{{ line }}</li>{% endfor %}</ul>
 <p class="note">The curves below are drawn all the same; no verdict stands on them.</p></section>
 {% else %}
-<table class="cards" style="margin-top:28px"><thead><tr><th>{{ table.label }} against A</th><th
+<table class="cards against"><thead><tr><th>{{ table.label }} against A</th><th
 class="n">A</th>
 <th class="n">{{ table.label }}</th><th
 class="n">Difference<small>95{{ narrow }}% over all rows</small></th>
-<th style="width:224px;padding-left:24px">−50{{ narrow }}% to +50{{ narrow }}%
+<th class="drawn">−50{{ narrow }}% to +50{{ narrow }}%
 <small>shaded: the same within the margin</small></th>
 <th>Verdict</th></tr></thead><tbody>
 {% for line in table.rows %}
@@ -1999,7 +2013,7 @@ class="n">Difference<small>95{{ narrow }}% over all rows</small></th>
 data-of="{{ table.label }}">{{ cells.b }}</td>
 <td class="n" data-of="Difference"><span><b>{{ cells.change }}</b>\
 <small>{{ cells.interval }}</small></span></td>
-<td style="padding-left:24px">{% if d %}<svg width="200" height="24" viewBox="0 0 200 24"
+<td class="drawn">{% if d %}<svg width="200" height="24" viewBox="0 0 200 24"
 role="img" aria-label="{{ cells.interval }}">
 <rect x="{{ d.left }}" width="{{ d.shade }}" height="24" fill="var(--sunken)"/>
 <path d="M100 0V24" stroke="var(--ink3)"/>
@@ -2014,9 +2028,9 @@ stroke-width="2"/>{% endif %}
 class="{{ line.better }}">{{ cells.verdict }}</b><small>{{ cells.needs }}</small></span></td></tr>
 {% endfor %}
 </tbody></table>
-<p class="note" style="margin-top:8px">{{ table.legend }}</p>
+<p class="note">{{ table.legend }}</p>
 {% if table.levels %}
-<h2 style="margin-top:36px">{{ table.label }} against A, level by level</h2>
+<h2>{{ table.label }} against A, level by level</h2>
 <p class="note">Differences with their 95{{ narrow }}% intervals, which hold over all rows and \
 levels at once.</p>
 <table class="cards sort"><thead><tr><th>At once</th>
@@ -2053,7 +2067,7 @@ left is faster. Thick bars: 95{{ narrow }}% interval of each median.</p>
 <p class="note">{{ table.label }} against A: {{ table.gained }} became right,
 {{ table.lost }} became wrong.</p>
 {% if table.flips %}
-<table class="cards"><thead><tr><th style="width:34%">Question</th><th style="width:33%">A</th>
+<table class="cards flips"><thead><tr><th>Question</th><th>A</th>
 <th>{{ table.label }}</th></tr></thead><tbody>
 {% for flip in table.flips %}
 <tr><th scope="row">{{ flip.question }}</th>
