@@ -64,6 +64,7 @@ from aiohttp import web
 
 import llm_stresstest as st
 from extensions import charts, live, pages, report, runs
+from extensions.words import LANGUAGES
 
 SCHEMA_VERSION = 1
 NARROW = st.NARROW_SPACE
@@ -850,7 +851,7 @@ class Dashboard:
     def _words(self, request: web.Request) -> pages.Words:
         """Return the reader's language: the one that was chosen, else the browser's first."""
         asked = request.query.get("lang") or request.cookies.get("lang")
-        if asked in pages.LANGUAGES:
+        if asked in LANGUAGES:
             return pages.Words(asked)
         return pages.Words(preferred_language(request.headers.get("Accept-Language", "")))
 
@@ -868,7 +869,7 @@ class Dashboard:
             allow_start=self.starter.allowed,
             switch=f"{request.path}?{urllib.parse.urlencode(query)}",
             script_words=as_data(
-                {key: pages.TEXTS[key][words._place] for key in pages.SCRIPT_WORDS}
+                {key: pages.TEXTS[key][words.place] for key in pages.SCRIPT_WORDS}
             ),
             **values,
         )
@@ -885,7 +886,7 @@ class Dashboard:
         response = web.Response(text=html, content_type="text/html")
         response.headers["Content-Security-Policy"] = policy
         response.headers["Vary"] = "Accept-Language, Cookie"
-        if request.query.get("lang") in pages.LANGUAGES:
+        if request.query.get("lang") in LANGUAGES:
             response.set_cookie("lang", words.language, samesite="Strict", max_age=31_536_000)
         return response
 
@@ -1382,7 +1383,7 @@ def preferred_language(accepted: str) -> str:
         with contextlib.suppress(ValueError):
             wanted.append((-float(weight or 1), name.partition("-")[0].lower()))
     ranked = [name for _, name in sorted(wanted, key=lambda pair: pair[0])]
-    return next((name for name in ranked if name in pages.LANGUAGES), "en")
+    return next((name for name in ranked if name in LANGUAGES), "en")
 
 
 # === Metrics ===

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jinja2
@@ -21,9 +21,9 @@ import markupsafe
 
 import llm_stresstest as st
 from extensions import charts, report
+from extensions.words import Language
 
 NARROW = st.NARROW_SPACE
-LANGUAGES = ("en", "de")
 
 # === Words ===
 
@@ -360,111 +360,14 @@ TEXTS = {
     "back": ("To the list of runs", "Zur Liste der Läufe"),
 }  # fmt: skip
 
-# The statements of a verdict's reasons; in English they are the report's.
-GERMAN_CAVEATS = {
-    "no_answers": "Keine Anfrage gelang.",
-    "failures": "Anfragen schlugen fehl.",
-    "client_saturated": "Dieses Programm war der Engpass.",
-    "client_starved": "Dieses Programm musste auf einen Prozessor warten.",
-    "too_short": "Der Lauf war kurz.",
-    "too_few_requests": "Es sind zu wenige Antworten.",
-    "answers_cut": "Antworten wurden abgeschnitten.",
-    "reasoning_only": "Manche Antworten sind nur Überlegung.",
-    "prompt_cache": "Die Zeiten bis zum ersten Token schmeicheln dem Server.",
-    "rate_missed": "Die Rate wurde nicht erreicht.",
-    "slow_connect": "Verbindungen öffneten langsam.",
-    "overloaded": "Anfragen kamen schneller, als sie beantwortet wurden.",
-    "unsteady": "Die Last war nicht gleichmäßig.",
-    "stream_buffered": "Antworten kamen in einem Stück.",
-    "tokens_estimated": "Token sind geschätzt.",
-    "drift": "Die Zeiten driften.",
-    "clock_jump": "Die Uhr sprang.",
-    "throttled": "Die Maschine wurde gedrosselt.",
-    "swapping": "Die Maschine lagerte Speicher aus.",
-    "busy_machine": "Die Maschine war mit anderem beschäftigt.",
-    "on_battery": "Die Maschine lief auf Akku.",
-    "shared_server": "Ein anderer Lauf nutzte den Server.",
-    "gave_up": "Der Lauf gab vorzeitig auf.",
-    "backed_off": "Der Lauf wartete, weil der Server darum bat.",
-    "reconnects": "Gehaltene Verbindungen waren geschlossen worden.",
-    "other_model": "Ein anderes Modell antwortete.",
-    "no_finish_reason": "Antworten sagen nicht, wie sie endeten.",
-    "unusual_ends": "Antworten endeten ungewöhnlich.",
-    "blank_answers": "Manche Antworten sind leer.",
-    "tokens_doubtful": "Die Tokenzahlen sind zweifelhaft.",
-    "interrupted": "Der Lauf wurde gestoppt.",
-    "resumed": "Der Lauf hat einen früheren Teil.",
-}
 
-
-class Words:
-    """Texts and numbers in one language: English 1,213 and 1.52 s, German 1.213 and 1,52 s."""
-
-    SWAPPED = str.maketrans(",.", ".,")
-
-    def __init__(self, language: str) -> None:
-        self.language = language
-        self._place = LANGUAGES.index(language)
+class Words(Language):
+    """The texts of these pages in one language, and its numbers."""
 
     def __call__(self, key: str, *fields: object, **named: object) -> str:
         """Return a text with its fields filled in."""
-        text = TEXTS[key][self._place].replace(" %", f"{NARROW}%")
+        text = TEXTS[key][self.place].replace(" %", f"{NARROW}%")
         return text.format(*fields, **named) if fields or named else text
-
-    def _own(self, text: str) -> str:
-        if self.language == "en":
-            return text
-        return text.translate(self.SWAPPED).replace(" to ", " bis ")
-
-    def number(self, value: float | None) -> str:
-        """Return a measured number with three digits; a dash when it was not measured."""
-        return self._own(st.format_number(value))
-
-    def count(self, value: int | None) -> str:
-        """Return a count, exact."""
-        return "–" if value is None else self._own(f"{value:,}")
-
-    def ms(self, value: float | None) -> str:
-        """Return a time."""
-        return self._own(st.format_ms(value))
-
-    def interval(self, bounds: Sequence[float | None]) -> str:
-        """Return an interval of times."""
-        return self._own(st.format_interval(bounds))
-
-    def share(self, *shares: float | None) -> str:
-        """Return a share or an interval of shares."""
-        return self._own(st.format_share(*shares))
-
-    def duration(self, seconds: float | None) -> str:
-        """Return how long something takes: whole seconds, minutes, hours."""
-        if seconds is None:
-            return "–"
-        whole = max(round(seconds), 0)
-        if whole < 120:
-            return f"{whole}{NARROW}s"
-        if whole < 7200:
-            return f"{round(whole / 60)}{NARROW}min"
-        return f"{whole // 3600}{NARROW}h {whole % 3600 // 60:02}{NARROW}min"
-
-    def seconds(self, value: float | None) -> str:
-        """Return seconds with one decimal, from ten on whole."""
-        if value is None:
-            return "–"
-        return self._own(f"{value:.1f}" if value < 9.95 else f"{value:,.0f}")
-
-    def size(self, count: float | None) -> str:
-        """Return an amount of bytes."""
-        value, units = float(count or 0), ["B", "kB", "MB", "GB", "TB"]
-        while value >= 1000 and len(units) > 1:
-            value /= 1000
-            units.pop(0)
-        return "–" if count is None else f"{self.number(value)}{NARROW}{units[0]}"
-
-    def caveat(self, code: str) -> str:
-        """Return the statement of a verdict's reason."""
-        found = report.CAVEATS if self.language == "en" else GERMAN_CAVEATS
-        return found.get(code, "")
 
 
 # === The live page in sentences ===
@@ -698,7 +601,7 @@ class LivePage:
                     of=words.count(limit["of"]),
                     share=words.share(limit["value"]),
                     name=words(name),
-                    limit=words._own(st.format_limit(limit["limit"])),
+                    limit=words.own(st.format_limit(limit["limit"])),
                 )
                 found.append((text, ""))
                 continue
@@ -785,7 +688,7 @@ class LivePage:
         """Return the charts as data for the script: shape, key of the shape, rows, ends, words."""
         words = self.words
         text = charts.LiveText(
-            *(TEXTS[key][words._place] for key in ("seconds", "at_once", "limit"))
+            *(TEXTS[key][words.place] for key in ("seconds", "at_once", "limit"))
         )
         panels = []
         for panel in charts.live(self.view, text):

@@ -32,6 +32,7 @@ import vl_convert
 
 import llm_stresstest as st
 from extensions import charts
+from extensions.words import Language
 
 NARROW = st.NARROW_SPACE
 MOST_ANSWERS = 200  # to read, of each kind
@@ -154,40 +155,7 @@ class Files:
 
 # === Words ===
 
-CAVEATS = {
-    "no_answers": "No request succeeded.",
-    "failures": "Requests failed.",
-    "client_saturated": "This program was the bottleneck.",
-    "client_starved": "This program had to wait for a processor.",
-    "too_short": "The run was short.",
-    "too_few_requests": "There are too few answers.",
-    "answers_cut": "Answers were cut.",
-    "reasoning_only": "Some answers are reasoning only.",
-    "prompt_cache": "First-token times flatter the server.",
-    "rate_missed": "The rate was not reached.",
-    "slow_connect": "Connections opened slowly.",
-    "overloaded": "Requests came faster than they were served.",
-    "unsteady": "The load was not steady.",
-    "stream_buffered": "Answers came in one piece.",
-    "tokens_estimated": "Tokens are estimated.",
-    "drift": "The times drift.",
-    "clock_jump": "The clock jumped.",
-    "throttled": "The machine was slowed down.",
-    "swapping": "The machine swapped.",
-    "busy_machine": "The machine was busy with other things.",
-    "on_battery": "The machine ran on its battery.",
-    "shared_server": "Another run used the server.",
-    "gave_up": "The run gave up early.",
-    "backed_off": "The run waited because the server asked for it.",
-    "reconnects": "Kept connections had been closed.",
-    "other_model": "Another model answered.",
-    "no_finish_reason": "Answers say nothing of how they ended.",
-    "unusual_ends": "Answers ended in unusual ways.",
-    "blank_answers": "Some answers are blank.",
-    "tokens_doubtful": "The token counts are doubtful.",
-    "interrupted": "The run was stopped.",
-    "resumed": "The run has an earlier part.",
-}
+ENGLISH = Language("en")
 MEANINGS = {"VALID": "trustworthy", "INVALID": "do not use these numbers"}
 METRICS = {
     "ttft_ms": ("First token", "TTFT, time to first token", "start"),
@@ -218,7 +186,7 @@ def caveats(meta: Mapping[str, Any]) -> list[Caveat]:
     validity = meta["validity"]
     tone = "bad" if validity["verdict"] == "INVALID" else "warn"
     return [
-        Caveat(CAVEATS.get(item["code"], ""), sentence(item["message"]), item["code"], tone)
+        Caveat(ENGLISH.caveat(item["code"]), sentence(item["message"]), item["code"], tone)
         for item in validity["reasons"]
     ]
 
@@ -1284,7 +1252,7 @@ def card(view: OneRun | Comparing) -> bytes:
 
 def _short_caveats(run: OneRun) -> str:
     """Return the caveats in as many words as a picture has room for."""
-    heads = [CAVEATS.get(code) or code for code in sorted(run.codes)]
+    heads = [ENGLISH.caveat(code) or code for code in sorted(run.codes)]
     text, left = "", list(heads)
     while left and len(text) + len(left[0]) < 90:
         text += left.pop(0) + " "
