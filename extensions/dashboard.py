@@ -37,6 +37,7 @@ import dataclasses
 import functools
 import hashlib
 import hmac
+import html
 import io
 import ipaddress
 import json
@@ -858,16 +859,14 @@ class Dashboard:
     def _page(self, request: web.Request, name: str, **values: Any) -> web.Response:
         """Return a page with the policy that lets nothing but its own script run."""
         words = self._words(request)
-        other = "de" if words.language == "en" else "en"
-        query = {**request.query, "lang": other}
         values.setdefault("vega", None)
-        html = self.pages.page(
+        page = self.pages.page(
             name,
             words,
             token=self.guard.page_token if name != "login" else "",
             address=request.host if name != "login" else "",
             allow_start=self.starter.allowed,
-            switch=f"{request.path}?{urllib.parse.urlencode(query)}",
+            switch=_in_the_other_language(request, words),
             script_words=as_data(
                 {key: pages.TEXTS[key][words.place] for key in pages.SCRIPT_WORDS}
             ),
@@ -883,7 +882,12 @@ class Dashboard:
             "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'self'; "
             "frame-ancestors 'none'"
         )
-        response = web.Response(text=html, content_type="text/html")
+        return self._answer(request, page, policy)
+
+    def _answer(self, request: web.Request, page: str, policy: str) -> web.Response:
+        """Return a page in the reader's language, and remember the one that was chosen."""
+        words = self._words(request)
+        response = web.Response(text=page, content_type="text/html")
         response.headers["Content-Security-Policy"] = policy
         response.headers["Vary"] = "Accept-Language, Cookie"
         if request.query.get("lang") in LANGUAGES:
@@ -1132,22 +1136,23 @@ class Dashboard:
     ) -> web.Response:
         """Return a report as extensions/report.py makes it, under a bar that leads back."""
         words = self._words(request)
-        made = await self.workshop.make(["report"], paths, ".html")
+        tool = ["report", "--language", words.language]
+        made = await self.workshop.make(tool, paths, ".html")
         page = await asyncio.to_thread(made.read_text, encoding="utf-8")
         bar = pages.REPORT_BAR.format(
             live=words("live"),
             runs=words("runs"),
             links=" ".join(f'<a href="{path}">{text}</a>' for path, text in links),
-            note=words("report_english"),
+            switch=html.escape(_in_the_other_language(request, words)),
+            other="de" if words.language == "en" else "en",
+            other_language=words("other_language"),
         )
         marker = '<div class="page">\n'
         page = page.replace(marker, marker + bar, 1)
         # Its own policy names its script and its style sheet, which has the bar's rules too.
         policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)
         allowed = "default-src 'none'" if policy is None else policy.group(1)
-        response = web.Response(text=page, content_type="text/html")
-        response.headers["Content-Security-Policy"] = f"{allowed}; frame-ancestors 'none'"
-        return response
+        return self._answer(request, page, f"{allowed}; frame-ancestors 'none'")
 
     @route("GET", "/download/{name}/{kind}", kind="data")
     async def download(self, request: web.Request) -> web.StreamResponse:
@@ -1373,6 +1378,12 @@ def as_data(value: Any) -> Any:
     for sign in "<>&":
         data = data.replace(sign, f"\\u{ord(sign):04x}")
     return pages.ours(data)
+
+
+def _in_the_other_language(request: web.Request, words: pages.Words) -> str:
+    """Return the address of a page in the other language."""
+    other = "de" if words.language == "en" else "en"
+    return str(request.rel_url.update_query({"lang": other}))
 
 
 def preferred_language(accepted: str) -> str:

@@ -21,7 +21,7 @@ import markupsafe
 
 import llm_stresstest as st
 from extensions import charts, report
-from extensions.words import Language
+from extensions.words import Language, Sentences
 
 NARROW = st.NARROW_SPACE
 
@@ -148,7 +148,7 @@ TEXTS = {
     # Figures
     "f_ttft": ("First token (TTFT) ↓", "Erstes Token (TTFT) ↓"),
     "f_tpot": ("Each further token (TPOT) ↓", "Jedes weitere Token (TPOT) ↓"),
-    "f_total": ("Total speed ↑", "Gesamttempo ↑"),
+    "f_total": ("Total speed ↑", "Gesamtdurchsatz ↑"),
     "f_answered": ("Answered · failed", "Beantwortet · Fehler"),
     "f_last": ("Last answer", "Letzte Antwort"),
     "median_10s": ("median of the last 10 s", "Median der letzten 10 s"),
@@ -313,7 +313,6 @@ TEXTS = {
     # A page of a run
     "download": ("Download:", "Herunterladen:"),
     "trend": ("Trend", "Verlauf"),
-    "report_english": ("", "Der Bericht ist englisch."),
     "h_trend": ("{name} on {count} dates", "{name} an {count} Terminen"),
     "trend_note": (
         "Each run a point; bar: 95 % interval. Crossed out: INVALID.",
@@ -581,8 +580,9 @@ class LivePage:
     @property
     def reasons(self) -> list[tuple[str, str, str]]:
         """The reasons of the verdict so far: statement, message, code."""
+        said = Sentences(self.words.language)
         return [
-            (self.words.caveat(reason["code"]), report.sentence(reason["message"]), reason["code"])
+            (self.words.caveat(reason["code"]), said.message(reason["message"]), reason["code"])
             for reason in self.view["validity"]["reasons"]
         ]
 
@@ -1108,7 +1108,7 @@ total=say.count(view.answers_of.answers)) }}{% endif %}</p>{% endif %}
 {% if live.reasons %}
 <ul class="caveats">{% for head, text, code in live.reasons %}
 <li class="{{ 'bad' if view.validity.verdict == 'INVALID' else 'warn' }}"><b>{{ head }}</b>
-<span lang="en">{{ text }}</span> <code>{{ code }}</code></li>{% endfor %}</ul>
+{{ text }} <code>{{ code }}</code></li>{% endfor %}</ul>
 {% else %}<p class="note">{{ say("valid_note") }}</p>{% endif %}
 {% else %}<p class="note">{{ say("not_judged") }}</p>{% endif %}{% endif %}
 """,
@@ -1287,8 +1287,8 @@ TEMPLATES = {
 # Put before a report of ours, whose own style sheet it uses; filled in by `str.format`.
 REPORT_BAR = """\
 <nav class="tools board" aria-label="llm-stresstest">
-<a href="/">{live}</a><a href="/runs">{runs}</a><span class="note">{note}</span>
-<span class="side">{links}</span></nav>
+<a href="/">{live}</a><a href="/runs">{runs}</a>
+<span class="side">{links} <a href="{switch}" lang="{other}">{other_language}</a></span></nav>
 """
 
 # === The script ===

@@ -291,6 +291,22 @@ async def test_what_a_model_or_a_server_says_adds_nothing_to_a_page(tmp_path: Pa
         )
 
 
+async def test_a_report_is_in_the_readers_language_and_a_choice_is_remembered(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "results"
+    odd_runs.synthetic(folder, 40, [2])
+    asked = {"Accept": "text/html", "Accept-Language": "de-AT,en;q=0.5"}
+    async with serving(folder) as server:
+        _, headers, body = await server.ask("GET", "/runs/made", headers=asked)
+        assert '<html lang="de">' in body and "Die Hälfte der Antworten" in body
+        assert "Accept-Language" in headers["Vary"] and "Set-Cookie" not in headers
+        assert '<a href="/runs/made?lang=en" lang="en">English</a>' in body
+        _, headers, body = await server.ask("GET", "/runs/made?lang=en", headers=asked)
+        assert '<html lang="en">' in body and "Half of the answers" in body
+        assert headers["Set-Cookie"].startswith("lang=en;")
+
+
 async def test_downloads_are_the_file_and_its_tables(tmp_path: Path) -> None:
     openpyxl = pytest.importorskip("openpyxl", reason="needs the group checks")
     folder = tmp_path / "results"
