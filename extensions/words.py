@@ -108,7 +108,7 @@ class Sentences(Language):
 
     def __call__(self, english: str, **fields: object) -> str:
         """Return a text with its fields filled in. Raises KeyError for one that has no German."""
-        text = english if self.language == "en" else GERMAN[english].replace("-%-", "‑%‑")
+        text = english if self.language == "en" else _unbroken(GERMAN[english])
         text = text.replace(" %", f"{NARROW}%")
         return _filled(text, fields) if fields else text
 
@@ -175,6 +175,13 @@ class Sentences(Language):
             return self.own(value.replace("%", f"{NARROW}%").replace(NARROW * 2, NARROW))
         known = self._german(value) if value else None
         return value if known is None else known
+
+
+def _unbroken(text: str) -> str:
+    """Keep together on one line what would look odd apart: 95-%-Intervall, and arrows."""
+    text = text.replace("-%-", "\u2011%\u2011")
+    text = re.sub("(?<=[↓↑←→]) ", "\u00a0", text)  # ↓ weniger ist besser
+    return re.sub(" (?=[↓↑→]$)", "\u00a0", text)  # Median ↓
 
 
 def sentence(text: str) -> str:
@@ -853,8 +860,8 @@ GERMAN = {
     ),
     "One run each: this holds for these two runs, not yet for the next. The tool ab includes the "
     "machine's own drift.": (
-        "Je ein Lauf: Das gilt für diese zwei Läufe, noch nicht für den nächsten. Das Werkzeug ab "
-        "berücksichtigt auch das Driften der Maschine."
+        "Je ein Lauf: Das gilt für diese zwei Läufe, noch nicht für den nächsten. Das Werkzeug "
+        "„ab“ berücksichtigt auch das Driften der Maschine."
     ),
     "One run each; {n} equal runs of the folder say how far such runs differ.": (
         "Je ein Lauf; {n} gleiche Läufe des Ordners zeigen, wie weit solche Läufe streuen."
@@ -909,11 +916,11 @@ MESSAGES = {
         "Bis {level} gleichzeitige Anfragen wächst der Gesamtdurchsatz weiter, auf {total} Token/s"
     ),
     "{n} of {total} requests start later than the limit of {limit}": (
-        "Bei {n} von {total} Anfragen kommt das erste Token nach der Grenze von {limit}"
+        "Bei {n} von {total} Anfragen kommt das erste Token erst nach der Grenze von {limit}"
     ),
     "{n} of {total} requests start later than the limit of {limit}, and {failed} fail outright": (
-        "Bei {n} von {total} Anfragen kommt das erste Token nach der Grenze von {limit}, {failed} "
-        "schlagen ganz fehl"
+        "Bei {n} von {total} Anfragen kommt das erste Token erst nach der Grenze von {limit}, "
+        "{failed} schlagen ganz fehl"
     ),
     "{n} of {total} requests need more for a token than the limit of {limit}": (
         "Bei {n} von {total} Anfragen dauert ein Token länger als die Grenze von {limit}"
@@ -924,10 +931,11 @@ MESSAGES = {
         "schlagen ganz fehl"
     ),
     "{n} of {total} requests end later than the limit of {limit}": (
-        "{n} von {total} Anfragen enden nach der Grenze von {limit}"
+        "{n} von {total} Anfragen enden erst nach der Grenze von {limit}"
     ),
     "{n} of {total} requests end later than the limit of {limit}, and {failed} fail outright": (
-        "{n} von {total} Anfragen enden nach der Grenze von {limit}, {failed} schlagen ganz fehl"
+        "{n} von {total} Anfragen enden erst nach der Grenze von {limit}, {failed} schlagen ganz "
+        "fehl"
     ),
     "{n} of {total} requests miss a limit": "{n} von {total} Anfragen verfehlen eine Grenze",
     "{n} of {total} requests miss a limit, and {failed} fail outright": (

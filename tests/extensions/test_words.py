@@ -70,6 +70,18 @@ def test_each_text_that_is_said_has_a_german_one_and_none_is_unused() -> None:
     assert GERMAN.keys() - written == set()
 
 
+def test_each_name_that_is_said_by_way_of_a_table_has_a_german_one() -> None:
+    pairing = pytest.importorskip("extensions.pairing", reason="needs the group analysis")
+    verdicts = pytest.importorskip("extensions.verdicts", reason="needs the group analysis")
+    named = {text for _, label, note, *_ in charts._SAMPLED for text in (label, note)}
+    named |= {*charts._SHAPE_WORDS, *report.SCRIPT_TEXTS, *report.MEANINGS.values()}
+    named |= {*report.LIMITS.values(), *itertools.chain(*(m[:2] for m in report.METRICS.values()))}
+    named |= {phrase for pair in verdicts.PHRASES.values() for phrase in pair}
+    for metric in pairing.METRICS.values():
+        named |= {metric.label, metric.title, metric.middle, *metric.words()}
+    assert len(named) > 60 and named - GERMAN.keys() == set()
+
+
 def test_each_message_that_has_a_german_one_is_still_what_the_core_says() -> None:
     sources = ("llm_stresstest.py", "extensions/hardware.py", "extensions/pairing.py")
     said = " ".join(constants(*sources))
@@ -174,7 +186,7 @@ HEADLINES = {
     "user's speed halves.": "Ab 4 gleichzeitigen Anfragen bremsen sich Nutzer nur gegenseitig: Der "
     "Gesamtdurchsatz wächst um etwa 4,4\u202f%, das Tempo je Nutzer halbiert sich.",
     "15 of 120 requests start later than the limit of 1.5\u202fs, and 3 fail outright.": "Bei 15 "
-    "von 120 Anfragen kommt das erste Token nach der Grenze von 1,5\u202fs, 3 schlagen ganz fehl.",
+    "von 120 Anfragen kommt das erste Token erst nach der Grenze von 1,5\u202fs, 3 schlagen ganz fehl.",
     "Half of the answers start within 156\u202fms; a user gets about 1,042 tokens/s; 60\u202f% of "
     "the graded answers are right.": "Die Hälfte der Antworten beginnt binnen 156\u202fms; ein "
     "Nutzer erhält etwa 1.042 Token/s; 60\u202f% der bewerteten Antworten sind richtig.",
