@@ -677,11 +677,11 @@ GERMAN = {
     "By requests at once. “–” is not measured.": (
         "Nach Anfragen gleichzeitig. „–“ ist nicht gemessen."
     ),
-    "At once": "Gleichzeitig",
-    "Right answers/s ↑": "Richtige Antworten/s ↑",
-    "Tokens each ↓": "Token je Antwort ↓",
+    "At once": "Gleich\u00adzeitig",
+    "Right answers/s ↑": "Richtige je s ↑",
+    "Tokens each ↓": "Token ↓",
     "Wh per 1,000 ↓": "Wh je 1.000 ↓",
-    "Price each ↓": "Preis je Antwort ↓",
+    "Price each ↓": "Preis ↓",
     "No chart: all {count} graded answers are wrong.": (
         "Kein Diagramm: Alle {count} bewerteten Antworten sind falsch."
     ),

@@ -7,6 +7,7 @@ import html.parser
 import itertools
 import json
 import re
+import shutil
 import string
 from collections.abc import Iterator
 from pathlib import Path
@@ -359,3 +360,38 @@ def test_a_chart_says_its_numbers_in_the_language_it_was_asked_for() -> None:
     assert title == (
         "Von 2 auf 8 gleichzeitig sinkt der Gesamtdurchsatz um 4,4 %, jeder Nutzer verliert 75 %"
     )
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+SORTED = [
+    ["340 ms", "1,2 s", "(2,05 min)", "–"],
+    ["−3", "99", "1.213", ""],
+    ["1,18 bis 1,80 s", "2,5 bis 2,6 s"],
+]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (apt-get install chromium)")
+def test_german_pages_fit_a_phone_search_in_german_and_sort_german_numbers(tmp_path: Path) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs the group checks")
+    pytest.importorskip("scipy", reason="needs the group analysis")
+    paths = [odd_runs.synthetic(tmp_path, 120, [1, 2], name) for name in ("one", "two")]
+    pages = [page_of(paths[0]), page_of(*paths)]
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 320, "height": 800})
+        for content in reversed(pages):
+            page.set_content(content)
+            page.wait_for_selector("html[data-drawn=yes]", state="attached")
+            assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+        page.fill("#search", "no such text")
+        assert "Keine Antwort passt zu „no such text“." in page.inner_text("#none")
+        for cells in SORTED:
+            rows = "".join(f"<tr><td>{cell}</td></tr>" for cell in reversed(cells))
+            table = f"<table class=sort><thead><tr><th>x</th></tr></thead><tbody>{rows}</tbody>"
+            table = re.sub(r" (?=(s|ms|min)\b)", "\u202f", table)
+            page.set_content(f'<html lang="de">{table}')
+            page.evaluate(report.SORTING)
+            page.click("th button")
+            texts = page.locator("td").all_inner_texts()
+            assert [text.replace("\u202f", " ") for text in texts] == cells
+        browser.close()
