@@ -859,6 +859,7 @@ class Dashboard:
     def _page(self, request: web.Request, name: str, **values: Any) -> web.Response:
         """Return a page with the policy that lets nothing but its own script run."""
         words = self._words(request)
+        other = "de" if words.language == "en" else "en"
         values.setdefault("vega", None)
         page = self.pages.page(
             name,
@@ -866,7 +867,7 @@ class Dashboard:
             token=self.guard.page_token if name != "login" else "",
             address=request.host if name != "login" else "",
             allow_start=self.starter.allowed,
-            switch=_in_the_other_language(request, words),
+            switch=switched(request, other),
             script_words=as_data(
                 {key: pages.TEXTS[key][words.place] for key in pages.SCRIPT_WORDS}
             ),
@@ -1136,6 +1137,7 @@ class Dashboard:
     ) -> web.Response:
         """Return a report as extensions/report.py makes it, under a bar that leads back."""
         words = self._words(request)
+        other = "de" if words.language == "en" else "en"
         tool = ["report", "--language", words.language]
         made = await self.workshop.make(tool, paths, ".html")
         page = await asyncio.to_thread(made.read_text, encoding="utf-8")
@@ -1143,8 +1145,8 @@ class Dashboard:
             live=words("live"),
             runs=words("runs"),
             links=" ".join(f'<a href="{path}">{text}</a>' for path, text in links),
-            switch=html.escape(_in_the_other_language(request, words)),
-            other="de" if words.language == "en" else "en",
+            switch=html.escape(switched(request, other)),
+            other=other,
             other_language=words("other_language"),
         )
         marker = '<div class="page">\n'
@@ -1380,10 +1382,11 @@ def as_data(value: Any) -> Any:
     return pages.ours(data)
 
 
-def _in_the_other_language(request: web.Request, words: pages.Words) -> str:
-    """Return the address of a page in the other language."""
-    other = "de" if words.language == "en" else "en"
-    return str(request.rel_url.update_query({"lang": other}))
+def switched(request: web.Request, language: str) -> str:
+    """Return the address of this very page in another language; it leads to no other site."""
+    query = [pair for pair in request.query.items() if pair[0] != "lang"]
+    path = f"/{request.rel_url.raw_path.lstrip('/')}"
+    return f"{path}?{urllib.parse.urlencode([*query, ('lang', language)])}"
 
 
 def preferred_language(accepted: str) -> str:
