@@ -186,12 +186,9 @@ def _unbroken(text: str) -> str:
 
 def sentence(text: str) -> str:
     """Return a message with a capital and a full stop."""
-    if hasattr(text, "__html__"):  # printable is what it was made of
-        plain, begin = text, text[:1].upper() + text[1:]
-    else:
-        plain = st.printable(text, 1000)
-        begin = plain[:1].upper() + plain[1:]
-    return begin + ("" if plain.endswith((".", "!", "?", "…")) else ".")
+    text = text if hasattr(text, "__html__") else st.printable(text, 1000)
+    end = "" if text.endswith((".", "!", "?", "…")) else "."
+    return text[:1].upper() + text[1:] + end
 
 
 def _filled(template: str, fields: Mapping[str, object] | Sequence[object]) -> str:
