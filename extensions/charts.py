@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import llm_stresstest as st
+from extensions.words import ENGLISH, Sentences
 
 Spec = dict[str, Any]
 
@@ -227,10 +228,9 @@ class Scale(NamedTuple):
             return cls(low / 1.1, high * 1.1, True)
         return cls(0.0, (high or 1.0) * 1.04, False)
 
-    @property
-    def words(self) -> str:
-        """What the note says of it."""
-        return " · log scale" if self.log else ""
+    def words(self, say: Sentences = ENGLISH) -> str:
+        """Return what the note says of it."""
+        return say(" · log scale") if self.log else ""
 
     def encoding(self, field: str = "x", **axis: Any) -> Spec:
         """Return the encoding of a field of times."""
@@ -270,13 +270,13 @@ class Limit(NamedTuple):
     words: str = ""
 
     @classmethod
-    def of(cls, limit_ms: float | None, largest_ms: float) -> Limit:
+    def of(cls, limit_ms: float | None, largest_ms: float, say: Sentences = ENGLISH) -> Limit:
         """Return what to do with a limit on an axis for values up to the largest."""
         if limit_ms is None:
             return cls()
         if limit_ms <= 3 * largest_ms:
             return cls((limit_ms,))
-        return cls((), f" · limit {st.format_limit(limit_ms)}, beyond the axis")
+        return cls((), say(" · limit {limit}, beyond the axis", limit=say.limit(limit_ms)))
 
 
 def _view(height: int, *layers: Spec) -> Spec:
@@ -368,7 +368,7 @@ def shown_levels(levels: Sequence[Level]) -> list[Level]:
     return [levels[place] for place in sorted(places)]
 
 
-def pareto(levels: Sequence[Level], about: str = "") -> Chart:
+def pareto(levels: Sequence[Level], about: str = "", say: Sentences = ENGLISH) -> Chart:
     """Draw the total of all users against the speed of one: the field's Pareto picture."""
     name = "throughput"
     known = [
@@ -377,21 +377,24 @@ def pareto(levels: Sequence[Level], about: str = "") -> Chart:
         if st.total_speed(level.part) and st.one_user_speed(level.part)
     ]
     if len(known) < 2:
-        return Chart(name, "No chart: fewer than two levels have a speed in total and for a user.")
+        why = say("No chart: fewer than two levels have a speed in total and for a user.")
+        return Chart(name, why)
     points, rows = list[Spec](), list[tuple[str, ...]]()
     for place, (level, total, one) in enumerate(known):
         bounds = [1000 / ms if ms else None for ms in level.part["tpot_ms"]["ci95"]["p50"]]
         low, high = (bounds[1], bounds[0]) if None not in bounds else (None, None)
-        text = str(level.at_once)
+        text, total_text, one_text = str(level.at_once), say.number(total), say.number(one)
+        tip = "{level} at once: {total} tokens/s in all, {one} for one user"
         points.append({
             "x": _rounded(one), "y": _rounded(total), "lo": _rounded(low), "hi": _rounded(high),
             "o": place, "text": text,
-            "t": f"{text} at once: {st.format_number(total)} tokens/s in all, "
-            f"{st.format_number(one)} for one user",
+            "t": say(tip, level=text, total=total_text, one=one_text),
         })  # fmt: skip
-        interval = "–" if low is None else f"{st.format_number(low)} to {st.format_number(high)}"
-        rows.append((text, st.format_number(total), st.format_number(one), interval))
-    x = {**_x(), "scale": {"zero": True}, "axis": {"title": "tokens/s of one user →"}}
+        interval = "–"
+        if low is not None:
+            interval = say.own(f"{st.format_number(low)} to {st.format_number(high)}")
+        rows.append((text, total_text, one_text, interval))
+    x = {**_x(), "scale": {"zero": True}, "axis": {"title": say("tokens/s of one user →")}}
     x["axis"]["tickCount"] = 5
     y = {**_x("y"), "scale": {"zero": True}, "axis": {"title": None}}
     labelled = {point.at_once for point in shown_levels([level for level, *_ in known])}
@@ -408,19 +411,24 @@ def pareto(levels: Sequence[Level], about: str = "") -> Chart:
         _layer(points, dot, x=x, y=y, tooltip=_tip()),
         *_halo(labels, {"dy": -13, "fontWeight": "bold"}, x=x, y=y),
     )
-    headers = ("at once", "total tokens/s ↑", "one user, tokens/s ↑", f"95{NARROW}% interval")
+    headers = ("at once", "total tokens/s ↑", "one user, tokens/s ↑", "95 % interval")
+    note = "Total tokens/s (up) against one user's (right) · ↑ → more is better"
+    if about:
+        note = "about Total tokens/s (up) against one user's (right) · ↑ → more is better"
     return Chart(
         name,
-        _pareto_title([(level.at_once, cast(float, t), cast(float, o)) for level, t, o in known]),
-        f"{about}Total tokens/s (up) against one user's (right) · ↑ → more is better",
+        _pareto_title(
+            [(level.at_once, cast(float, t), cast(float, o)) for level, t, o in known], say
+        ),
+        say(note),
         (Panel(spec),),
-        headers,
+        tuple(map(say, headers)),
         tuple(rows[:MOST_ROWS]),
-        _first_rows(len(rows)),
+        _first_rows(len(rows), say),
     )
 
 
-def _pareto_title(known: Sequence[tuple[int, float, float]]) -> str:
+def _pareto_title(known: Sequence[tuple[int, float, float]], say: Sentences = ENGLISH) -> str:
     """Say what the way from the knee to the top costs, as the headline does."""
     knee = st.Headline.knee_of([(at_once, total) for at_once, total, _ in known])
     top = known[-1]
@@ -428,15 +436,25 @@ def _pareto_title(known: Sequence[tuple[int, float, float]]) -> str:
     if knee != top[0]:
         begin = next(level for level in known if level[0] == knee)
     gain, loss = top[1] / begin[1] - 1, 1 - top[2] / begin[2]
-    total = "grows by" if gain >= 0 else "falls by"
-    one = "loses" if loss >= 0 else "gains"
-    return (
-        f"From {begin[0]} to {top[0]} at once the total {total} {st.format_share(abs(gain))} and "
-        f"each user {one} {st.format_share(abs(loss))}"
+    total = "the total grows by {size}" if gain >= 0 else "the total falls by {size}"
+    one = "each user loses {size}" if loss >= 0 else "each user gains {size}"
+    return say(
+        "From {low} to {high} at once {total} and {one}",
+        low=begin[0],
+        high=top[0],
+        total=say(total, size=say.share(abs(gain))),
+        one=say(one, size=say.share(abs(loss))),
     )
 
 
-def by_level(levels: Sequence[Level], metric: str, title: str, note: str, name: str) -> Chart:
+def by_level(
+    levels: Sequence[Level],
+    metric: str,
+    title: str,
+    note: str,
+    name: str,
+    say: Sentences = ENGLISH,
+) -> Chart:
     """Draw the medians of a latency, or the right answers, by level with their intervals."""
     is_share = metric == "quality"
     points, rows = list[Spec](), list[tuple[str, ...]]()
@@ -451,16 +469,17 @@ def by_level(levels: Sequence[Level], metric: str, title: str, note: str, name: 
             continue
         known = bounds if bounds and None not in bounds else None
         if is_share:
-            text = st.format_share(value)
-            interval = "–" if known is None else st.format_share(*known)
+            text = say.share(value)
+            interval = "–" if known is None else say.share(*known)
         else:
-            text, interval = st.format_ms(value), st.format_interval(known or (None,))
+            text, interval = say.ms(value), say.interval(known or (None,))
         point = {"k": str(level.at_once), "y": _rounded(value), "text": text}
-        point["t"] = f"{level.at_once} at once: {text}, 95{NARROW}%: {interval}"
+        tip = "{level} at once: {value}, 95 %: {interval}"
+        point["t"] = say(tip, level=level.at_once, value=text, interval=interval)
         if known:
             point |= {"lo": _rounded(known[0]), "hi": _rounded(known[1])}
         points.append(point)
-        rows.append((str(level.at_once), text, interval, f"{n:,}"))
+        rows.append((str(level.at_once), text, interval, say.count(n)))
     if not points:
         return Chart(name, title, note)
     kept = {str(level.at_once) for level in shown_levels(levels)}
@@ -473,7 +492,7 @@ def by_level(levels: Sequence[Level], metric: str, title: str, note: str, name: 
     else:
         axis["labelExpr"] = _TIME_LABELS
     y = {**_x("y"), "scale": scale, "axis": axis}
-    x_axis = {"title": "requests at once", "labelAngle": 0}
+    x_axis = {"title": say("requests at once"), "labelAngle": 0}
     order = [point["k"] for point in shown]
     scale_x = {"padding": 0.9}  # room for the last one's label
     x = {"field": "k", "type": "ordinal", "sort": order, "axis": x_axis, "scale": scale_x}
@@ -487,28 +506,33 @@ def by_level(levels: Sequence[Level], metric: str, title: str, note: str, name: 
         *_halo(shown, {"dx": 8, "align": "left", "fontWeight": "bold", "fontSize": 11}, x=x, y=y),
     )
     what = "right answers" if is_share else "median"
-    headers = ("at once", what, f"95{NARROW}% interval", "answers")
+    headers = tuple(map(say, ("at once", what, "95 % interval", "answers")))
     table = tuple(rows[:MOST_ROWS])
-    return Chart(name, title, note, (Panel(spec),), headers, table, _first_rows(len(rows)))
+    return Chart(name, title, note, (Panel(spec),), headers, table, _first_rows(len(rows), say))
 
 
-def _first_rows(count: int) -> str:
+def _first_rows(count: int, say: Sentences) -> str:
     """Say when a table under a chart holds only the first of its rows."""
-    return "" if count <= MOST_ROWS else f"The first {MOST_ROWS}; export has all."
+    return "" if count <= MOST_ROWS else say("The first {count}; export has all.", count=MOST_ROWS)
 
 
 # === Latency ===
 
 
 def ecdf(
-    name: str, title: str, note: str, curves: Sequence[Curve], limit_ms: float | None = None
+    name: str,
+    title: str,
+    note: str,
+    curves: Sequence[Curve],
+    limit_ms: float | None = None,
+    say: Sentences = ENGLISH,
 ) -> Chart:
     """Draw how many requests (up) were done within a time (right)."""
     drawn = [curve for curve in curves if curve.values]
     if not drawn:
         return Chart(name, title, note)
     ends = [end for curve in drawn for end in (min(curve.values), max(curve.values))]
-    limit = Limit.of(limit_ms, max(ends))
+    limit = Limit.of(limit_ms, max(ends), say)
     scale = Scale.of([*ends, *limit.drawn])
     layers, single = list[Spec](), len(drawn) == 1
     x, y = scale.encoding(), {**_x("y"), "scale": {"domain": [0, 1]}}
@@ -534,33 +558,35 @@ def ecdf(
         mark = {**line, "color": curve.colour, "strokeDash": list(curve.dash) or [1, 0]}
         layers.append(_layer(steps, mark, x=x, y=y))
     for at_ms in limit.drawn:
-        layers += _limit(at_ms, x, scale, vertical=True)
-    layers += _marked(drawn[0], scale, x, y) if single else _named(drawn, scale, x, y)
-    headers = ("", *PERCENTILE_HEADS)
-    rows = tuple(percentile_row(curve.label, curve.summary) for curve in curves)
+        layers += _limit(at_ms, x, scale, vertical=True, say=say)
+    layers += _marked(drawn[0], scale, x, y, say) if single else _named(drawn, scale, x, y, say)
+    headers = ("", *percentile_heads(say))
+    rows = tuple(percentile_row(curve.label, curve.summary, say) for curve in curves)
     spec = _view(250, *layers)
     return Chart(
         name,
         title,
-        note + scale.words + limit.words + " · ← less is better",
+        note + scale.words(say) + limit.words + say(" · ← less is better"),
         (Panel(spec),),
         headers,
         rows,
     )
 
 
-PERCENTILE_HEADS = ("p50", f"95{NARROW}% interval", "p90", "p95", "p99", "max", "answers")
+def percentile_heads(say: Sentences) -> tuple[str, ...]:
+    """Return the heads above what `percentile_row` returns, but for its label."""
+    return ("p50", say("95 % interval"), "p90", "p95", "p99", say("max"), say("answers"))
 
 
-def percentile_row(label: str, summary: Mapping[str, Any]) -> tuple[str, ...]:
+def percentile_row(label: str, summary: Mapping[str, Any], say: Sentences) -> tuple[str, ...]:
     """Return the percentiles of a metric as texts: in brackets what too few answers support."""
     shown = [label]
     for name in st.PERCENTILES:
-        text = st.format_ms(summary[name])
+        text = say.ms(summary[name])
         shown.append(text if supported(summary, name) or not summary["n"] else f"({text})")
         if name == "p50":
-            shown.append(st.format_interval(summary["ci95"]["p50"]))
-    return (*shown, st.format_ms(summary["max"]), f"{summary['n']:,}")
+            shown.append(say.interval(summary["ci95"]["p50"]))
+    return (*shown, say.ms(summary["max"]), say.count(summary["n"]))
 
 
 def _steps(values: Sequence[float]) -> list[dict[str, Any]]:
@@ -574,10 +600,12 @@ def _steps(values: Sequence[float]) -> list[dict[str, Any]]:
     return steps + [{"x": _rounded(ordered[p]), "y": round((p + 1) / n, 4)} for p in places]
 
 
-def _limit(limit_ms: float, x: Spec, scale: Scale, *, vertical: bool) -> list[Spec]:
+def _limit(
+    limit_ms: float, x: Spec, scale: Scale, *, vertical: bool, say: Sentences = ENGLISH
+) -> list[Spec]:
     """Draw the limit that the user set."""
     rule = {"type": "rule", "strokeDash": [5, 4], "color": token("ink"), "strokeWidth": 1.5}
-    label = f"limit {st.format_limit(limit_ms)}"
+    label = say("limit {limit}", limit=say.limit(limit_ms))
     right = scale.share(limit_ms) > 0.75
     align = {"align": "right" if right else "left", "dx": -4 if right else 4}
     if vertical:
@@ -590,14 +618,14 @@ def _limit(limit_ms: float, x: Spec, scale: Scale, *, vertical: bool) -> list[Sp
     return [_layer(at, rule, y=y), *_halo(at, text, y=y, x=place)]
 
 
-def _marked(curve: Curve, scale: Scale, x: Spec, y: Spec) -> list[Spec]:
+def _marked(curve: Curve, scale: Scale, x: Spec, y: Spec, say: Sentences) -> list[Spec]:
     """Mark p50 and p95 on a curve that stands alone."""
     points = []
     for name, share in (("p50", 0.5), ("p95", 0.95)):
         if name == "p95" and not supported(curve.summary, name):
             continue
         value = curve.summary[name]
-        text = f"{name} {st.format_ms(value)}"
+        text = f"{name} {say.ms(value)}"
         points.append({"x": _rounded(value), "y": share, "text": text, "t": text})
     layers = [
         _layer(
@@ -611,7 +639,7 @@ def _marked(curve: Curve, scale: Scale, x: Spec, y: Spec) -> list[Spec]:
     return layers
 
 
-def _named(curves: Sequence[Curve], scale: Scale, x: Spec, y: Spec) -> list[Spec]:
+def _named(curves: Sequence[Curve], scale: Scale, x: Spec, y: Spec, say: Sentences) -> list[Spec]:
     """Write each level at its curve's median, where two would not touch."""
     points, last = list[dict[str, Any]](), -1.0
     for curve in sorted(curves, key=lambda curve: cast(float, curve.summary["p50"] or 0)):
@@ -619,7 +647,7 @@ def _named(curves: Sequence[Curve], scale: Scale, x: Spec, y: Spec) -> list[Spec
         if median is None or not curve.key or scale.share(median) - last < 0.06:
             continue
         last = scale.share(median)
-        text = f"{curve.label}: {st.format_ms(median)} in the median"
+        text = say("{label}: {time} in the median", label=curve.label, time=say.ms(median))
         points.append({"x": _rounded(median), "y": 0.56, "text": curve.key, "t": text})
     return _halo(points, {"fontWeight": "bold", "dx": -7, "align": "right"}, x=x, y=y)
 
@@ -630,14 +658,14 @@ def _named(curves: Sequence[Curve], scale: Scale, x: Spec, y: Spec) -> list[Spec
 class Axis:
     """The time axis that the panels over time share."""
 
-    def __init__(self, end_s: float) -> None:
-        self.end_s = end_s or 0.001
+    def __init__(self, end_s: float, say: Sentences = ENGLISH) -> None:
+        self.end_s, self.say = end_s or 0.001, say
 
     def encoding(self, *, labels: bool, field: str = "x") -> Spec:
         """Return the x encoding; only the last panel has labels."""
         axis: Spec = {"labels": labels, "title": None, "tickCount": 12, "ticks": labels}
         if labels:
-            axis |= {"title": "seconds since the start"}
+            axis |= {"title": self.say("seconds since the start")}
             if self.end_s >= 10:
                 axis["format"] = "d"
         scale = {"domain": [0, self.end_s], "nice": False}
@@ -647,11 +675,11 @@ class Axis:
 class Timeline:
     """What happened when: the requests of a run with its stages, warm-up and samples."""
 
-    def __init__(self, run: st.SavedRun, most: int = MOST_POINTS) -> None:
-        self.run, self.most = run, most
+    def __init__(self, run: st.SavedRun, most: int = MOST_POINTS, say: Sentences = ENGLISH) -> None:
+        self.run, self.most, self.say = run, most, say
         self.sent = [r for r in run.results if r.sent_ns is not None and r.end_ns is not None]
         last = max((cast(int, r.end_ns) for r in self.sent), default=0)
-        self.axis = Axis(last / 1e9)
+        self.axis = Axis(last / 1e9, say)
         self.stages: Sequence[Mapping[str, Any]] = run.aggregate["stages"]
         self.colours: dict[int, str] = {}
         levels = sorted({stage["concurrent"] for stage in self.stages})
@@ -693,7 +721,10 @@ class Timeline:
         if len(begun) > 20:
             return []
         return [
-            {"x": _seconds(stage["window_ms"][0]), "text": f"{stage['concurrent']} at once"}
+            {
+                "x": _seconds(stage["window_ms"][0]),
+                "text": self.say("{level} at once", level=stage["concurrent"]),
+            }
             for stage in begun
         ]
 
@@ -790,26 +821,29 @@ def _extremes(results: Sequence[st.Result], count: int = 50) -> list[st.Result]:
     return found
 
 
-def sampled_words(shown: int, of: int) -> str:
+def sampled_words(shown: int, of: int, say: Sentences) -> str:
     """Say that not all points are shown."""
     if shown >= of:
         return ""
-    return f" · {shown:,} of {of:,} shown, all extremes kept"
+    text = " · {shown} of {total} shown, all extremes kept"
+    return say(text, shown=say.count(shown), total=say.count(of))
 
 
 def over_time(timeline: Timeline, title: str, limit_ms: float | None) -> Chart:
     """Draw latency, load, speed and the machine over one time axis."""
+    say = timeline.say
     if not timeline.sent:
-        return Chart("over_time", "No chart: no request reached the server.")
+        return Chart("over_time", say("No chart: no request reached the server."))
     first, note = _latency_panel(timeline, limit_ms)
     panels = [first]
     busy_wide, busy = timeline.in_flight()
-    what = f"mean of {busy_wide:g}{NARROW}s"
-    panels.append(_area(timeline, busy_wide, busy, "Requests in flight", what, "ink3"))
+    what = say("mean of {time}", time=say.own(f"{busy_wide:g}{NARROW}s"))
+    panels.append(_area(timeline, busy_wide, busy, say("Requests in flight"), what, "ink3"))
     wide, speed = timeline.tokens_per_s()
     if any(speed):
-        what = f"all users, each {wide:g}{NARROW}s · ↑ more is better"
-        panels.append(_area(timeline, wide, speed, "Tokens/s", what, "a"))
+        each = say.own(f"{wide:g}{NARROW}s")
+        what = say("all users, each {time} · ↑ more is better", time=each)
+        panels.append(_area(timeline, wide, speed, say("Tokens/s"), what, "a"))
     panels += _sampled_panels(timeline)
     panels = [
         panel._replace(spec=_with_axis(panel.spec, timeline.axis, last=panel is panels[-1]))
@@ -817,26 +851,26 @@ def over_time(timeline: Timeline, title: str, limit_ms: float | None) -> Chart:
     ]
     rows = [
         (
-            f"{place * wide:g}",
-            st.format_number(value),
-            st.format_number(busy[min(int(place * wide / busy_wide), len(busy) - 1)]),
+            say.own(f"{place * wide:g}"),
+            say.number(value),
+            say.number(busy[min(int(place * wide / busy_wide), len(busy) - 1)]),
         )
         for place, value in enumerate(speed)
     ]
-    legend = [Key("failed request, when sent", token("bad"), "cross")]
+    legend = [Key(say("failed request, when sent"), token("bad"), "cross")]
     timeouts = any(r.status == "timeout" for r in timeline.sent)
     if timeouts:
-        legend.append(Key("timeout, at the time waited", token("bad"), "triangle"))
+        legend.append(Key(say("timeout, at the time waited"), token("bad"), "triangle"))
     if not any(not r.ok for r in timeline.sent):
         legend = []
     if timeline.warm_up_s():
-        legend.append(Key("warm-up, left out of every number", token("ink3"), "shade"))
+        legend.append(Key(say("warm-up, left out of every number"), token("ink3"), "shade"))
     return Chart(
         "over_time",
         title,
         note,
         tuple(panels),
-        ("second", "tokens/s ↑", "in flight"),
+        (say("second"), say("tokens/s ↑"), say("in flight")),
         tuple(rows),
         legend=tuple(legend),
     )
@@ -855,6 +889,7 @@ def _with_axis(spec: Spec, axis: Axis, *, last: bool) -> Spec:
 
 def _latency_panel(timeline: Timeline, limit_ms: float | None) -> tuple[Panel, str]:
     """Draw each request's TTFT, without streaming its E2E; failures in a strip at the top."""
+    say = timeline.say
     measured = [r for r in timeline.sent if r.ok and r.ttft_ms is not None]
     what, metric = "First token", "ttft_ms"
     if not measured:
@@ -865,6 +900,7 @@ def _latency_panel(timeline: Timeline, limit_ms: float | None) -> tuple[Panel, s
     limit = Limit.of(
         limit_ms if metric == "ttft_ms" else None,
         max((cast(float, getattr(r, metric)) for r in shown), default=0.0),
+        say,
     )
     scale = Scale.of([*(cast(float, getattr(r, metric)) for r in shown), *limit.drawn])
     scale = scale.with_strip() if crosses else scale
@@ -874,7 +910,7 @@ def _latency_panel(timeline: Timeline, limit_ms: float | None) -> tuple[Panel, s
             "x": _seconds(cast(int, r.sent_ns) / 1e6),
             "y": _rounded(getattr(r, metric)),
             "c": timeline.colours.get(r.stage, token("a")),
-            "t": f"request {r.index}: {st.format_ms(getattr(r, metric))}",
+            "t": say("request {n}: {what}", n=r.index, what=say.ms(getattr(r, metric))),
         }
         for r in shown
     ]
@@ -882,24 +918,29 @@ def _latency_panel(timeline: Timeline, limit_ms: float | None) -> tuple[Panel, s
     layers = timeline.ground(named=True)
     layers.append(_layer(points, dot, x=x, y=y, color=_colour(), tooltip=_tip()))
     for at_ms in limit.drawn:
-        layers += _limit(at_ms, y, scale, vertical=False)
-    layers += _failures(crosses, x)
-    about = "All panels share the time axis" + sampled_words(len(shown), len(measured))
+        layers += _limit(at_ms, y, scale, vertical=False, say=say)
+    layers += _failures(crosses, x, say)
+    about = say("All panels share the time axis") + sampled_words(len(shown), len(measured), say)
     if not shown:
-        return Panel(_view(24, *layers), "Failures", "each request a cross, when sent"), about
-    note = f"each request a point{scale.words}{limit.words} · ↓ less is better"
-    return Panel(_view(150, *layers), what, note), about
+        note = say("each request a cross, when sent")
+        return Panel(_view(24, *layers), say("Failures"), note), about
+    note = say("each request a point") + scale.words(say) + limit.words + say(" · ↓ less is better")
+    return Panel(_view(150, *layers), say(what), note), about
 
 
-def _failures(failed: Sequence[st.Result], x: Spec) -> list[Spec]:
+def _failures(failed: Sequence[st.Result], x: Spec, say: Sentences) -> list[Spec]:
     """Draw failures in a strip at the top: a cross, for a timeout a hollow triangle."""
     layers = list[Spec]()
     for shape, is_timeout in (("cross", False), ("triangle-up", True)):
         points = [
             {
                 "x": _seconds(cast(int, r.sent_ns) / 1e6),
-                "t": f"request {r.index}: {r.error.kind if r.error else r.status}, after "
-                f"{st.format_ms(r.time_ms)}",
+                "t": say(
+                    "request {n}: {what}, after {time}",
+                    n=r.index,
+                    what=r.error.kind if r.error else r.status,
+                    time=say.ms(r.time_ms),
+                ),
             }
             for r in failed
             if (r.status == "timeout") == is_timeout
@@ -947,19 +988,19 @@ class Lived(NamedTuple):
 SHAPES = ("circle", "square", "triangle-up")
 
 
-def overlaid_time(name: str, runs: Sequence[Lived]) -> Chart:
+def overlaid_time(name: str, runs: Sequence[Lived], say: Sentences = ENGLISH) -> Chart:
     """Draw several runs over one time axis, each from its own start."""
     runs = [run for run in runs if run.timeline.sent]
     if len(runs) < 2:
-        return Chart(name, "No chart: fewer than two of the runs reached their server.")
-    axis = Axis(max(run.timeline.axis.end_s for run in runs))
-    panels = [_overlaid_latency(runs)]
+        return Chart(name, say("No chart: fewer than two of the runs reached their server."))
+    axis = Axis(max(run.timeline.axis.end_s for run in runs), say)
+    panels = [_overlaid_latency(runs, say)]
     lines = (
         ("Requests in flight", "mean", Timeline.in_flight),
         ("Tokens/s", "all users · ↑ more is better", Timeline.tokens_per_s),
     )
     for label, note, measure in lines:
-        panels.append(Panel(_overlaid_lines(runs, measure), label, note))
+        panels.append(Panel(_overlaid_lines(runs, measure), say(label), say(note)))
     panels = [
         panel._replace(spec=_with_axis(panel.spec, axis, last=panel is panels[-1]))
         for panel in panels
@@ -967,25 +1008,26 @@ def overlaid_time(name: str, runs: Sequence[Lived]) -> Chart:
     rows = [
         (
             run.label,
-            f"{len(run.timeline.sent):,}",
-            f"{sum(not r.ok for r in run.timeline.sent):,}",
-            st.format_ms(run.timeline.axis.end_s * 1000),
-            st.format_number(run.timeline.run.aggregate["tokens_per_s"]),
+            say.count(len(run.timeline.sent)),
+            say.count(sum(not r.ok for r in run.timeline.sent)),
+            say.ms(run.timeline.axis.end_s * 1000),
+            say.number(run.timeline.run.aggregate["tokens_per_s"]),
         )
         for run in runs
     ]
     asked = {len(run.timeline.sent) for run in runs}
-    took = [f"{run.label} {st.format_ms(run.timeline.axis.end_s * 1000)}" for run in runs]
-    listed = f"{', '.join(took[:-1])} and {took[-1]}"
-    title = f"{max(asked):,} requests take {listed}"
+    took = [f"{run.label} {say.ms(run.timeline.axis.end_s * 1000)}" for run in runs]
+    few, many, listed = say.count(min(asked)), say.count(max(asked)), say.listed(took)
+    title = say("{count} requests take {times}", count=many, times=listed)
     if len(asked) > 1:
-        title = f"The runs, of {min(asked):,} to {max(asked):,} requests, take {listed}"
-    heads = ("run", "requests", "failed", "duration ↓", "tokens/s ↑")
-    note = "Each run from its own start; all panels share the time axis"
+        text = "The runs, of {few} to {many} requests, take {times}"
+        title = say(text, few=few, many=many, times=listed)
+    heads = tuple(map(say, ("run", "requests", "failed", "duration ↓", "tokens/s ↑")))
+    note = say("Each run from its own start; all panels share the time axis")
     return Chart(name, title, note, tuple(panels), heads, tuple(rows))
 
 
-def _overlaid_latency(runs: Sequence[Lived]) -> Panel:
+def _overlaid_latency(runs: Sequence[Lived], say: Sentences) -> Panel:
     """Draw the first tokens of several runs, else their whole answers, and their failures."""
     metric, what = "ttft_ms", "First token"
     if not any(r.ttft_ms is not None for run in runs for r in run.timeline.sent if r.ok):
@@ -999,7 +1041,10 @@ def _overlaid_latency(runs: Sequence[Lived]) -> Panel:
         points.append([
             {
                 "x": _seconds(cast(int, r.sent_ns) / 1e6), "y": _rounded(getattr(r, metric)),
-                "t": f"{run.label}, request {r.index}: {st.format_ms(getattr(r, metric))}",
+                "t": say(
+                    "{run}, request {n}: {what}",
+                    run=run.label, n=r.index, what=say.ms(getattr(r, metric)),
+                ),
             }
             for r in shown
         ])  # fmt: skip
@@ -1012,13 +1057,13 @@ def _overlaid_latency(runs: Sequence[Lived]) -> Panel:
         mark["color"] = token(run.colour)
         layers.append(_layer(part, mark, x=x, y=y, tooltip=_tip()))
         failed = [r for r in run.timeline.sent if not r.ok and r.status != "cancelled"]
-        layers += _failures(sample(failed, (), run.timeline.most // 4), x)
+        layers += _failures(sample(failed, (), run.timeline.most // 4), x, say)
     shapes = ", ".join(
-        f"{run.label} {shape}" for run, shape in zip(runs, _SHAPE_WORDS, strict=False)
+        f"{run.label} {say(shape)}" for run, shape in zip(runs, _SHAPE_WORDS, strict=False)
     )
     total = sum(map(len, points)) + left_out
-    note = f"{shapes}{scale.words}{sampled_words(total - left_out, total)} · ↓ less is better"
-    return Panel(_view(150, *layers), what, note)
+    note = shapes + scale.words(say) + sampled_words(total - left_out, total, say)
+    return Panel(_view(150, *layers), say(what), note + say(" · ↓ less is better"))
 
 
 _SHAPE_WORDS = ("round", "square", "triangle")
@@ -1066,7 +1111,7 @@ def _sampled_panels(timeline: Timeline) -> list[Panel]:
         columns["gpu_busy"] = [statistics.fmean(row) if row else None for row in rows]
     for name, label, note, factor, colour in _SAMPLED:
         column = columns.get(name)
-        if column is None or any(panel.label == label for panel in panels):
+        if column is None or any(panel.label == timeline.say(label) for panel in panels):
             continue
         known = [
             {"x": _seconds(at), "y": _rounded(value * factor)}
@@ -1079,7 +1124,8 @@ def _sampled_panels(timeline: Timeline) -> list[Panel]:
             continue
         top = max(cast(float, point["y"]) for point in known)
         top = 100.0 if note.startswith("%") else top
-        panels.append(Panel(_area_spec(timeline, known, colour, top), label, note))
+        spec = _area_spec(timeline, known, colour, top)
+        panels.append(Panel(spec, timeline.say(label), timeline.say(note)))
     return panels
 
 
@@ -1088,19 +1134,21 @@ def _sampled_panels(timeline: Timeline) -> list[Panel]:
 
 def lanes(timeline: Timeline) -> Chart:
     """Draw each request as a segment on the first lane that is free."""
-    name = "lanes"
+    name, say = "lanes", timeline.say
     sent = sorted(timeline.sent, key=lambda r: cast(int, _begin(r)))
     if len(sent) < 2:
         return Chart(name, "")
     kept, note = sent[: timeline.most // 2], ""
     if len(kept) < len(sent):
-        note = f" · the first {len(kept):,} of {len(sent):,} requests"
+        text = " · the first {shown} of {total} requests"
+        note = say(text, shown=say.count(len(kept)), total=say.count(len(sent)))
     placed, count = _placed(kept)
     shown = {lane: lane for lane in range(count)}
     if count > MOST_LANES:
         places = [round(i * (count - 1) / (MOST_LANES - 1)) for i in range(MOST_LANES)]
         shown = {lane: place for place, lane in enumerate(places)}
-        note += f" · {MOST_LANES} of {count:,} lanes shown"
+        text = " · {shown} of {total} lanes shown"
+        note += say(text, shown=MOST_LANES, total=say.count(count))
     segments: dict[str, list[Spec]] = {"queue": [], "wait": [], "write": [], "fail": []}
     waited = total = 0
     for result, lane in placed:
@@ -1109,39 +1157,41 @@ def lanes(timeline: Timeline) -> Chart:
         if result.ok and first_ns is not None:
             waited, total = waited + first_ns - sent_ns, total + end_ns - sent_ns
         if lane in shown:
-            _add_segments(segments, result, shown[lane] + 1)
+            _add_segments(segments, result, shown[lane] + 1, say)
     end_s = max(cast(int, result.end_ns) for result, _ in placed) / 1e9
-    spec = _lanes_spec(segments, len(shown), Axis(end_s))
-    title = f"{len(sent):,} requests on {count:,} lanes"
+    spec = _lanes_spec(segments, len(shown), Axis(end_s, say))
+    counts = {"requests": say.count(len(sent)), "lanes": say.count(count)}
+    title = say("{requests} requests on {lanes} lanes", **counts)
     if total:
-        title = f"{st.format_share(waited / total)} of the time is waiting for the first token"
-        title += ", the rest is generating"
-    legend = [Key("waiting for the first token", token("wait"), "thin")]
-    legend.append(Key("generating", token("a"), "box"))
+        text = "{share} of the time is waiting for the first token, the rest is generating"
+        title = say(text, share=say.share(waited / total))
+    legend = [Key(say("waiting for the first token"), token("wait"), "thin")]
+    legend.append(Key(say("generating"), token("a"), "box"))
     if not total:
-        legend = [Key("from sent to the end", token("wait"), "thin")]
+        legend = [Key(say("from sent to the end"), token("wait"), "thin")]
     if segments["queue"]:
-        legend.insert(0, Key("queued here", token("edge"), "hollow"))
+        legend.insert(0, Key(say("queued here"), token("edge"), "hollow"))
     if segments["fail"]:
-        legend.append(Key("failed", token("bad"), "cross"))
+        legend.append(Key(say("failed"), token("bad"), "cross"))
     rows = [
         (
             f"{result.index}",
             f"{lane + 1}",
-            st.format_number(cast(int, result.sent_ns) / 1e9),
-            st.format_ms(result.ttft_ms),
-            st.format_ms(result.time_ms),
+            say.number(cast(int, result.sent_ns) / 1e9),
+            say.ms(result.ttft_ms),
+            say.ms(result.time_ms),
             result.status,
         )
         for result, lane in placed[:MOST_ROWS]
     ]
-    more = _first_rows(len(placed))
+    more = _first_rows(len(placed), say)
+    about = "Each request is one segment, from sent to its last token, on the first free lane"
     return Chart(
         name,
         title,
-        f"Each request is one segment, from sent to its last token, on the first free lane{note}",
+        say(about) + note,
         (Panel(spec),),
-        ("request", "lane", "sent, s", "TTFT", "E2E", "status"),
+        (say("request"), say("lane"), say("sent, s"), "TTFT", "E2E", say("status")),
         tuple(rows),
         more,
         tuple(legend),
@@ -1170,12 +1220,14 @@ def _placed(results: Sequence[st.Result]) -> tuple[list[tuple[st.Result, int]], 
     return placed, count
 
 
-def _add_segments(segments: dict[str, list[Spec]], result: st.Result, lane: int) -> None:
+def _add_segments(
+    segments: dict[str, list[Spec]], result: st.Result, lane: int, say: Sentences
+) -> None:
     begin, sent, end = (
         _seconds(cast(int, ns) / 1e6) for ns in (_begin(result), result.sent_ns, result.end_ns)
     )
-    tip = f"request {result.index}: TTFT {st.format_ms(result.ttft_ms)}, "
-    tip += f"E2E {st.format_ms(result.time_ms)}"
+    times = f"TTFT {say.ms(result.ttft_ms)}, E2E {say.ms(result.time_ms)}"
+    tip = say("request {n}: {what}", n=result.index, what=times)
     first = end if result.first_ns is None else _seconds(result.first_ns / 1e6)
 
     def add(kind: str, start: float, stop: float, half: float) -> None:
@@ -1188,7 +1240,8 @@ def _add_segments(segments: dict[str, list[Spec]], result: st.Result, lane: int)
     add("write", first, end, 0.42)
     if not result.ok:
         why = result.error.kind if result.error else result.status
-        segments["fail"].append({"x": sent, "y": lane, "t": f"request {result.index}: {why}"})
+        tip = say("request {n}: {what}", n=result.index, what=why)
+        segments["fail"].append({"x": sent, "y": lane, "t": tip})
 
 
 def _lanes_spec(segments: Mapping[str, Sequence[Spec]], count: int, axis: Axis) -> Spec:
@@ -1251,6 +1304,7 @@ def by_length(
     *,
     prompt: bool,
     most: int = MOST_POINTS,
+    say: Sentences = ENGLISH,
 ) -> Chart:
     """Draw TTFT against the prompt's tokens, or E2E against the answer's; a group a level."""
     measured = [
@@ -1266,40 +1320,49 @@ def by_length(
         if count is not None:
             count -= cast(int, result.cached_tokens) if cached else 0
             found.append((label, colour, result, float(count), ms))
-    what = "prompt" if prompt else "answer"
     if len({x for *_, x, _ in found}) < 2:
-        return Chart(name, f"No chart: fewer than two {what} lengths are known.")
+        why = "No chart: fewer than two answer lengths are known."
+        if prompt:
+            why = "No chart: fewer than two prompt lengths are known."
+        return Chart(name, say(why))
     asked = [result for _, _, result, _, _ in found]
     kept = {id(result) for result in sample(asked, _extremes(asked), most)}
     points = [
         {
             "x": x, "y": _rounded(ms), "c": colour,
-            "t": f"request {r.index}: {x:,.0f} tokens, {st.format_ms(ms)}",
+            "t": say(
+                "request {n}: {count} tokens, {time}",
+                n=r.index, count=say.count(round(x)), time=say.ms(ms),
+            ),
         }
         for _, colour, r, x, ms in found
         if id(r) in kept
     ]  # fmt: skip
-    axis_title = f"{what} tokens" + (" that were not in the cache" if cached else "")
+    axis_title = say("prompt tokens" if prompt else "answer tokens")
+    if cached:
+        axis_title = say("prompt tokens that were not in the cache")
     x = {**_x(), "scale": {"nice": True}, "axis": {"title": axis_title, "tickCount": 6}}
     y = Scale(0.0, max(ms for *_, ms in found) * 1.04 or 1, False).encoding("y")
     dot = {"type": "point", "size": 24, "opacity": 0.75}
     spec = _view(230, _layer(points, dot, x=x, y=y, color=_colour(), tooltip=_tip()))
     slowest = sorted(found, key=lambda item: -item[4])[:MOST_ROWS]
     rows = tuple(
-        (str(r.index), label, f"{x:,.0f}", st.format_ms(ms)) for label, _, r, x, ms in slowest
+        (str(r.index), label, say.count(round(x)), say.ms(ms)) for label, _, r, x, ms in slowest
     )
     metric = "TTFT" if prompt else "E2E"
-    more = "" if len(found) <= MOST_ROWS else f"The slowest {MOST_ROWS}; export has all."
-    note = f"{metric} against {axis_title} · ↓ less is better"
-    note += sampled_words(len(points), len(found))
-    title = _length_title(groups, found, prompt=prompt, cached=cached)
-    headers = ("request", "at", "tokens", metric)
+    more = say("The slowest {count}; export has all.", count=MOST_ROWS)
+    more = more if len(found) > MOST_ROWS else ""
+    note = say("{metric} against {tokens} · ↓ less is better", metric=metric, tokens=axis_title)
+    note += sampled_words(len(points), len(found), say)
+    title = _length_title(groups, found, say, prompt=prompt, cached=cached)
+    headers = (say("request"), say("at"), say("tokens"), metric)
     return Chart(name, title, note, (Panel(spec),), headers, rows, more)
 
 
 def _length_title(
     groups: Sequence[tuple[str, str, Sequence[st.Result]]],
     found: Sequence[tuple[str, str, st.Result, float, float]],
+    say: Sentences,
     *,
     prompt: bool,
     cached: bool,
@@ -1311,22 +1374,27 @@ def _length_title(
     }
     known = [(label, line) for label, line in lines.items() if line is not None and line.rises]
     if not known:
-        metric, what = ("TTFT", "prompt") if prompt else ("E2E", "answer")
-        return f"No rise of {metric} with the length of the {what} is beyond chance"
+        if prompt:
+            return say("No rise of TTFT with the length of the prompt is beyond chance")
+        return say("No rise of E2E with the length of the answer is beyond chance")
     texts = [
-        f"{st.format_ms(line.slope)}" + (f" at {label}" if label else "")
+        say("{time} at {label}", time=say.ms(line.slope), label=label)
+        if label
+        else say.ms(line.slope)
         for label, line in dict((known[0], known[-1])).items()
     ]
+    title = "Each further token adds {times} to an answer"
     if prompt:
-        token_words = "uncached prompt token" if cached else "prompt token"
-        return f"Each {token_words} adds {' and '.join(texts)} to the first token"
-    return f"Each further token adds {' and '.join(texts)} to an answer"
+        title = "Each prompt token adds {times} to the first token"
+    if cached:
+        title = "Each uncached prompt token adds {times} to the first token"
+    return say(title, times=say.listed(texts))
 
 
 # === Quality ===
 
 
-def quality(categories: Mapping[str, Mapping[str, Any]]) -> Chart:
+def quality(categories: Mapping[str, Mapping[str, Any]], say: Sentences = ENGLISH) -> Chart:
     """Draw the right answers by category, the best first, with their intervals."""
     name = "quality"
     graded = {key: part for key, part in categories.items() if part["of_answers"]["n"]}
@@ -1335,21 +1403,24 @@ def quality(categories: Mapping[str, Mapping[str, Any]]) -> Chart:
     whole = sum(part["graded"] for part in graded.values())
     shares = {key: part["of_answers"]["correct_share"] for key, part in graded.items()}
     if not any(shares.values()):
-        return Chart(name, f"No chart: all {whole:,} graded answers are wrong.")
+        why = say("No chart: all {count} graded answers are wrong.", count=say.count(whole))
+        return Chart(name, why)
     if all(share == 1 for share in shares.values()):
-        return Chart(name, f"No chart: all {whole:,} graded answers are right.")
+        why = say("No chart: all {count} graded answers are right.", count=say.count(whole))
+        return Chart(name, why)
     ranked = sorted(graded, key=lambda key: (-shares[key], key))
     points, rows = list[Spec](), list[tuple[str, ...]]()
     for key in ranked[:40]:
         part = graded[key]["of_answers"]
         low, high = part["correct_ci95"]
-        text, shown = st.format_share(shares[key]), st.printable(key, 60)
-        interval = st.format_share(low, high)
+        text, shown = say.share(shares[key]), st.printable(key, 60)
+        interval, n = say.share(low, high), say.count(part["n"])
+        tip = "{what}: {value}, 95 %: {interval}, of {n}"
         points.append({
             "k": shown, "x": _rounded(shares[key]), "lo": _rounded(low), "hi": _rounded(high),
-            "text": text, "t": f"{shown}: {text}, 95{NARROW}%: {interval}, of {part['n']:,}",
+            "text": text, "t": say(tip, what=shown, value=text, interval=interval, n=n),
         })  # fmt: skip
-        rows.append((shown, text, interval, f"{part['n']:,}", f"{graded[key]['ungraded']:,}"))
+        rows.append((shown, text, interval, n, say.count(graded[key]["ungraded"])))
     x = {**_x(), "scale": {"domain": [0, 1]}}
     x["axis"] = {"title": None, "format": ".0%", "tickCount": 5}
     order = [point["k"] for point in points]
@@ -1364,29 +1435,32 @@ def quality(categories: Mapping[str, Mapping[str, Any]]) -> Chart:
     )
     return Chart(
         name,
-        _quality_title(ranked, graded),
-        f"Right answers by category, 95{NARROW}% interval · → more is better",
+        _quality_title(ranked, graded, say),
+        say("Right answers by category, 95 % interval · → more is better"),
         (Panel(spec),),
-        ("category", "right ↑", f"95{NARROW}% interval", "graded", "not graded"),
+        tuple(map(say, ("category", "right ↑", "95 % interval", "graded", "not graded"))),
         tuple(rows),
     )
 
 
-def _quality_title(order: Sequence[str], graded: Mapping[str, Mapping[str, Any]]) -> str:
+def _quality_title(
+    order: Sequence[str], graded: Mapping[str, Mapping[str, Any]], say: Sentences
+) -> str:
     """Say the range, and whether any two categories can be told apart."""
     first, last = order[0], order[-1]
     best, worst = (graded[key]["of_answers"] for key in (first, last))
     names = [st.printable(key, 40) for key in (first, last)]
     if len(order) == 1:
-        return f"{st.format_share(best['correct_share'])} of the graded answers are right"
-    span = (
-        f"From {st.format_share(worst['correct_share'])} ({names[1]}) to "
-        f"{st.format_share(best['correct_share'])} ({names[0]})"
-    )
+        text = "{share} of the graded answers are right"
+        return say(text, share=say.share(best["correct_share"]))
+    shares = {"low": say.share(worst["correct_share"]), "high": say.share(best["correct_share"])}
+    span = {**shares, "worst": names[1], "best": names[0]}
     intervals = [graded[key]["of_answers"]["correct_ci95"] for key in order]
     if max(low for low, _ in intervals) <= min(high for _, high in intervals):
-        return f"{span}, but no category can be told from another"
-    return f"{span}: the best and the worst differ beyond chance"
+        text = "From {low} ({worst}) to {high} ({best}), but no category can be told from another"
+        return say(text, **span)
+    text = "From {low} ({worst}) to {high} ({best}): the best and the worst differ beyond chance"
+    return say(text, **span)
 
 
 # === While a run goes on ===

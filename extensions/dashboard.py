@@ -37,6 +37,7 @@ import dataclasses
 import functools
 import hashlib
 import hmac
+import html
 import io
 import ipaddress
 import json
@@ -63,7 +64,8 @@ import vl_convert
 from aiohttp import web
 
 import llm_stresstest as st
-from extensions import charts, live, pages, runs
+from extensions import charts, live, pages, report, runs
+from extensions.words import LANGUAGES
 
 SCHEMA_VERSION = 1
 NARROW = st.NARROW_SPACE
@@ -757,7 +759,7 @@ class Vega(NamedTuple):
         )
         # Its declarations stay its own.
         script = f"(()=>{{{script}}})();"
-        integrity = pages.sha256(script).strip("'")
+        integrity = report.sha256(script).strip("'")
         digest = hashlib.sha256(script.encode()).hexdigest()
         return cls(f"/assets/vega-{digest[:16]}.js", integrity, script.encode())
 
@@ -850,7 +852,7 @@ class Dashboard:
     def _words(self, request: web.Request) -> pages.Words:
         """Return the reader's language: the one that was chosen, else the browser's first."""
         asked = request.query.get("lang") or request.cookies.get("lang")
-        if asked in pages.LANGUAGES:
+        if asked in LANGUAGES:
             return pages.Words(asked)
         return pages.Words(preferred_language(request.headers.get("Accept-Language", "")))
 
@@ -858,34 +860,38 @@ class Dashboard:
         """Return a page with the policy that lets nothing but its own script run."""
         words = self._words(request)
         other = "de" if words.language == "en" else "en"
-        query = {**request.query, "lang": other}
         values.setdefault("vega", None)
-        html = self.pages.page(
+        page = self.pages.page(
             name,
             words,
             token=self.guard.page_token if name != "login" else "",
             address=request.host if name != "login" else "",
             allow_start=self.starter.allowed,
-            switch=f"{request.path}?{urllib.parse.urlencode(query)}",
+            switch=switched(request, other),
             script_words=as_data(
-                {key: pages.TEXTS[key][words._place] for key in pages.SCRIPT_WORDS}
+                {key: pages.TEXTS[key][words.place] for key in pages.SCRIPT_WORDS}
             ),
             **values,
         )
-        script = [pages.sha256(pages.SCRIPT)]
+        script = [report.sha256(pages.SCRIPT)]
         if values["vega"]:
             host = "'self'" if "[" in request.host else request.host + self.vega.path
             script += [host, f"'{self.vega.integrity}'"]
-        style = pages.sha256(self.pages.style)
+        style = report.sha256(self.pages.style)
         policy = (
             f"default-src 'none'; script-src {' '.join(script)}; style-src {style}; "
             "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'self'; "
             "frame-ancestors 'none'"
         )
-        response = web.Response(text=html, content_type="text/html")
+        return self._answer(request, page, policy)
+
+    def _answer(self, request: web.Request, page: str, policy: str) -> web.Response:
+        """Return a page in the reader's language, and remember the one that was chosen."""
+        words = self._words(request)
+        response = web.Response(text=page, content_type="text/html")
         response.headers["Content-Security-Policy"] = policy
         response.headers["Vary"] = "Accept-Language, Cookie"
-        if request.query.get("lang") in pages.LANGUAGES:
+        if request.query.get("lang") in LANGUAGES:
             response.set_cookie("lang", words.language, samesite="Strict", max_age=31_536_000)
         return response
 
@@ -1131,25 +1137,24 @@ class Dashboard:
     ) -> web.Response:
         """Return a report as extensions/report.py makes it, under a bar that leads back."""
         words = self._words(request)
-        made = await self.workshop.make(["report"], paths, ".html")
+        other = "de" if words.language == "en" else "en"
+        tool = ["report", "--language", words.language]
+        made = await self.workshop.make(tool, paths, ".html")
         page = await asyncio.to_thread(made.read_text, encoding="utf-8")
         bar = pages.REPORT_BAR.format(
             live=words("live"),
             runs=words("runs"),
             links=" ".join(f'<a href="{path}">{text}</a>' for path, text in links),
-            note=words("report_english"),
+            switch=html.escape(switched(request, other)),
+            other=other,
+            other_language=words("other_language"),
         )
         marker = '<div class="page">\n'
         page = page.replace(marker, marker + bar, 1)
-        found = re.search(r"script-src ([^;\"]+)", page)
-        script = found.group(1) if found else "'none'"
-        response = web.Response(text=page, content_type="text/html")
-        # The page's own style sheet has style attributes, which have no hashes.
-        response.headers["Content-Security-Policy"] = (
-            f"default-src 'none'; script-src {script}; style-src 'unsafe-inline'; img-src data:; "
-            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-        )
-        return response
+        # Its own policy names its script and its style sheet, which has the bar's rules too.
+        policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)
+        allowed = "default-src 'none'" if policy is None else policy.group(1)
+        return self._answer(request, page, f"{allowed}; frame-ancestors 'none'")
 
     @route("GET", "/download/{name}/{kind}", kind="data")
     async def download(self, request: web.Request) -> web.StreamResponse:
@@ -1377,6 +1382,13 @@ def as_data(value: Any) -> Any:
     return pages.ours(data)
 
 
+def switched(request: web.Request, language: str) -> str:
+    """Return the address of this very page in another language; it leads to no other site."""
+    query = [pair for pair in request.query.items() if pair[0] != "lang"]
+    path = f"/{request.rel_url.raw_path.lstrip('/')}"
+    return f"{path}?{urllib.parse.urlencode([*query, ('lang', language)])}"
+
+
 def preferred_language(accepted: str) -> str:
     """Return the first of our languages that a browser asks for; English when it asks for none."""
     wanted = list[tuple[float, str]]()
@@ -1385,7 +1397,7 @@ def preferred_language(accepted: str) -> str:
         with contextlib.suppress(ValueError):
             wanted.append((-float(weight or 1), name.partition("-")[0].lower()))
     ranked = [name for _, name in sorted(wanted, key=lambda pair: pair[0])]
-    return next((name for name in ranked if name in pages.LANGUAGES), "en")
+    return next((name for name in ranked if name in LANGUAGES), "en")
 
 
 # === Metrics ===

@@ -10,11 +10,10 @@ The order of this file: words, the live page in sentences, rendering, style, tem
 
 from __future__ import annotations
 
-import base64
 import functools
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jinja2
@@ -22,9 +21,9 @@ import markupsafe
 
 import llm_stresstest as st
 from extensions import charts, report
+from extensions.words import Language, Sentences
 
 NARROW = st.NARROW_SPACE
-LANGUAGES = ("en", "de")
 
 # === Words ===
 
@@ -149,7 +148,7 @@ TEXTS = {
     # Figures
     "f_ttft": ("First token (TTFT) ↓", "Erstes Token (TTFT) ↓"),
     "f_tpot": ("Each further token (TPOT) ↓", "Jedes weitere Token (TPOT) ↓"),
-    "f_total": ("Total speed ↑", "Gesamttempo ↑"),
+    "f_total": ("Total speed ↑", "Gesamtdurchsatz ↑"),
     "f_answered": ("Answered · failed", "Beantwortet · Fehler"),
     "f_last": ("Last answer", "Letzte Antwort"),
     "median_10s": ("median of the last 10 s", "Median der letzten 10 s"),
@@ -314,7 +313,6 @@ TEXTS = {
     # A page of a run
     "download": ("Download:", "Herunterladen:"),
     "trend": ("Trend", "Verlauf"),
-    "report_english": ("", "Der Bericht ist englisch."),
     "h_trend": ("{name} on {count} dates", "{name} an {count} Terminen"),
     "trend_note": (
         "Each run a point; bar: 95 % interval. Crossed out: INVALID.",
@@ -361,111 +359,14 @@ TEXTS = {
     "back": ("To the list of runs", "Zur Liste der Läufe"),
 }  # fmt: skip
 
-# The statements of a verdict's reasons; in English they are the report's.
-GERMAN_CAVEATS = {
-    "no_answers": "Keine Anfrage gelang.",
-    "failures": "Anfragen schlugen fehl.",
-    "client_saturated": "Dieses Programm war der Engpass.",
-    "client_starved": "Dieses Programm musste auf einen Prozessor warten.",
-    "too_short": "Der Lauf war kurz.",
-    "too_few_requests": "Es sind zu wenige Antworten.",
-    "answers_cut": "Antworten wurden abgeschnitten.",
-    "reasoning_only": "Manche Antworten sind nur Überlegung.",
-    "prompt_cache": "Die Zeiten bis zum ersten Token schmeicheln dem Server.",
-    "rate_missed": "Die Rate wurde nicht erreicht.",
-    "slow_connect": "Verbindungen öffneten langsam.",
-    "overloaded": "Anfragen kamen schneller, als sie beantwortet wurden.",
-    "unsteady": "Die Last war nicht gleichmäßig.",
-    "stream_buffered": "Antworten kamen in einem Stück.",
-    "tokens_estimated": "Token sind geschätzt.",
-    "drift": "Die Zeiten driften.",
-    "clock_jump": "Die Uhr sprang.",
-    "throttled": "Die Maschine wurde gedrosselt.",
-    "swapping": "Die Maschine lagerte Speicher aus.",
-    "busy_machine": "Die Maschine war mit anderem beschäftigt.",
-    "on_battery": "Die Maschine lief auf Akku.",
-    "shared_server": "Ein anderer Lauf nutzte den Server.",
-    "gave_up": "Der Lauf gab vorzeitig auf.",
-    "backed_off": "Der Lauf wartete, weil der Server darum bat.",
-    "reconnects": "Gehaltene Verbindungen waren geschlossen worden.",
-    "other_model": "Ein anderes Modell antwortete.",
-    "no_finish_reason": "Antworten sagen nicht, wie sie endeten.",
-    "unusual_ends": "Antworten endeten ungewöhnlich.",
-    "blank_answers": "Manche Antworten sind leer.",
-    "tokens_doubtful": "Die Tokenzahlen sind zweifelhaft.",
-    "interrupted": "Der Lauf wurde gestoppt.",
-    "resumed": "Der Lauf hat einen früheren Teil.",
-}
 
-
-class Words:
-    """Texts and numbers in one language: English 1,213 and 1.52 s, German 1.213 and 1,52 s."""
-
-    SWAPPED = str.maketrans(",.", ".,")
-
-    def __init__(self, language: str) -> None:
-        self.language = language
-        self._place = LANGUAGES.index(language)
+class Words(Language):
+    """The texts of these pages in one language, and its numbers."""
 
     def __call__(self, key: str, *fields: object, **named: object) -> str:
         """Return a text with its fields filled in."""
-        text = TEXTS[key][self._place].replace(" %", f"{NARROW}%")
+        text = TEXTS[key][self.place].replace(" %", f"{NARROW}%")
         return text.format(*fields, **named) if fields or named else text
-
-    def _own(self, text: str) -> str:
-        if self.language == "en":
-            return text
-        return text.translate(self.SWAPPED).replace(" to ", " bis ")
-
-    def number(self, value: float | None) -> str:
-        """Return a measured number with three digits; a dash when it was not measured."""
-        return self._own(st.format_number(value))
-
-    def count(self, value: int | None) -> str:
-        """Return a count, exact."""
-        return "–" if value is None else self._own(f"{value:,}")
-
-    def ms(self, value: float | None) -> str:
-        """Return a time."""
-        return self._own(st.format_ms(value))
-
-    def interval(self, bounds: Sequence[float | None]) -> str:
-        """Return an interval of times."""
-        return self._own(st.format_interval(bounds))
-
-    def share(self, *shares: float | None) -> str:
-        """Return a share or an interval of shares."""
-        return self._own(st.format_share(*shares))
-
-    def duration(self, seconds: float | None) -> str:
-        """Return how long something takes: whole seconds, minutes, hours."""
-        if seconds is None:
-            return "–"
-        whole = max(round(seconds), 0)
-        if whole < 120:
-            return f"{whole}{NARROW}s"
-        if whole < 7200:
-            return f"{round(whole / 60)}{NARROW}min"
-        return f"{whole // 3600}{NARROW}h {whole % 3600 // 60:02}{NARROW}min"
-
-    def seconds(self, value: float | None) -> str:
-        """Return seconds with one decimal, from ten on whole."""
-        if value is None:
-            return "–"
-        return self._own(f"{value:.1f}" if value < 9.95 else f"{value:,.0f}")
-
-    def size(self, count: float | None) -> str:
-        """Return an amount of bytes."""
-        value, units = float(count or 0), ["B", "kB", "MB", "GB", "TB"]
-        while value >= 1000 and len(units) > 1:
-            value /= 1000
-            units.pop(0)
-        return "–" if count is None else f"{self.number(value)}{NARROW}{units[0]}"
-
-    def caveat(self, code: str) -> str:
-        """Return the statement of a verdict's reason."""
-        found = report.CAVEATS if self.language == "en" else GERMAN_CAVEATS
-        return found.get(code, "")
 
 
 # === The live page in sentences ===
@@ -679,8 +580,9 @@ class LivePage:
     @property
     def reasons(self) -> list[tuple[str, str, str]]:
         """The reasons of the verdict so far: statement, message, code."""
+        said = Sentences(self.words.language)
         return [
-            (self.words.caveat(reason["code"]), report.sentence(reason["message"]), reason["code"])
+            (self.words.caveat(reason["code"]), said.message(reason["message"]), reason["code"])
             for reason in self.view["validity"]["reasons"]
         ]
 
@@ -699,7 +601,7 @@ class LivePage:
                     of=words.count(limit["of"]),
                     share=words.share(limit["value"]),
                     name=words(name),
-                    limit=words._own(st.format_limit(limit["limit"])),
+                    limit=words.own(st.format_limit(limit["limit"])),
                 )
                 found.append((text, ""))
                 continue
@@ -786,7 +688,7 @@ class LivePage:
         """Return the charts as data for the script: shape, key of the shape, rows, ends, words."""
         words = self.words
         text = charts.LiveText(
-            *(TEXTS[key][words._place] for key in ("seconds", "at_once", "limit"))
+            *(TEXTS[key][words.place] for key in ("seconds", "at_once", "limit"))
         )
         panels = []
         for panel in charts.live(self.view, text):
@@ -834,12 +736,6 @@ STATE_ICONS = {
 def ours(text: str) -> markupsafe.Markup:
     """Mark a text of this file as HTML."""
     return markupsafe.Markup(text)  # noqa: S704
-
-
-def sha256(text: str) -> str:
-    """Return what a Content-Security-Policy calls a script or a style sheet by."""
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return f"'sha256-{digest}'"
 
 
 class Pages:
@@ -1212,7 +1108,7 @@ total=say.count(view.answers_of.answers)) }}{% endif %}</p>{% endif %}
 {% if live.reasons %}
 <ul class="caveats">{% for head, text, code in live.reasons %}
 <li class="{{ 'bad' if view.validity.verdict == 'INVALID' else 'warn' }}"><b>{{ head }}</b>
-<span lang="en">{{ text }}</span> <code>{{ code }}</code></li>{% endfor %}</ul>
+{{ text }} <code>{{ code }}</code></li>{% endfor %}</ul>
 {% else %}<p class="note">{{ say("valid_note") }}</p>{% endif %}
 {% else %}<p class="note">{{ say("not_judged") }}</p>{% endif %}{% endif %}
 """,
@@ -1390,9 +1286,9 @@ TEMPLATES = {
 
 # Put before a report of ours, whose own style sheet it uses; filled in by `str.format`.
 REPORT_BAR = """\
-<nav class="tools" style="font-size:14px;gap:4px 18px;margin:12px 0 0" aria-label="llm-stresstest">
-<a href="/">{live}</a><a href="/runs">{runs}</a><span class="note">{note}</span>
-<span style="margin-left:auto;display:flex;gap:14px">{links}</span></nav>
+<nav class="tools board" aria-label="llm-stresstest">
+<a href="/">{live}</a><a href="/runs">{runs}</a>
+<span class="side">{links} <a href="{switch}" lang="{other}">{other_language}</a></span></nav>
 """
 
 # === The script ===

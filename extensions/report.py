@@ -3,10 +3,12 @@
     llm_stresstest.py report NAME                 results/NAME.html
     llm_stresstest.py report A B -o page.html     overlaid, with the verdicts of `compare` first
     llm_stresstest.py report NAME --lite      no script, for mail; also --png, --svg, --pdf, --card
+    llm_stresstest.py report NAME --language de   the page in German
 
 The page opens from disk and asks no network; its policy forbids it. The charts come from charts.py
 and their colours from the style sheet below, so that light, dark and print are the same pictures.
 All texts of a model, a server or a file go through Jinja with autoescape on, or as JSON data.
+Texts of ours stand here in English; words.py has their German.
 
 The order of this file: the command line, words, the page of one run, of several, pictures, the
 template.
@@ -32,6 +34,7 @@ import vl_convert
 
 import llm_stresstest as st
 from extensions import charts
+from extensions.words import ENGLISH, LANGUAGES, Sentences, sentence
 
 NARROW = st.NARROW_SPACE
 MOST_ANSWERS = 200  # to read, of each kind
@@ -70,10 +73,13 @@ def _make(options: argparse.Namespace, runs: Sequence[st.SavedRun]) -> int:
         page = options.output or runs[0].path.with_name(f"{name}.html")
     if options.lite and page is None:
         raise st.ConfigError("--lite: is for the page; name it with -o FILE")
-    view = Comparing(runs, options.lite) if len(runs) > 1 else OneRun(runs[0], options.lite)
+    view = _view(runs, options.lite, ENGLISH)  # pictures are English
     files = Files(options.overwrite)
     if page is not None:
-        files.add(page, functools.partial(html_page, view))
+        shown = view
+        if options.language != "en":
+            shown = _view(runs, options.lite, Sentences(options.language))
+        files.add(page, functools.partial(html_page, shown))
     drawn = [chart for chart in view.all_charts() if chart.panels]
     for folder, make, ending in ((options.png, png, "png"), (options.svg, svg, "svg")):
         for chart in drawn if folder else ():
@@ -89,18 +95,24 @@ def _make(options: argparse.Namespace, runs: Sequence[st.SavedRun]) -> int:
     return 0
 
 
+def _view(runs: Sequence[st.SavedRun], lite: bool, say: Sentences) -> OneRun | Comparing:
+    return Comparing(runs, lite, say) if len(runs) > 1 else OneRun(runs[0], lite, say)
+
+
 def _parser() -> st.Parser:
     parser = st.Parser(
         prog="llm_stresstest.py report",
         description="Write one HTML page of a run, or of several side by side.",
         epilog="examples:\n  llm_stresstest.py report first_run\n"
         "  llm_stresstest.py report fp16 q4 -o compare.html\n"
-        "  llm_stresstest.py report first_run --png pictures --card post.png",
+        "  llm_stresstest.py report first_run --png pictures --card post.png\n"
+        "  llm_stresstest.py report first_run --language de",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     option = parser.add_argument
     option("names", nargs="+", metavar="NAME", help="results files, or names of runs")
     option("-o", "--output", type=Path, metavar="FILE", help="the page; else NAME.html beside it")
+    option("--language", choices=LANGUAGES, default="en", help="of the page; pictures are English")
     option("--lite", action="store_true", help="static pictures and no script, for mail")
     option("--png", type=Path, metavar="DIR", help="each chart as a PNG; no page without -o")
     option("--svg", type=Path, metavar="DIR", help="each chart as an SVG")
@@ -154,40 +166,6 @@ class Files:
 
 # === Words ===
 
-CAVEATS = {
-    "no_answers": "No request succeeded.",
-    "failures": "Requests failed.",
-    "client_saturated": "This program was the bottleneck.",
-    "client_starved": "This program had to wait for a processor.",
-    "too_short": "The run was short.",
-    "too_few_requests": "There are too few answers.",
-    "answers_cut": "Answers were cut.",
-    "reasoning_only": "Some answers are reasoning only.",
-    "prompt_cache": "First-token times flatter the server.",
-    "rate_missed": "The rate was not reached.",
-    "slow_connect": "Connections opened slowly.",
-    "overloaded": "Requests came faster than they were served.",
-    "unsteady": "The load was not steady.",
-    "stream_buffered": "Answers came in one piece.",
-    "tokens_estimated": "Tokens are estimated.",
-    "drift": "The times drift.",
-    "clock_jump": "The clock jumped.",
-    "throttled": "The machine was slowed down.",
-    "swapping": "The machine swapped.",
-    "busy_machine": "The machine was busy with other things.",
-    "on_battery": "The machine ran on its battery.",
-    "shared_server": "Another run used the server.",
-    "gave_up": "The run gave up early.",
-    "backed_off": "The run waited because the server asked for it.",
-    "reconnects": "Kept connections had been closed.",
-    "other_model": "Another model answered.",
-    "no_finish_reason": "Answers say nothing of how they ended.",
-    "unusual_ends": "Answers ended in unusual ways.",
-    "blank_answers": "Some answers are blank.",
-    "tokens_doubtful": "The token counts are doubtful.",
-    "interrupted": "The run was stopped.",
-    "resumed": "The run has an earlier part.",
-}
 MEANINGS = {"VALID": "trustworthy", "INVALID": "do not use these numbers"}
 METRICS = {
     "ttft_ms": ("First token", "TTFT, time to first token", "start"),
@@ -206,41 +184,38 @@ class Caveat(NamedTuple):
     tone: str
 
 
-def meaning(meta: Mapping[str, Any]) -> str:
+def meaning(meta: Mapping[str, Any], say: Sentences = ENGLISH) -> str:
     """Return what the verdict means."""
     verdict, count = meta["validity"]["verdict"], len(meta["validity"]["reasons"])
-    words = f"usable, with {count} caveat{'' if count == 1 else 's'}"
-    return MEANINGS.get(verdict, words)
+    if verdict in MEANINGS:
+        return say(MEANINGS[verdict])
+    return say("usable, with 1 caveat") if count == 1 else say("usable, with {n} caveats", n=count)
 
 
-def caveats(meta: Mapping[str, Any]) -> list[Caveat]:
+def caveats(meta: Mapping[str, Any], say: Sentences = ENGLISH) -> list[Caveat]:
     """Return the verdict's reasons."""
     validity = meta["validity"]
     tone = "bad" if validity["verdict"] == "INVALID" else "warn"
     return [
-        Caveat(CAVEATS.get(item["code"], ""), sentence(item["message"]), item["code"], tone)
+        Caveat(say.caveat(item["code"]), say.message(item["message"]), item["code"], tone)
         for item in validity["reasons"]
     ]
 
 
-def sentence(text: str) -> str:
-    """Return a message with a capital and a full stop."""
-    text = st.printable(text, 1000)
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", "…")) else ".")
-
-
-def started(meta: Mapping[str, Any]) -> str:
-    """Return when a run began: 25 Nov 2026, 15:42 UTC."""
+def started(meta: Mapping[str, Any], say: Sentences = ENGLISH) -> str:
+    """Return when a run began: 25 Nov 2026, 15:42 UTC; in German 25.11.2026, 15:42 UTC."""
     try:
         moment = dt.datetime.fromisoformat(f"{meta['start_date']}T{meta['start_time']}")
     except ValueError:
         return st.printable(f"{meta['start_date']} {meta['start_time']}", 60)
     offset = str(meta.get("utc_offset") or "+0000")
     zone = "UTC" if offset in ("+0000", "-0000") else f"UTC{offset[:3]}:{offset[3:5]}"
+    if say.language == "de":
+        return f"{moment:%d.%m.%Y, %H:%M} {zone}"
     return f"{moment.day} {moment:%b %Y, %H:%M} {zone}"
 
 
-def machine_text(meta: Mapping[str, Any]) -> str:
+def machine_text(meta: Mapping[str, Any], say: Sentences = ENGLISH) -> str:
     """Return the machine in a few words."""
     machine = meta.get("hardware") or {}
     if not machine.get("cpu") and not machine.get("gpus"):
@@ -250,9 +225,10 @@ def machine_text(meta: Mapping[str, Any]) -> str:
         f"{times} × {name}" if times > 1 else name for name, times in Counter(pieces).items()
     ]
     cores = machine.get("cores_usable")
-    cpu = machine.get("cpu") or "unknown CPU"
-    text = f"{cores:g} cores of {cpu}" if cores else str(cpu)
-    return st.printable(f"{text}, {', '.join(counted) or 'no GPU'}", 160)
+    text = cpu = str(machine.get("cpu") or say("unknown CPU"))
+    if cores:
+        text = say("{cores} cores of {cpu}", cores=say.own(f"{cores:g}"), cpu=cpu)
+    return st.printable(f"{text}, {', '.join(counted) or say('no GPU')}", 160)
 
 
 def model_text(meta: Mapping[str, Any]) -> str:
@@ -268,43 +244,43 @@ def server_text(meta: Mapping[str, Any]) -> str:
     return st.printable(info.get("engine") or meta["server"], 120)
 
 
-def within(part: Mapping[str, Any]) -> str:
+def within(part: Mapping[str, Any], say: Sentences) -> str:
     """Return how many requests met every limit: up to 100 a count, above a share."""
     asked = part["ok"] + part["failed"]
     if part["good"] is None or not asked:
         return "–"
     if asked <= 100:
-        return f"{part['good']} of {asked}"
-    return st.format_share(part["good"] / asked)
+        return say("{n} of {total}", n=part["good"], total=asked)
+    return say.share(part["good"] / asked)
 
 
-def right(part: Mapping[str, Any]) -> tuple[str, str]:
+def right(part: Mapping[str, Any], say: Sentences) -> tuple[str, str]:
     """Return the share of right answers, failures counting as wrong, and its interval."""
     quality, scores = part["quality"], part["quality"]["under_load"]
     if not scores["n"] or not quality["graded"]:
         return "–", ""
-    return st.format_share(scores["correct_share"]), st.format_share(*scores["correct_ci95"])
+    return say.share(scores["correct_share"]), say.share(*scores["correct_ci95"])
 
 
-def latency(part: Mapping[str, Any], metric: str) -> tuple[str, str]:
+def latency(part: Mapping[str, Any], metric: str, say: Sentences) -> tuple[str, str]:
     """Return a median and its interval."""
     summary = part[metric]
     if not summary["n"]:
         return "–", ""
     bounds = summary["ci95"]["p50"]
-    text = st.format_ms(summary["p50"])
-    return (f"({text})", "") if None in bounds else (text, st.format_interval(bounds))
+    text = say.ms(summary["p50"])
+    return (f"({text})", "") if None in bounds else (text, say.interval(bounds))
 
 
-def limits_text(slo: Mapping[str, Any], *, words: bool = True) -> str:
+def limits_text(slo: Mapping[str, Any], say: Sentences, *, words: bool = True) -> str:
     """Return the limits that were set."""
     found = [
-        (f"{what} " if words else "") + f"≤{NARROW}{st.format_limit(slo[key])}"
+        (f"{say(what)} " if words else "") + f"≤{NARROW}{say.limit(slo[key])}"
         for key, what in LIMITS.items()
         if slo.get(key) is not None
     ]
     if slo.get("quality") is not None:
-        found.append(f"quality ≥{NARROW}{slo['quality']:g}")
+        found.append(f"{say('quality')} ≥{NARROW}{say.own(format(slo['quality'], 'g'))}")
     return ", ".join(found)
 
 
@@ -323,7 +299,7 @@ class Figure(NamedTuple):
 def figure(label: str, text: str, note: str) -> Figure:
     """Return a figure of a text with its unit behind the narrow space."""
     value, _, unit = text.partition(NARROW)
-    if " of " in value:
+    if " " in value:  # 39 of 40
         value, _, unit = value.partition(" ")
     return Figure(label, value, unit, note)
 
@@ -345,8 +321,8 @@ class Entry(NamedTuple):
 class OneRun:
     """What a page shows of one run; everything is computed from its results file."""
 
-    def __init__(self, run: st.SavedRun, lite: bool = False) -> None:
-        self.run, self.lite = run, lite
+    def __init__(self, run: st.SavedRun, lite: bool = False, say: Sentences = ENGLISH) -> None:
+        self.run, self.lite, self.say = run, lite, say
         self.meta, self.aggregate = run.meta, run.aggregate
         self.name = run.path.stem
         self.most = LITE_POINTS if lite else charts.MOST_POINTS
@@ -355,10 +331,11 @@ class OneRun:
         self.slo: Mapping[str, Any] = self.config.get("slo") or {}
         self.levels = charts.levels_of(run.aggregate, run.results)
         self.parts = [level.part for level in self.levels] or [run.aggregate]
-        self.timeline = charts.Timeline(run, self.most)
-        self.headline = st.headline(run.meta, run.aggregate)
+        self.timeline = charts.Timeline(run, self.most, say)
+        self.english_headline = st.headline(run.meta, run.aggregate)
+        self.headline = say.message(self.english_headline)
         self.knee = st.Headline(run.meta, run.aggregate).knee if self.levels else None
-        self.about = "about " if "tokens_estimated" in self.codes else ""
+        self.about = say("about ") if "tokens_estimated" in self.codes else ""
 
     # The answer
 
@@ -372,93 +349,113 @@ class OneRun:
     @property
     def duration(self) -> str:
         """How long it took, and how many requests that were."""
-        asked, failed = self.aggregate["requests"], self.aggregate["failed"]
-        none = "none failed" if not failed else f"{failed:,} failed"
-        return f"{asked:,} requests in {st.format_ms(self.meta['total_duration_ms'])}, {none}"
+        say, failed = self.say, self.aggregate["failed"]
+        asked, took = say.count(self.aggregate["requests"]), say.ms(self.meta["total_duration_ms"])
+        if not failed:
+            return say("{n} requests in {time}, none failed", n=asked, time=took)
+        text = "{n} requests in {time}, {failed} failed"
+        return say(text, n=asked, time=took, failed=say.count(failed))
 
     @property
     def lede(self) -> str:
         """Model, machine, speed and quality in two or three sentences."""
-        meta, place = self.meta, machine_text(self.meta)
+        meta, say = self.meta, self.say
+        place = machine_text(meta, say)
         asked_from = (meta.get("hardware") or {}).get("host") == "client"
-        place = f"asked from {place}" if place and asked_from else place
-        first = f"{model_text(meta)} on {server_text(meta)}{', ' if place else ''}{place}."
-        text, interval = right(self.aggregate)
-        n = self.aggregate["quality"]["under_load"]["n"]
-        last = f" {text} of {n:,} graded answers are right (95{NARROW}%: {interval})."
-        return first + self._speed() + (last if interval else "")
+        place = say("asked from {machine}", machine=place) if place and asked_from else place
+        first = say("{model} on {server}", model=model_text(meta), server=server_text(meta))
+        first += f"{', ' if place else ''}{place}."
+        text, interval = right(self.aggregate, say)
+        n = say.count(self.aggregate["quality"]["under_load"]["n"])
+        last = " {share} of {n} graded answers are right (95 %: {interval})."
+        last = say(last, share=text, n=n, interval=interval) if interval else ""
+        return first + self._speed() + last
 
     def _speed(self) -> str:
         """Say how fast it was, level by level for a sweep."""
+        say = self.say
         known = [
-            (level.at_once, speed)
+            {"speed": say.number(speed), "level": level.at_once}
             for level in charts.shown_levels(self.levels)
             if (speed := st.one_user_speed(level.part)) is not None
         ]
         if known:
-            texts = [f"{st.format_number(speed)} with {level}" for level, speed in known]
-            texts[0] = texts[0].replace(" with ", " tokens/s with ") + " at once"
-            listed = " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
-            return f" A user gets {self.about}{listed}."
+            texts = [say("{speed} with {level}", **each) for each in known]
+            texts[0] = say("{speed} tokens/s with {level} at once", **known[0])
+            text = " A user gets {about}{speeds}."
+            return say(text, about=self.about, speeds=say.listed(texts))
         total, one = st.total_speed(self.best), st.one_user_speed(self.best)
         if self.levels or not total:
             return ""
-        words = f" {self.about}{st.format_number(total)} tokens/s in all".replace(
-            " about", " About"
-        )
-        return words + (f", {st.format_number(one)} for one user." if one else ".")
+        about = self.about.capitalize()
+        words = say(" {about}{speed} tokens/s in all", about=about, speed=say.number(total))
+        return words + (say(", {speed} for one user.", speed=say.number(one)) if one else ".")
 
     @property
     def copied(self) -> str:
         """The paragraph to copy: figures, caveats and verdict."""
-        meta, part = self.meta, self.best
-        at_once = f" at {part['concurrent']} at once" if self.levels else ""
+        meta, part, say = self.meta, self.best, self.say
         total, one = st.total_speed(part), st.one_user_speed(part)
-        pieces = [f"{model_text(meta)} on {machine_text(meta) or server_text(meta)}"]
+        place = machine_text(meta, say) or server_text(meta)
+        pieces = [say("{model} on {server}", model=model_text(meta), server=place)]
         if total:
-            speed = f"{self.about}{st.format_number(total)} tokens/s{at_once}"
-            pieces.append(speed + (f", {st.format_number(one)} for each user" if one else ""))
+            speed = say("{about}{speed} tokens/s", about=self.about, speed=say.number(total))
+            if self.levels:
+                speed += say(" at {level} at once", level=part["concurrent"])
+            each = say(", {speed} for each user", speed=say.number(one)) if one else ""
+            pieces.append(speed + each)
         if part["ttft_ms"]["n"]:
-            median, interval = latency(part, "ttft_ms")
-            said = f" (95{NARROW}%: {interval})" if interval else ""
-            pieces.append(f"first token {median} in the median{said}")
+            median, interval = latency(part, "ttft_ms", say)
+            said = say(" (95 %: {interval})", interval=interval) if interval else ""
+            pieces.append(say("first token {time} in the median", time=median) + said)
         if self.aggregate["quality"]["graded"]:
-            share, interval = right(part)
-            n = part["quality"]["under_load"]["n"]
-            pieces.append(f"{share} of {n:,} answers right (95{NARROW}%: {interval})")
+            share, interval = right(part, say)
+            n = say.count(part["quality"]["under_load"]["n"])
+            text = "{share} of {n} answers right (95 %: {interval})"
+            pieces.append(say(text, share=share, n=n, interval=interval))
         if part["failed"]:
-            pieces.append(f"{part['failed']:,} of {part['requests']:,} requests failed")
+            counts = {"n": say.count(part["failed"]), "total": say.count(part["requests"])}
+            pieces.append(say("{n} of {total} requests failed", **counts))
         verdict = meta["validity"]["verdict"]
         why = ", ".join(st.printable(reason["code"]) for reason in meta["validity"]["reasons"])
-        return f"{'; '.join(pieces)}. Verdict {verdict}{': ' if why else ''}{why}."
+        verdict = say("Verdict {verdict}", verdict=verdict)
+        return f"{'; '.join(pieces)}. {verdict}{': ' if why else ''}{why}."
 
     @property
     def figures(self) -> list[Figure]:
         """The four figures of a run at one level, or of the level meant."""
-        part = self.best
-        at = f", {part['concurrent']} at once" if self.levels else ""
-        ttft, ttft_interval = latency(part, "ttft_ms")
-        e2e, e2e_interval = latency(part, "e2e_ms")
+        part, say = self.best, self.say
+        ttft, ttft_interval = latency(part, "ttft_ms", say)
+        e2e, e2e_interval = latency(part, "e2e_ms", say)
         total, one = st.total_speed(part), st.one_user_speed(part)
-        speed = f"{st.format_number(total)}{NARROW}tokens/s" if total else "–"
-        each = f"{self.about}{st.format_number(one)} for one user" if one else ""
-        said = f"95{NARROW}%: "
-        first = figure("First token (TTFT), median ↓", ttft, ttft_interval and said + ttft_interval)
+        speed = f"{say.number(total)}{NARROW}{say('tokens/s')}" if total else "–"
+        text = "{about}{speed} for one user"
+        each = say(text, about=self.about, speed=say.number(one)) if one else ""
+        name = say("Total speed ↑")
+        if self.levels:
+            name = say("Total speed, {level} at once ↑", level=part["concurrent"])
+
+        def said(interval: str) -> str:
+            return say("95 %: {interval}", interval=interval) if interval else ""
+
+        first = figure(say("First token (TTFT), median ↓"), ttft, said(ttft_interval))
         if ttft == "–":
             why = "not measured: that needs stream" if part["ok"] else "no answer came"
-            first = figure("First token (TTFT)", ttft, why)
-        whole = figure("Whole answer (E2E), median ↓", e2e, e2e_interval and said + e2e_interval)
-        limits = limits_text(self.slo, words=len(self.slo) < 2)
-        third = figure("Within the limits ↑", within(part), limits)
-        share, interval = right(part)
-        n = part["quality"]["under_load"]["n"]
-        last = figure("Right answers ↑", share, f"{said}{interval}, of {n:,} graded")
+            first = figure(say("First token (TTFT)"), ttft, say(why))
+        whole = figure(say("Whole answer (E2E), median ↓"), e2e, said(e2e_interval))
+        limits = limits_text(self.slo, say, words=len(self.slo) < 2)
+        third = figure(say("Within the limits ↑"), within(part, say), limits)
+        share, interval = right(part, say)
+        n = say.count(part["quality"]["under_load"]["n"])
+        note = say("95 %: {interval}, of {n} graded", interval=interval, n=n)
+        last = figure(say("Right answers ↑"), share, note)
         if not interval:
-            last = figure("Answers", f"{part['ok']:,}", f"{part['failed']:,} failed, none graded")
+            note = say("{n} failed, none graded", n=say.count(part["failed"]))
+            last = figure(say("Answers"), say.count(part["ok"]), note)
         return [
-            figure(f"Total speed{at} ↑", speed, each),
+            figure(name, speed, each),
             first,
-            third if within(part) != "–" else whole,
+            third if within(part, say) != "–" else whole,
             last,
         ]
 
@@ -478,19 +475,20 @@ class OneRun:
     @property
     def level_rows(self) -> list[dict[str, Any]]:
         """The levels table's rows."""
+        say = self.say
         totals = [st.total_speed(level.part) or 0.0 for level in self.tabled]
         users = [st.one_user_speed(level.part) or 0.0 for level in self.tabled]
         return [
             {
-                "at_once": f"{level.at_once:,}",
-                "total": st.format_number(st.total_speed(level.part)),
+                "at_once": say.count(level.at_once),
+                "total": say.number(st.total_speed(level.part)),
                 "bar": round(100 * total / (max(totals) or 1)),
                 "bar_one": round(100 * user / (max(users) or 1)),
-                "one": st.format_number(st.one_user_speed(level.part)),
-                "ttft": latency(level.part, "ttft_ms"),
-                "e2e": latency(level.part, "e2e_ms"),
-                "within": within(level.part),
-                "right": right(level.part),
+                "one": say.number(st.one_user_speed(level.part)),
+                "ttft": latency(level.part, "ttft_ms", say),
+                "e2e": latency(level.part, "e2e_ms", say),
+                "within": within(level.part, say),
+                "right": right(level.part, say),
                 "failed": level.part["failed"],
                 "knee": level.at_once == self.knee,
             }
@@ -500,18 +498,22 @@ class OneRun:
     @property
     def level_note(self) -> str:
         """What the table's signs mean, and what was not measured."""
-        parts = ["↑ more is better, ↓ less is better. Small: 95" + NARROW + "% interval."]
+        say = self.say
+        parts = [say("↑ more is better, ↓ less is better. Small: 95 % interval.")]
         if self.knee is not None:
-            parts.append(
-                f"Marked: {self.knee} at once, the highest level whose total is a tenth or more "
+            text = (
+                "Marked: {level} at once, the highest level whose total is a tenth or more "
                 "above that of each lower one."
             )
+            parts.append(say(text, level=self.knee))
         if len(self.tabled) < len(self.levels):
-            parts.append(f"{len(self.tabled)} of {len(self.levels):,} levels; export has all.")
-        limits = limits_text(self.slo)
-        parts.append(f"Limits: {limits}." if limits else "No limits were set: slo sets them.")
+            total = say.count(len(self.levels))
+            text = "{n} of {total} levels; export has all."
+            parts.append(say(text, n=len(self.tabled), total=total))
+        limits, none = limits_text(self.slo, say), say("No limits were set: slo sets them.")
+        parts.append(say("Limits: {limits}.", limits=limits) if limits else none)
         if any(part["failed"] for part in self.parts):
-            parts.append("A failed request counts as late and as wrong.")
+            parts.append(say("A failed request counts as late and as wrong."))
         parts += self.not_measured
         return " ".join(parts)
 
@@ -526,47 +528,61 @@ class OneRun:
         energy = self.aggregate.get("energy") or {}
         if not any((energy.get(name) or {}).get("wh") for name in ("wall", "gpu", "cpu_package")):
             found.append("Energy was not measured: hardware.power_url names a meter.")
-        if any("(" in latency(part, metric)[0] for part in self.parts for metric in METRICS):
+        cells = (latency(part, metric, self.say) for part in self.parts for metric in METRICS)
+        if any("(" in text for text, _ in cells):
             found.append("In brackets: too few answers for an interval.")
-        return found
+        return list(map(self.say, found))
 
     @property
     def facts(self) -> list[tuple[str, str]]:
         """What was run, in four columns."""
-        meta, config = self.meta, self.config
+        meta, config, say = self.meta, self.config, self.say
         info, machine = meta.get("server_info") or {}, meta.get("hardware") or {}
         size, memory = info.get("parameters"), machine.get("memory_usable_bytes")
         model: list[str | None] = [meta["model"], info.get("quantization")]
-        model.append(f"{st.format_number(size / 1e6)} million parameters" if size else None)
+        text = "{n} million parameters"
+        model.append(say(text, n=say.number(size / 1e6)) if size else None)
         server: list[str | None] = [
             " ".join(str(info[k]) for k in ("engine", "version") if info.get(k))
         ]
-        server += [meta["server"] if meta["server"] != "embedded" else "embedded"]
-        server.append(f"{info['slots']:,} slots" if info.get("slots") else None)
-        context = info.get("context_tokens")
-        server.append(f"{context:,} tokens of context" if context else None)
-        place: list[str | None] = [machine_text(meta)]
-        place.append(f"{st.format_number(memory / (1 << 30))}{NARROW}GiB" if memory else None)
+        server += [meta["server"] if meta["server"] != "embedded" else say("embedded")]
+        slots, context = info.get("slots"), info.get("context_tokens")
+        server.append(say("{n} slots", n=say.count(slots)) if slots else None)
+        text = "{n} tokens of context"
+        server.append(say(text, n=say.count(context)) if context else None)
+        place: list[str | None] = [machine_text(meta, say)]
+        place.append(f"{say.number(memory / (1 << 30))}{NARROW}GiB" if memory else None)
         place.append(machine.get("os"))
-        same = {"client and server": "the load came from the same machine"}
-        place.append(same.get(str(machine.get("host"))))
-        asked = f"{meta.get('questions_asked') or meta['questions']} questions"
-        if config["duration"] is not None:
-            asked = f"{config['duration']:g}{NARROW}s of questions"
-        questions: list[str | None] = [asked + (" a level" if self.levels else "")]
-        if not self.levels:
-            questions.append(f"{meta['concurrent']} at once")
-        if config["rate"] is not None:
-            questions.append(f"{config['rate']:g} requests/s ({config['arrival']})")
-        questions += [config["api"], "streaming" if config["stream"] else "not streaming"]
-        tokens = config["max_tokens"]
-        questions.append(f"at most {tokens:,} tokens" if tokens else None)
-        columns = {"Model": model, "Server": server, "Machine": place, "Questions": questions}
+        is_same = machine.get("host") == "client and server"
+        place.append(say("the load came from the same machine") if is_same else None)
+        columns = {"Model": model, "Server": server, "Machine": place}
+        columns["Questions"] = self._questions(config)
         return [
-            (name, ", ".join(st.printable(item, 160) for item in items if item))
+            (say(name), ", ".join(st.printable(item, 160) for item in items if item))
             for name, items in columns.items()
             if any(items)
         ]
+
+    def _questions(self, config: Mapping[str, Any]) -> list[str | None]:
+        """Return how many questions were asked, and how."""
+        meta, say = self.meta, self.say
+        count = meta.get("questions_asked") or meta["questions"]
+        asked, by_level = {"n": str(count)}, "{n} questions a level"
+        text = by_level if self.levels else "{n} questions"
+        if config["duration"] is not None:
+            asked = {"time": say.own(f"{config['duration']:g}{NARROW}s")}
+            by_level = "{time} of questions a level"
+            text = by_level if self.levels else "{time} of questions"
+        found: list[str | None] = [say(text, **asked)]
+        if not self.levels:
+            found.append(say("{level} at once", level=meta["concurrent"]))
+        if config["rate"] is not None:
+            rate = say.own(f"{config['rate']:g}")
+            found.append(say("{rate} requests/s ({kind})", rate=rate, kind=config["arrival"]))
+        found += [config["api"], say("streaming" if config["stream"] else "not streaming")]
+        tokens = config["max_tokens"]
+        found.append(say("at most {n} tokens", n=say.count(tokens)) if tokens else None)
+        return found
 
     # Charts
 
@@ -577,70 +593,76 @@ class OneRun:
             return []
         low, high = self.levels[0], self.levels[-1]
         name = "ttft_by_level"
-        note = "Median time to first token, and its interval · ↓ less is better"
-        scores = (
-            f"Right answers, failures counted as wrong, 95{NARROW}% interval · ↑ more is better"
-        )
+        say, levels = self.say, self.levels
+        note = say("Median time to first token, and its interval · ↓ less is better")
+        scores = say("Right answers, failures counted as wrong, 95 % interval · ↑ more is better")
         found = [
-            charts.pareto(self.levels, self.about),
-            charts.by_level(self.levels, "ttft_ms", self._first_token_title(), note, name),
+            charts.pareto(levels, self.about, say),
+            charts.by_level(levels, "ttft_ms", self._first_token_title(), note, name, say),
         ]
         if any(level.part["quality"]["graded"] for level in self.levels):
-            title = self._quality_title(low, high)
-            found.append(charts.by_level(self.levels, "quality", title, scores, "quality_by_level"))
+            title, name = self._quality_title(low, high), "quality_by_level"
+            found.append(charts.by_level(levels, "quality", title, scores, name, say))
         return found
 
     def _first_token_title(self) -> str:
         """Say what the first token does with the load, or why that cannot be said."""
         if "prompt_cache" in self.codes:
-            return "First tokens do not compare between levels: prompts came from a cache"
+            text = "First tokens do not compare between levels: prompts came from a cache"
+            return self.say(text)
         return self._between("ttft_ms", "The first token")
 
     def _between(self, metric: str, what: str) -> str:
         """Say how a median differs between the lowest and the highest level."""
+        say, what = self.say, self.say(what)
         known = [level for level in self.levels if level.part[metric]["n"]]
         if len(known) < 2:
-            return f"{what} was not measured at two levels"
+            return say("{what} was not measured at two levels", what=what)
         low, high = known[0], known[-1]
         before, after = low.part[metric], high.part[metric]
-        texts = (st.format_ms(before["p50"]), st.format_ms(after["p50"]))
+        levels = {"what": what, "low": low.at_once, "high": high.at_once}
         few = [
             str(level.at_once)
             for level, summary in ((low, before), (high, after))
             if not charts.supported(summary, "p50")
         ]
         if few:
-            return f"{what}: too few answers at {' and at '.join(few)} at once to tell levels apart"
+            listed = say(" and at ").join(few)
+            text = "{what}: too few answers at {levels} at once to tell levels apart"
+            return say(text, what=what, levels=listed)
         if not charts.apart(before, after):
-            return f"{what} cannot be told apart at {low.at_once} and at {high.at_once} at once"
-        return (
-            f"{what} takes {texts[0]} at {low.at_once} at once and {texts[1]} at {high.at_once}, "
-            "in the median"
-        )
+            return say("{what} cannot be told apart at {low} and at {high} at once", **levels)
+        text = "{what} takes {before} at {low} at once and {after} at {high}, in the median"
+        times = {"before": say.ms(before["p50"]), "after": say.ms(after["p50"])}
+        return say(text, **times, **levels)
 
     def _quality_title(self, low: charts.Level, high: charts.Level) -> str:
-        paired = high.part["quality"].get("paired") or {}
-        if self.headline.startswith("From ") and "answers get worse" in self.headline:
+        say, paired = self.say, high.part["quality"].get("paired") or {}
+        found = self.english_headline
+        if found.startswith("From ") and "answers get worse" in found:
             return self.headline.removesuffix(".")
-        n = high.part["quality"]["under_load"]["n"]
         changed = paired.get("better", 0) + paired.get("worse", 0)
-        many = "answer changed its" if changed == 1 else "answers changed their"
-        also = f"; {changed} {many} grade" if changed else ""
-        return (
-            f"No difference in right answers between {low.at_once} and {high.at_once} at once is "
-            f"beyond chance, with {n:,} answers a level{also}"
+        also = say("; {n} answers changed their grade", n=changed) if changed else ""
+        if changed == 1:
+            also = say("; 1 answer changed its grade")
+        text = (
+            "No difference in right answers between {low} and {high} at once is "
+            "beyond chance, with {n} answers a level"
         )
+        n = say.count(high.part["quality"]["under_load"]["n"])
+        return say(text, low=low.at_once, high=high.at_once, n=n) + also
 
     def curves(self, metric: str) -> list[charts.Curve]:
         """Return the curves of a latency: one a level."""
         attribute = "time_ms" if metric == "e2e_ms" else metric
         if not self.levels:
             values = _measured(self.run.results, attribute)
-            return [charts.Curve("all answers", values, self.aggregate[metric], charts.token("a"))]
+            name, colour = self.say("all answers"), charts.token("a")
+            return [charts.Curve(name, values, self.aggregate[metric], colour)]
         shown = charts.shown_levels(self.levels)
         return [
             charts.Curve(
-                f"{level.at_once} at once",
+                self.say("{level} at once", level=level.at_once),
                 _measured(level.results, attribute),
                 level.part[metric],
                 colour,
@@ -659,16 +681,17 @@ class OneRun:
                 title = self._latency_title(metric)
                 name = metric.removesuffix("_ms")
                 limit = self.slo.get(metric)
-                found.append(charts.ecdf(name, title, note, curves, limit))
+                note = self.say(note)
+                found.append(charts.ecdf(name, title, note, curves, limit, self.say))
         return found
 
     def _latency_title(self, metric: str) -> str:
         """Say the share within the limit, or p50 and p95, or what the load does."""
-        what = METRICS[metric][0]
+        say, what = self.say, METRICS[metric][0]
         limit = self.slo.get(metric)
         cut = ""
         if metric == "e2e_ms" and "answers_cut" in self.codes and self.config["max_tokens"]:
-            cut = f" (cut at {self.config['max_tokens']:,} tokens)"
+            cut = say(" (cut at {n} tokens)", n=say.count(self.config["max_tokens"]))
         if limit is not None:
             return self._limit_title(metric, limit) + cut
         if self.levels:
@@ -676,13 +699,15 @@ class OneRun:
                 return self._first_token_title()
             return self._between(metric, what) + cut
         summary = self.aggregate[metric]
-        half = st.format_ms(summary["p50"])
-        late = f", 95 of 100 within {st.format_ms(summary['p95'])}"
+        half = say.ms(summary["p50"])
+        late = say(", 95 of 100 within {time}", time=say.ms(summary["p95"]))
         late = late if charts.supported(summary, "p95") else ""
-        if metric == "tpot_ms":
-            return f"Half of the answers need at most {half} for each further token{late}"
-        verb = "start" if metric == "ttft_ms" else "are whole"
-        return f"Half of the answers {verb} within {half}{late}{cut}"
+        text = {
+            "ttft_ms": "Half of the answers start within {time}",
+            "tpot_ms": "Half of the answers need at most {time} for each further token",
+            "e2e_ms": "Half of the answers are whole within {time}",
+        }[metric]
+        return say(text, time=half) + late + cut
 
     def _limit_title(self, metric: str, limit: float) -> str:
         """Say how many answers are within the limit: at each level, or in all."""
@@ -691,24 +716,39 @@ class OneRun:
             inside = sum(value <= limit for value in curve.values)
             if curve.values:
                 shares.append((inside / len(curve.values), inside, len(curve.values)))
-        share, inside, n = min(shares)
-        text = f"{inside:,} of {n:,}" if n <= 100 else st.format_share(share)
-        words = {"ttft_ms": "start within", "tpot_ms": "keep to", "e2e_ms": "end within"}[metric]
-        within_limit = f"{words} the limit of {st.format_limit(limit)}"
-        within_limit += " a token" if metric == "tpot_ms" else ""
-        of = "" if n <= 100 else " of the"
+        say, (share, inside, n) = self.say, min(shares)
+
+        def told(share: float, inside: int, n: int) -> str:
+            if n > 100:
+                return say.share(share)
+            return say("{n} of {total}", n=say.count(inside), total=say.count(n))
+
+        text = {
+            "ttft_ms": "start within the limit of {limit}",
+            "tpot_ms": "keep to the limit of {limit} a token",
+            "e2e_ms": "end within the limit of {limit}",
+        }[metric]
+        words = {"within_limit": say(text, limit=say.limit(limit)), "share": told(share, inside, n)}
+        if not self.levels and n <= 100:
+            return say("{share} answers {within_limit}", **words)
         if not self.levels:
-            return f"{text}{of} answers {within_limit}"
+            return say("{share} of the answers {within_limit}", **words)
         if share == 1:
-            return f"At every level all answers {within_limit}"
+            return say(
+                "At every level all answers {within_limit}", within_limit=words["within_limit"]
+            )
         if share >= 0.9 or (metric == "ttft_ms" and "prompt_cache" in self.codes):
-            return f"At every level {text}{of} answers or more {within_limit}"
-        low, high = (
-            f"{inside:,} of {n:,}" if n <= 100 else st.format_share(part)
-            for part, inside, n in (shares[0], shares[-1])
+            few = "At every level {share} answers or more {within_limit}"
+            many = "At every level {share} of the answers or more {within_limit}"
+            return say(few if n <= 100 else many, **words)
+        return say(
+            "{first} answers at {low} at once and {last} at {high} {within_limit}",
+            first=told(*shares[0]),
+            last=told(*shares[-1]),
+            low=self.levels[0].at_once,
+            high=self.levels[-1].at_once,
+            within_limit=words["within_limit"],
         )
-        first, last = self.levels[0].at_once, self.levels[-1].at_once
-        return f"{low} answers at {first} at once and {high} at {last} {within_limit}"
 
     @functools.cached_property
     def time_chart(self) -> charts.Chart:
@@ -717,34 +757,39 @@ class OneRun:
 
     def _time_title(self) -> str:
         """Say how busy the machine was, or whether the second half differs from the first."""
-        samples, failed = self.run.samples, self.aggregate["failed"]
+        say, samples, failed = self.say, self.run.samples, self.aggregate["failed"]
         busy = sorted(v for v in (samples or {}).get("columns", {}).get("cpu_percent", []) if v)
-        also = f"; {failed:,} of {self.aggregate['requests']:,} requests fail" if failed else ""
+        counts = {"n": say.count(failed), "total": say.count(self.aggregate["requests"])}
+        also = say("; {n} of {total} requests fail", **counts) if failed else ""
         if self.levels and busy:
-            median = busy[len(busy) // 2]
-            return f"The machine's CPU is {median:.0f}{NARROW}% busy in the median{also}"
+            median = f"{busy[len(busy) // 2]:.0f}{NARROW}%"
+            return say("The machine's CPU is {share} busy in the median", share=median) + also
         if self.levels:
-            return f"{len(self.levels)} levels, one after the other{also}"
+            return say("{n} levels, one after the other", n=len(self.levels)) + also
         metric = "ttft_ms" if self.aggregate["ttft_ms"]["n"] else "time_ms"
         known = sorted(
             (r for r in self.timeline.sent if r.ok and getattr(r, metric) is not None),
             key=lambda r: cast(int, r.sent_ns),
         )
-        what = "The first token" if metric == "ttft_ms" else "An answer"
         middle = len(known) // 2
         if middle < 5:
-            return f"{len(known):,} answers over time{also}"
+            return say("{n} answers over time", n=say.count(len(known))) + also
         halves = [
             st.describe([cast(float, getattr(r, metric)) for r in half])
             for half in (known[:middle], known[middle:])
         ]
-        first, second = (st.format_ms(half["p50"]) for half in halves)
+        words = {
+            "what": say("The first token" if metric == "ttft_ms" else "An answer"),
+            "first": say.ms(halves[0]["p50"]),
+            "second": say.ms(halves[1]["p50"]),
+        }
+        text = "{what} takes {second} in the second half of the run, {first} in the first"
         if not charts.apart(*halves):
-            return (
-                f"{what} takes no longer in the second half of the run ({second}) than in the "
-                f"first ({first}), beyond chance{also}"
+            text = (
+                "{what} takes no longer in the second half of the run ({second}) than in the "
+                "first ({first}), beyond chance"
             )
-        return f"{what} takes {second} in the second half of the run, {first} in the first{also}"
+        return say(text, **words) + also
 
     @functools.cached_property
     def lane_chart(self) -> charts.Chart:
@@ -756,21 +801,25 @@ class OneRun:
         """TTFT against the prompt, E2E against the answer."""
         shown = charts.shown_levels(self.levels)
         groups = [
-            (f"{level.at_once} at once", colour, level.results)
+            (self.say("{level} at once", level=level.at_once), colour, level.results)
             for level, colour in zip(shown, charts.level_tokens(len(shown)), strict=True)
         ]
         if not self.levels:
             groups = [("", charts.token("a"), self.run.results)]
         found = []
         if self.aggregate["ttft_ms"]["n"]:
-            found.append(charts.by_length("prompt", groups, prompt=True, most=self.most))
-        found.append(charts.by_length("answer", groups, prompt=False, most=self.most))
+            found.append(self._by_length("prompt", groups))
+        found.append(self._by_length("answer", groups))
         return found
+
+    def _by_length(self, name: str, groups: Any) -> charts.Chart:
+        is_prompt = name == "prompt"
+        return charts.by_length(name, groups, prompt=is_prompt, most=self.most, say=self.say)
 
     @functools.cached_property
     def quality_chart(self) -> charts.Chart:
         """Right answers by category."""
-        return charts.quality(self.aggregate["quality"]["categories"])
+        return charts.quality(self.aggregate["quality"]["categories"], self.say)
 
     def all_charts(self) -> list[charts.Chart]:
         """Return all charts in the page's order."""
@@ -791,17 +840,22 @@ class OneRun:
             return []
         colours = charts.level_tokens(len(shown))
         return [
-            charts.Key(f"{level.at_once} at once", colour)
+            charts.Key(self.say("{level} at once", level=level.at_once), colour)
             for level, colour in zip(shown, colours, strict=True)
         ]
 
-    latency_heads = charts.PERCENTILE_HEADS
+    @property
+    def latency_heads(self) -> tuple[str, ...]:
+        """The heads above them."""
+        return charts.percentile_heads(self.say)
 
     @property
     def latency_rows(self) -> list[tuple[str, ...]]:
         """The percentiles of a run at one level."""
         return [
-            charts.percentile_row(f"{what} ({metric.removesuffix('_ms').upper()})", summary)
+            charts.percentile_row(
+                f"{self.say(what)} ({metric.removesuffix('_ms').upper()})", summary, self.say
+            )
             for metric, (what, _, _) in METRICS.items()
             if (summary := self.aggregate[metric])["n"]
         ]
@@ -809,17 +863,17 @@ class OneRun:
     @property
     def quality_note(self) -> str:
         """How many were graded, and how certain that is."""
-        quality = self.aggregate["quality"]
-        text, interval = right(self.aggregate)
+        say, quality = self.say, self.aggregate["quality"]
+        share, interval = right(self.aggregate, say)
         if not interval:
-            return "No answer was graded: questions need a grader."
-        ungraded = quality["ungraded"]
-        also = f", {ungraded:,} could not be graded" if ungraded else ""
-        n, asked = quality["under_load"]["n"], quality["under_load"]["questions"]
-        return (
-            f"{text} of {n:,} graded answers are right (95{NARROW}%: {interval}){also}. The "
-            f"interval counts each of the {asked:,} questions once, however often it was asked."
-        )
+            return say("No answer was graded: questions need a grader.")
+        ungraded, n = quality["ungraded"], quality["under_load"]["n"]
+        words = {"share": share, "n": say.count(n), "interval": interval}
+        text = "{share} of {n} graded answers are right (95 %: {interval})"
+        also = ", {n} could not be graded"
+        also = say(also, n=say.count(ungraded)) if ungraded else ""
+        how = ". The interval counts each of the {n} questions once, however often it was asked."
+        return say(text, **words) + also + say(how, n=say.count(quality["under_load"]["questions"]))
 
     @property
     def cost_rows(self) -> list[tuple[str, ...]]:
@@ -835,7 +889,7 @@ class OneRun:
             at_once = str(part.get("concurrent", self.meta["concurrent"]))
             numbers = (quality["correct_per_s"], quality["tokens_per_correct"], wh)
             price = quality["price_per_correct"]
-            texts = [st.format_number(number) for number in (*numbers, price)]
+            texts = [self.say.number(number) for number in (*numbers, price)]
             rows.append((at_once, *texts))
         return rows
 
@@ -848,14 +902,14 @@ class OneRun:
         failed.sort(key=lambda r: r.sent_ns or 0)
         return [
             {
-                "sent": "–" if r.sent_ns is None else st.format_ms(r.sent_ns / 1e6),
+                "sent": "–" if r.sent_ns is None else self.say.ms(r.sent_ns / 1e6),
                 "kind": st.printable(r.error.kind if r.error else r.status, 60),
                 "http": str(r.error.http_status or "–") if r.error else "–",
                 "message": st.printable(r.error.message if r.error else "", 400),
                 "question": st.printable(" ".join(r.question.split()), 300),
                 "id": st.printable(r.id, 100),
-                "arrived": _cut(r.answer),
-                "after": st.format_ms(r.time_ms),
+                "arrived": _cut(r.answer, self.say),
+                "after": self.say.ms(r.time_ms),
             }
             for r in failed[: MOST_ANSWERS // (4 if self.lite else 1)]
         ]
@@ -863,12 +917,16 @@ class OneRun:
     @property
     def failure_words(self) -> str:
         """How many failed, and of which kinds."""
-        kinds = self.aggregate["failures"].items()
-        listed = ", ".join(f"{times:,} × {st.printable(kind, 60)}" for kind, times in kinds)
-        shown = len(self.failures)
-        total = sum(not r.ok for r in self.run.results)
-        some = f" {shown:,} of {total:,} are listed." if shown < total else ""
-        return f"{total:,} of {self.aggregate['requests']:,}: {listed or 'cancelled'}.{some}"
+        say, kinds = self.say, self.aggregate["failures"].items()
+        listed = ", ".join(f"{say.count(n)} × {st.printable(kind, 60)}" for kind, n in kinds)
+        shown, total = len(self.failures), sum(not r.ok for r in self.run.results)
+        some = ""
+        if shown < total:
+            counts = {"n": say.count(shown), "total": say.count(total)}
+            some = say(" {n} of {total} are listed.", **counts)
+        counts = {"n": say.count(total), "total": say.count(self.aggregate["requests"])}
+        listed = listed or say("cancelled")
+        return say("{n} of {total}: {kinds}.", **counts, kinds=listed) + some
 
     @functools.cached_property
     def entries(self) -> list[Entry]:
@@ -895,42 +953,47 @@ class OneRun:
 
     def _entry(self, r: st.Result, kind: str, wrong: Sequence[st.Result]) -> Entry:
         """Return an answer to read: what was asked, what came, why it stands here."""
-        why = []
+        say, why = self.say, list[str]()
         if kind == "slow":
-            count = "–" if r.token is None else f"{r.token:,}"
-            why.append(f"Took {st.format_ms(r.time_ms)} for {count} tokens.")
+            words = {"time": say.ms(r.time_ms), "n": say.count(r.token)}
+            why.append(say("Took {time} for {n} tokens.", **words))
         if r.finish_reason == "length":
-            why.append("Cut at max_tokens.")
+            why.append(say("Cut at max_tokens."))
         if wrong:
             asked = (
                 sum(o.id == r.id for o in self.run.results) if len(self.run.results) < 5000 else 0
             )
-            often = f" {len(wrong)} of {asked} times" if asked > 1 else ""
-            reason = wrong[0].grade_reason
-            why.append(f"Wrong{often}" + (f": {sentence(reason)}" if reason else "."))
+            reason, text = wrong[0].grade_reason, say("Wrong")
+            if asked > 1:
+                text = say("Wrong {n} of {total} times", n=len(wrong), total=asked)
+            why.append(text + (": " if reason else "."))
+            if reason:
+                why[-1] += say.foreign(sentence(reason))
         elif r.graded:
-            why.append("Right.")
+            why.append(say("Right."))
         kinds = ("slow", "wrong") if kind == "slow" and wrong else (kind,)
         return Entry(
             kinds,
-            {"slow": "Slowest", "wrong": "Wrong"}[kind],
+            say({"slow": "Slowest", "wrong": "Wrong"}[kind]),
             st.printable(r.category or "", 60),
-            st.format_ms(r.time_ms),
+            say.ms(r.time_ms),
             st.printable(r.id, 100),
-            _cut(r.question),
-            _cut(r.answer),
-            _cut(r.reasoning),
-            " ".join(why),
+            _cut(r.question, say),
+            _cut(r.answer, say),
+            _cut(r.reasoning, say),
+            say.joined(why),
         )
 
     @property
     def filters(self) -> list[tuple[str, str, int]]:
         """The buttons above the answers."""
-        kinds = {"wrong": "Wrong", "slow": "Slowest", "failed": "Failed"}
+        say = self.say
+        kinds = {"wrong": say("Wrong"), "slow": say("Slowest"), "failed": say("Failed")}
         counts = Counter(kind for entry in self.entries for kind in entry.kinds)
         counts["failed"] = len(self.failures)
         whole = len(self.entries) + len(self.failures)
-        return [("", "All", whole), *((k, w, counts[k]) for k, w in kinds.items() if counts[k])]
+        listed = ((kind, word, counts[kind]) for kind, word in kinds.items() if counts[kind])
+        return [("", say("All"), whole), *listed]
 
     # The end
 
@@ -959,14 +1022,16 @@ class OneRun:
     @property
     def foot(self) -> str:
         """The run's id, the questions' hash, and what the client did to the times."""
-        client = self.meta.get("client") or {}
+        say, client = self.say, self.meta.get("client") or {}
         lag, cpu = (client.get("loop_lag_ms") or {}).get("p99"), client.get("cpu_share")
-        busy = f"client busy {st.format_share(cpu)} of a core" if cpu is not None else ""
-        late = f"event loop late by {st.format_ms(lag)} (p99)" if lag is not None else ""
+        busy = say("client busy {share} of a core", share=say.share(cpu))
+        busy = busy if cpu is not None else ""
+        late = say("event loop late by {time} (p99)", time=say.ms(lag))
+        late = late if lag is not None else ""
         pieces = [
-            f"Run {self.meta['run_id']}",
+            say("Run {id}", id=self.meta["run_id"]),
             f"llm-stresstest {client.get('version', '')}",
-            f"questions {str(self.meta.get('questions_sha256', ''))[:12]}",
+            say("questions {hash}", hash=str(self.meta.get("questions_sha256", ""))[:12]),
             ", ".join(filter(None, (busy, late))),
         ]
         return st.printable(" · ".join(filter(None, pieces)), 400)
@@ -982,11 +1047,12 @@ def _measured(results: Iterable[st.Result], attribute: str) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def _cut(text: str) -> str:
+def _cut(text: str, say: Sentences) -> str:
     """Return a text to read: its line breaks stay, other control characters are shown."""
     lines = [st.printable(line, ANSWER_LENGTH) for line in text[:ANSWER_LENGTH].split("\n")]
-    more = f"\n… {len(text) - ANSWER_LENGTH:,} more characters" if len(text) > ANSWER_LENGTH else ""
-    return "\n".join(lines) + more
+    if len(text) > ANSWER_LENGTH:
+        lines.append(say("… {n} more characters", n=say.count(len(text) - ANSWER_LENGTH)))
+    return "\n".join(lines)
 
 
 def _value(value: Any) -> str:
@@ -1003,8 +1069,10 @@ class Comparing:
 
     COLOURS = (("a", ()), ("b", (6, 3)), ("quality", (2, 3)))
 
-    def __init__(self, runs: Sequence[st.SavedRun], lite: bool = False) -> None:
-        self.runs, self.lite = [OneRun(run, lite) for run in runs], lite
+    def __init__(
+        self, runs: Sequence[st.SavedRun], lite: bool = False, say: Sentences = ENGLISH
+    ) -> None:
+        self.runs, self.lite, self.say = [OneRun(run, lite, say) for run in runs], lite, say
         self.words = st.import_extension("verdicts", "analysis")
         self.compare = st.import_extension("pairing", "analysis")
         self.labels = [_label(place) for place in range(len(runs))]
@@ -1015,7 +1083,7 @@ class Comparing:
         ]
         options = self.compare.Options()
         self.comparisons = [self.compare.compare(sides[0], side, options) for side in sides[1:]]
-        self.name = " and ".join(run.name for run in self.runs)
+        self.name = say(" and ").join(run.name for run in self.runs)
         self.codes = set[str]().union(*(run.codes for run in self.runs))
 
     @property
@@ -1024,13 +1092,14 @@ class Comparing:
         refused = [c for c in self.comparisons if c.refused]
         if refused:
             keys = ", ".join(dict.fromkeys(r.key for c in refused for r in c.refused))
-            return f"These runs are not comparable: {st.printable(keys, 200)}."
-        return " ".join(self.words.sentence(comparison) for comparison in self.comparisons[:3])
+            text = "These runs are not comparable: {keys}."
+            return self.say(text, keys=st.printable(keys, 200))
+        return " ".join(self.words.sentence(each, self.say) for each in self.comparisons[:3])
 
     @property
     def lede(self) -> str:
         """What the verdicts cover."""
-        return str(self.words.one_run_note(self.comparisons[0]))
+        return str(self.words.one_run_note(self.comparisons[0], self.say))
 
     @property
     def run_rows(self) -> list[dict[str, Any]]:
@@ -1041,9 +1110,9 @@ class Comparing:
                 "key": charts.Key("", charts.token(colour), "line" if not dash else "dash"),
                 "name": run.name,
                 "meta": run.meta,
-                "ok": f"{run.aggregate['ok']:,}",
-                "failed": f"{run.aggregate['failed']:,}",
-                "date": started(run.meta),
+                "ok": self.say.count(run.aggregate["ok"]),
+                "failed": self.say.count(run.aggregate["failed"]),
+                "date": started(run.meta, self.say),
             }
             for label, run, (colour, dash) in zip(
                 self.labels, self.runs, self._styles(), strict=True
@@ -1066,12 +1135,12 @@ class Comparing:
     @property
     def tables(self) -> list[dict[str, Any]]:
         """The verdicts, a table a comparison."""
-        found = []
+        found, say = [], self.say
         for comparison in self.comparisons:
             margin = comparison.options.margin
             rows = [
                 {
-                    "cells": self.words.cells_of(row, margin, row.metric.title),
+                    "cells": self.words.cells_of(row, margin, row.metric.title, say),
                     "better": {True: "ok", False: "bad", None: ""}[row.is_better],
                     "drawing": _interval_drawing(row, margin),
                 }
@@ -1085,9 +1154,9 @@ class Comparing:
                 "label": comparison.b.label,
                 "name": comparison.b.first.name,
                 "rows": rows,
-                "refused": [refusal.line() for refusal in comparison.refused],
-                "legend": self.words.legend(comparison) if rows else "",
-                "caveats": self.words.caveats(comparison),
+                "refused": [say.message(r.line(), is_sentence=False) for r in comparison.refused],
+                "legend": self.words.legend(comparison, say) if rows else "",
+                "caveats": self.words.caveats(comparison, say),
                 "flips": [self._flip(flip, comparison) for flip in flips[:MOST_ANSWERS]],
                 "gained": sum(flip.b for flip in flips),
                 "lost": sum(not flip.b for flip in flips),
@@ -1103,9 +1172,9 @@ class Comparing:
             if any(rows[name].verdict != "not_measured" for rows in rows_of.values())
         ]
         metrics = [self.compare.METRICS[name] for name in names]
-        heads = [f"{metric.label} {metric.arrow}".strip() for metric in metrics]
+        heads = [f"{self.say(metric.label)} {metric.arrow}".strip() for metric in metrics]
         cells = [
-            (level, [self.words.cells_of(rows[name], margin) for name in names])
+            (level, [self.words.cells_of(rows[name], margin, None, self.say) for name in names])
             for level, rows in rows_of.items()
         ]
         return heads, cells
@@ -1116,7 +1185,7 @@ class Comparing:
         answers = []
         for run in (self.runs[0], self.runs[place]):
             results = [r for r in run.run.results if r.id == flip.id and r.graded]
-            answers.append(_cut(results[0].answer)[:600] if results else "")
+            answers.append(_cut(results[0].answer, self.say)[:600] if results else "")
         return {"question": st.printable(flip.text, 400), "answers": answers, "right": flip[2:4]}
 
     @functools.cached_property
@@ -1129,8 +1198,9 @@ class Comparing:
                 if not all(curve.values for curve in curves):
                     continue
                 name = metric.removesuffix("_ms") + "".join(self.labels[p] for p in group)
-                title = self._title(metric, what, group)
-                found.append(charts.ecdf(name, title, note, curves, self.runs[0].slo.get(metric)))
+                title = self._title(metric, self.say(what), group)
+                limit, note = self.runs[0].slo.get(metric), self.say(note)
+                found.append(charts.ecdf(name, title, note, curves, limit, self.say))
         return found
 
     @property
@@ -1150,6 +1220,7 @@ class Comparing:
                     charts.Lived(self.labels[place], self.runs[place].timeline, *self.COLOURS[at])
                     for at, place in enumerate(group)
                 ],
+                self.say,
             )
             for group in self._groups
         ]
@@ -1170,10 +1241,11 @@ class Comparing:
             row = comparison.rows.get(metric)
             if row is None:
                 continue
-            word = self.words.verdict_text(row, comparison.options.margin)[2:]
-            who = f"{self.labels[place]} " if len(group) > 2 or word != "cannot tell" else ""
-            texts.append(f"{who}{word}, {self.words.interval_text(row)}")
-        return f"{what}: {'; '.join(texts)}" if texts else f"{what}: not compared"
+            word = self.words.verdict_text(row, comparison.options.margin, self.say)[2:]
+            is_named = len(group) > 2 or row.verdict != "cannot_tell"
+            who = f"{self.labels[place]} " if is_named else ""
+            texts.append(f"{who}{word}, {self.words.interval_text(row, self.say)}")
+        return f"{what}: {'; '.join(texts) or self.say('not compared')}"
 
     def all_charts(self) -> list[charts.Chart]:
         """Return all charts."""
@@ -1284,7 +1356,7 @@ def card(view: OneRun | Comparing) -> bytes:
 
 def _short_caveats(run: OneRun) -> str:
     """Return the caveats in as many words as a picture has room for."""
-    heads = [CAVEATS.get(code) or code for code in sorted(run.codes)]
+    heads = [ENGLISH.caveat(code) or code for code in sorted(run.codes)]
     text, left = "", list(heads)
     while left and len(text) + len(left[0]) < 90:
         text += left.pop(0) + " "
@@ -1296,26 +1368,27 @@ def _short_caveats(run: OneRun) -> str:
 
 def html_page(view: OneRun | Comparing) -> bytes:
     """Return the page."""
-    drawer = Drawer(view.lite)
+    drawer = Drawer(view.lite, view.say)
     script = ""
     if not view.lite:
         bundle = vl_convert.javascript_bundle(
             "window.vegaEmbed=vegaEmbed", vl_version=charts.VEGA_LITE
         )
         script = f"(()=>{{{bundle}}})();{SCRIPT}{SORTING}".replace("</script", "<\\/script")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    style = style_sheet()
     template = RUN_PAGE if isinstance(view, OneRun) else COMPARE_PAGE
     page = _environment().from_string(BASE_PAGE.replace("{{ CONTENT }}", template)).render(
         view=view,
-        style=_ours(style_sheet()),
+        style=_ours(style),
         script=_ours(script),
-        scripts=_ours(f"'sha256-{digest}'" if script else "'none'"),
+        scripts=_ours(sha256(script) if script else "'none'"),
+        styles=_ours(sha256(style)),
         drawer=drawer,
         icons={name: _ours(icon) for name, icon in ICONS.items()},
+        say=view.say,
         caveats=caveats,
         meaning=meaning,
         started=started,
-        narrow=NARROW,
     )  # fmt: skip
     return str(page).encode()
 
@@ -1323,6 +1396,12 @@ def html_page(view: OneRun | Comparing) -> bytes:
 def _ours(text: str) -> markupsafe.Markup:
     """Mark a text of this file as HTML."""
     return markupsafe.Markup(text)  # noqa: S704
+
+
+def sha256(text: str) -> str:
+    """Return what a Content-Security-Policy calls a script or a style sheet by."""
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
 
 
 def _environment() -> jinja2.Environment:
@@ -1334,8 +1413,8 @@ def _environment() -> jinja2.Environment:
 class Drawer:
     """Draws the charts of a page: as data for its script, or as pictures when it has none."""
 
-    def __init__(self, lite: bool) -> None:
-        self._lite = lite
+    def __init__(self, lite: bool, say: Sentences = ENGLISH) -> None:
+        self._lite, self._say = lite, say
         self._specs = list[charts.Spec]()
 
     def draw(self, panel: charts.Panel, wide: bool) -> markupsafe.Markup:
@@ -1344,12 +1423,16 @@ class Drawer:
             self._specs.append(panel.spec)
             return markupsafe.Markup(f'<div class="vega" data-spec="{len(self._specs) - 1}"></div>')  # noqa: S704
         spec = {**charts.sized(panel.spec, LITE_WIDTHS[wide]), "config": charts.CONFIG}
-        drawn = str(vl_convert.vegalite_to_svg(spec, vl_version=charts.VEGA_LITE))
+        drawn = vl_convert.vegalite_to_svg(
+            spec, vl_version=charts.VEGA_LITE, format_locale=self._say.locale
+        )
         return markupsafe.Markup(drawn)  # noqa: S704 (vl-convert escapes the texts in it)
 
     def data(self) -> markupsafe.Markup:
         """Return the specifications as JSON that ends no element."""
-        data = json.dumps({"config": charts.CONFIG, "specs": self._specs}, separators=(",", ":"))
+        words = {text: self._say(text) for text in SCRIPT_TEXTS}
+        known = {"config": charts.CONFIG, "specs": self._specs, "words": words}
+        data = json.dumps({**known, "numbers": self._say.locale}, separators=(",", ":"))
         for sign in "<>&":
             data = data.replace(sign, f"\\u{ord(sign):04x}")
         return markupsafe.Markup(data)  # noqa: S704 (nothing in it can end the element)
@@ -1428,6 +1511,10 @@ overflow-wrap:anywhere}
 tbody th{color:var(--ink);font-weight:400;font-size:14px}
 .n{text-align:right}th.n,td.n{padding-right:0;padding-left:16px}
 .fails td:not(.long){white-space:nowrap}.fails td.long{min-width:9em}
+.message{padding-left:16px}.next{margin-top:24px}.against{margin-top:28px}
+.against+.note{margin-top:8px}main>.note+h2{margin-top:36px}
+.drawn{padding-left:24px}thead .drawn{width:224px}
+.flips thead th:first-child{width:34%}.flips thead th:nth-child(2){width:33%}
 .sort thead th{position:sticky;top:0;background:var(--bg)}
 th button{font:inherit;color:inherit;background:none;border:0;padding:0;min-height:24px;
 text-align:inherit}
@@ -1443,7 +1530,7 @@ small{display:block;font-size:12px;color:var(--ink3);font-weight:400}
 .levels tbody th{padding-left:12px}.levels thead th:first-child{padding-left:12px}
 .levels td:last-child,.levels th:last-child{padding-right:12px}
 .bar{display:inline-block;width:56px;height:9px;margin-left:8px;vertical-align:middle}
-.bar i{display:block;height:9px;background:var(--a)}
+.bar rect{fill:var(--a)}
 .figures{display:grid;grid-template-columns:repeat(4,1fr);border-top:1px solid var(--rule);
 border-bottom:1px solid var(--line);margin:8px 0 16px}
 .figures>div{padding:14px 20px;border-left:1px solid var(--line);min-width:0}
@@ -1465,10 +1552,11 @@ padding:12px 16px;font-size:14px;margin:16px 0}
 .facts{display:grid;grid-template-columns:repeat(4,1fr);gap:16px 28px;margin:20px 0 0;
 font-size:14px}
 .facts dt{color:var(--ink3);font-size:13px}.facts dd{margin:0;overflow-wrap:anywhere}
-.grid{display:grid;grid-template-columns:repeat(var(--columns),minmax(0,1fr));gap:32px 36px}
+.grid{display:grid;gap:32px 36px}.of-1{grid-template-columns:minmax(0,1fr)}
+.of-2{grid-template-columns:repeat(2,minmax(0,1fr))}.of-3{grid-template-columns:repeat(3,minmax(0,1fr))}
 #right{grid-template-columns:minmax(0,2fr) minmax(0,1fr)}
 .chart{margin:0;min-width:0;display:grid;grid-template-rows:subgrid;grid-row:span 4;row-gap:0}
-.wide{display:block;margin:0 0 32px}
+.wide{display:block;margin:0 0 32px}.cost{grid-row:span 4}.cost table{margin-top:8px}
 .plot{margin-top:8px;min-width:0}.vega{width:100%;min-height:40px}
 .plot svg{max-width:100%;height:auto;display:block}
 .panel{display:flex;justify-content:space-between;gap:12px;font-size:13px;margin-top:10px}
@@ -1483,6 +1571,8 @@ details table{font-size:13px;margin-top:4px}details .scroll{max-height:360px;ove
 background:var(--surface);border:1px solid var(--edge);border-radius:4px;width:240px;max-width:100%}
 .tools button[aria-pressed=true]{background:var(--ink);color:var(--bg);border-color:var(--ink)}
 .tools button{border-radius:16px}
+.board{font-size:14px;gap:4px 18px;margin:12px 0 0}
+.board .side{margin-left:auto;display:flex;gap:14px}
 .answers{list-style:none;margin:0;padding:0}
 .answers li{display:grid;grid-template-columns:180px minmax(0,1fr);gap:4px 28px;padding:14px 0;
 border-top:1px solid var(--line);font-size:14px}
@@ -1540,7 +1630,7 @@ PRINT = """
 body{font-size:12px}header nav,button,.tools,.skip,#tip,details:not([open]){display:none}
 .page{max-width:none;padding:0}section{margin-top:28px}h1{font-size:26px}
 th button{display:inline}.sort thead th{position:static}
-.bar i,.knee>*,.copy{-webkit-print-color-adjust:exact;print-color-adjust:exact}
+.knee>*,.copy{-webkit-print-color-adjust:exact;print-color-adjust:exact}
 figure,tr,.answers li,.caveats li,.figures,.facts,.copy{break-inside:avoid}
 thead{display:table-header-group}h2,figcaption,section>.legend,section>.note{break-after:avoid}
 .answers .said,.answers h3,.flip,details .scroll{max-height:none;
@@ -1559,7 +1649,9 @@ const plain = cell => {
   return copy.textContent.trim();
 };
 const sizes = {ms: 1, s: 1000, min: 60000};
-const amount = text => {
+const german = document.documentElement.lang === "de";
+const amount = shown => {
+  const text = german ? shown.replace(/[.,]/g, sign => sign === "," ? "." : ",") : shown;
   const found = /^\(?([-\u2212+]?)([\d,]*\.?\d+)(?![\d-])/.exec(text);
   if (!found) return NaN;
   const unit = /\d\s(ms|s|min)\)?$/.exec(text);
@@ -1594,6 +1686,7 @@ document.querySelectorAll("table.sort").forEach(table => {
 });
 })();
 """
+SCRIPT_TEXTS = ("Copied", "Selected", "No answer matches “{text}”.")
 # Shows what a mark stands for, in the element `tip`.
 TOOLTIP = r"""
 const showTip = (_handler, event, _item, value) => {
@@ -1616,7 +1709,8 @@ const tip = document.getElementById("tip");
     + TOOLTIP
     + r"""
 const options = {actions: false, renderer: "svg", ast: true, config: data.config,
-  defaultStyle: false, tooltip: showTip, mode: "vega-lite"};
+  defaultStyle: false, tooltip: showTip, mode: "vega-lite",
+  formatLocale: data.numbers ?? undefined};
 const plots = [...document.querySelectorAll(".vega")];
 Promise.all(plots.map(async plot => {
   await vegaEmbed(plot, data.specs[+plot.dataset.spec], options);
@@ -1633,10 +1727,10 @@ copy?.addEventListener("click", async () => {
   const text = document.getElementById("copied");
   try {
     await navigator.clipboard.writeText(text.textContent);
-    copy.textContent = "Copied";
+    copy.textContent = data.words["Copied"];
   } catch {
     getSelection().selectAllChildren(text);
-    copy.textContent = "Selected";
+    copy.textContent = data.words["Selected"];
   }
 });
 const search = document.getElementById("search");
@@ -1656,7 +1750,8 @@ const filter = () => {
   buttons.forEach(button => button.setAttribute("aria-pressed", button.dataset.kind === kind));
   const none = document.getElementById("none");
   none.hidden = found > 0;
-  none.querySelector("span").textContent = `No answer matches “${search.value}”.`;
+  none.querySelector("span").textContent =
+    data.words["No answer matches “{text}”."].replace("{text}", () => search.value);
 };
 search?.addEventListener("input", filter);
 buttons.forEach(button => button.addEventListener("click", () => {
@@ -1674,11 +1769,11 @@ document.getElementById("clear")?.addEventListener("click", () => {
 
 BASE_PAGE = """\
 <!doctype html>
-<html lang="en">
+<html lang="{{ say.language }}">
 <head>
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src {{ scripts }}; \
-style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'">
+style-src {{ styles }}; img-src data:; base-uri 'none'; form-action 'none'">
 <meta name="viewport" content="width=device-width,initial-scale=1">
 <meta name="referrer" content="no-referrer">
 <title>{{ view.name }} · llm-stresstest</title>
@@ -1721,10 +1816,10 @@ class="panel"><b>{{ panel.label }}</b><span>{{ panel.note }}</span></p>{% endif 
 {% endfor %}
 </div>
 {% if c.rows %}
-<details><summary>Show the data as a table</summary><div class="scroll">
+<details><summary>{{ say("Show the data as a table") }}</summary><div class="scroll">
 {% if c.table_note %}<p class="note">{{ c.table_note }}</p>{% endif %}
 <table class="sort"><thead><tr>
-{% for head in c.headers %}<th{{ ' class=n' if loop.index0 }}>{{ head }}</th>{% endfor %}
+{% for name in c.headers %}<th{{ ' class=n' if loop.index0 }}>{{ name }}</th>{% endfor %}
 </tr></thead>
 <tbody>
 {% for row in c.rows %}
@@ -1738,7 +1833,7 @@ class="panel"><b>{{ panel.label }}</b><span>{{ panel.note }}</span></p>{% endif 
 {% endif %}
 {% endmacro %}
 {% macro row(found) %}
-<div class="grid" style="--columns:{{ [found|length, 1]|max }}">
+<div class="grid of-{{ [found|length, 1]|max }}">
 {% for c in found %}{{ chart(c) }}{% endfor %}
 </div>
 {% endmacro %}
@@ -1754,18 +1849,21 @@ class="panel"><b>{{ panel.label }}</b><span>{{ panel.note }}</span></p>{% endif 
 </ul>
 {% endif %}
 {% endmacro %}
+{% macro head(text) %}{% for part in say(text).split("|") %}{{ part }}\
+{% if not loop.last %}<br>{% endif %}{% endfor %}{% endmacro %}
+{% macro label(text) %}{{ say(text).replace("|", " ") }}{% endmacro %}
 {% macro badge(verdict) %}<span class="verdict {{ verdict }}">{{ icons.get(verdict, "") }}\
 {{ verdict }}</span>{% endmacro %}
 <body{{ ' class=lite' if view.lite }}>
-<a class="skip" href="#answer">Skip to the answer</a>
+<a class="skip" href="#answer">{{ say("Skip to the answer") }}</a>
 <div class="page">
 {{ CONTENT }}
 <footer>{{ view.foot }}</footer>
 </div>
 {% if not view.lite %}
 <div id="tip" role="presentation" hidden></div>
-<noscript><p class="page">The charts are drawn by a script in this page; without one, \
-make the page with --lite.</p></noscript>
+<noscript><p class="page">{{ say("The charts are drawn by a script in this page; \
+without one, make the page with --lite.") }}</p></noscript>
 <script type="application/json" id="specs">{{ drawer.data() }}</script>
 <script>{{ script }}</script>
 {% endif %}
@@ -1774,42 +1872,47 @@ make the page with --lite.</p></noscript>
 """
 
 RUN_PAGE = """\
-<header><b>llm-stresstest</b><span class="kind">report</span>
-<nav aria-label="Sections">
-<a href="#answer">Answer</a>
-{% if view.load_charts %}<a href="#load">Levels</a>{% endif %}
-<a href="#latency">Latency</a><a href="#time">Over time</a>
-{% if view.failures %}<a href="#failures">Failures</a>{% endif %}
-<a href="#quality">Quality</a><a href="#answers">Answers</a><a href="#config">Configuration</a>
+<header><b>llm-stresstest</b><span class="kind">{{ say("report") }}</span>
+<nav aria-label="{{ say("Sections") }}">
+<a href="#answer">{{ say("Answer") }}</a>
+{% if view.load_charts %}<a href="#load">{{ say("Levels") }}</a>{% endif %}
+<a href="#latency">{{ say("Latency") }}</a><a href="#time">{{ say("Over time") }}</a>
+{% if view.failures %}<a href="#failures">{{ say("Failures") }}</a>{% endif %}
+<a href="#quality">{{ say("Quality") }}</a><a href="#answers">{{ say("Answers") }}</a>\
+<a href="#config">{{ say("Configuration") }}</a>
 </nav>
-{% if not view.lite %}<button id="theme" type="button">Light / dark</button>{% endif %}
+{% if not view.lite %}<button id="theme" type="button">{{ say("Light / dark") }}</button>{% endif %}
 </header>
 <main id="answer" class="{{ view.meta.validity.verdict }}">
 {% set verdict = view.meta.validity.verdict %}
-<p class="top">{{ badge(verdict) }}<span class="means {{ verdict }}">{{ meaning(view.meta) }}</span>
-<b class="mono">{{ view.name }}</b><span>{{ started(view.meta) }}</span>
+<p class="top">{{ badge(verdict) }}<span
+class="means {{ verdict }}">{{ meaning(view.meta, say) }}</span>
+<b class="mono">{{ view.name }}</b><span>{{ started(view.meta, say) }}</span>
 <span>{{ view.duration }}</span></p>
-{% if verdict == "INVALID" %}{{ notes(caveats(view.meta)) }}{% endif %}
+{% if verdict == "INVALID" %}{{ notes(caveats(view.meta, say)) }}{% endif %}
 <h1>{{ view.headline }}</h1>
 <p class="lede">{{ view.lede }}</p>
 {% if view.levels %}
 <table class="levels cards sort">
-<thead><tr><th>Requests<br>at once</th><th class="n">Total,<br>tokens/s ↑</th>
-<th class="n">One user,<br>tokens/s ↑</th><th class="n">First token (TTFT),<br>median ↓</th>
-<th class="n">Whole answer (E2E),<br>median ↓</th><th class="n">Within the<br>limits ↑</th>
-<th class="n">Right<br>answers ↑</th></tr></thead>
+<thead><tr><th>{{ head("Requests|at once") }}</th>
+<th class="n">{{ head("Total,|tokens/s ↑") }}</th>
+<th class="n">{{ head("One user,|tokens/s ↑") }}</th>
+<th class="n">{{ head("First token (TTFT),|median ↓") }}</th>
+<th class="n">{{ head("Whole answer (E2E),|median ↓") }}</th>
+<th class="n">{{ head("Within the|limits ↑") }}</th>
+<th class="n">{{ head("Right|answers ↑") }}</th></tr></thead>
 <tbody>
 {% for level in view.level_rows %}
 <tr{{ ' class=knee' if level.knee }}><th scope="row">{{ level.at_once }}<span
-class="phone"> at once</span>
-{% if level.failed %}<small>{{ level.failed }} failed</small>{% endif %}</th>
-<td class="n" data-of="Total, tokens/s ↑"><span>{{ level.total }}<span class="bar"><i
-style="width:{{ level.bar }}%"></i></span></span></td>
-<td class="n" data-of="One user, tokens/s ↑">{{ level.one }}</td>
-<td class="n" data-of="First token (TTFT), median ↓">{{ said(level.ttft) }}</td>
-<td class="n" data-of="Whole answer (E2E), median ↓">{{ said(level.e2e) }}</td>
-<td class="n" data-of="Within the limits ↑">{{ level.within }}</td>
-<td class="n" data-of="Right answers ↑">{{ said(level.right) }}</td></tr>
+class="phone">{{ say(" at once") }}</span>
+{% if level.failed %}<small>{{ say("{n} failed", n=level.failed) }}</small>{% endif %}</th>
+<td class="n" data-of="{{ label("Total,|tokens/s ↑") }}"><span>{{ level.total }}<svg class="bar"
+aria-hidden="true"><rect width="{{ level.bar }}%" height="9"/></svg></span></td>
+<td class="n" data-of="{{ label("One user,|tokens/s ↑") }}">{{ level.one }}</td>
+<td class="n" data-of="{{ label("First token (TTFT),|median ↓") }}">{{ said(level.ttft) }}</td>
+<td class="n" data-of="{{ label("Whole answer (E2E),|median ↓") }}">{{ said(level.e2e) }}</td>
+<td class="n" data-of="{{ label("Within the|limits ↑") }}">{{ level.within }}</td>
+<td class="n" data-of="{{ label("Right|answers ↑") }}">{{ said(level.right) }}</td></tr>
 {% endfor %}
 </tbody></table>
 <p class="note">{{ view.level_note }}</p>
@@ -1823,29 +1926,29 @@ style="width:{{ level.bar }}%"></i></span></span></td>
 </dl>
 <p class="note">{{ view.not_measured|join(" ") }}</p>
 {% endif %}
-{% if verdict != "INVALID" %}{{ notes(caveats(view.meta)) }}{% endif %}
+{% if verdict != "INVALID" %}{{ notes(caveats(view.meta, say)) }}{% endif %}
 <div class="copy"><p id="copied">{{ view.copied }}</p>
-{% if not view.lite %}<button id="copy" type="button">Copy</button>{% endif %}</div>
+{% if not view.lite %}<button id="copy" type="button">{{ say("Copy") }}</button>{% endif %}</div>
 <dl class="facts">
 {% for name, text in view.facts %}<div><dt>{{ name }}</dt><dd>{{ text }}</dd></div>{% endfor %}
 </dl>
 {% if view.load_charts %}
-<section id="load"><h2>How load changes it</h2>
-<p class="note">One point a level. Bars: 95{{ narrow }}% interval.</p>
+<section id="load"><h2>{{ say("How load changes it") }}</h2>
+<p class="note">{{ say("One point a level. Bars: 95 % interval.") }}</p>
 {{ row(view.load_charts) }}
 </section>
 {% endif %}
-<section id="latency"><h2>Latency</h2>
+<section id="latency"><h2>{{ say("Latency") }}</h2>
 {% if view.latency_charts %}
-<p class="note">How many of the requests (up) were done within a time (right). A curve further \
-left is faster. \
-{% if view.levels|length > 1 %}Thick bars: 95{{ narrow }}% interval of each median.\
-{% else %}Shaded: 95{{ narrow }}% band for the whole curve.{% endif %}</p>
+<p class="note">{{ say("How many of the requests (up) were done within a time (right). A curve \
+further left is faster.") }} \
+{% if view.levels|length > 1 %}{{ say("Thick bars: 95 % interval of each median.") }}\
+{% else %}{{ say("Shaded: 95 % band for the whole curve.") }}{% endif %}</p>
 {{ legend(view.level_keys) }}
 {{ row(view.latency_charts) }}
 {% if not view.levels %}
-<table class="cards" style="margin-top:24px"><thead><tr><th></th>
-{% for head in view.latency_heads %}<th class="n">{{ head }}</th>{% endfor %}
+<table class="cards next"><thead><tr><th></th>
+{% for name in view.latency_heads %}<th class="n">{{ name }}</th>{% endfor %}
 </tr></thead><tbody>
 {% for cells in view.latency_rows %}
 <tr><th scope="row">{{ cells[0] }}</th>
@@ -1856,43 +1959,46 @@ left is faster. \
 </tbody></table>
 {% endif %}
 {% else %}
-<p class="note">No chart: no request succeeded, so there is no latency to show.</p>
+<p class="note">{{ say("No chart: no request succeeded, so there is no latency to show.") }}</p>
 {% endif %}
 </section>
-<section id="time"><h2>Over time</h2>
+<section id="time"><h2>{{ say("Over time") }}</h2>
 {{ legend(view.level_keys) }}
 {{ chart(view.time_chart, True) }}
 {{ chart(view.lane_chart, True) }}
 </section>
 {% if view.failures %}
-<section id="failures"><h2>Failures</h2><p class="note">{{ view.failure_words }}</p>
-<table class="cards sort fails"><thead><tr><th>Sent after</th><th>Kind</th><th class="n">HTTP</th>
-<th style="padding-left:16px">Message</th><th>Question</th><th
-class="n">Failed after</th></tr></thead><tbody>
+<section id="failures"><h2>{{ say("Failures") }}</h2><p class="note">{{ view.failure_words }}</p>
+<table class="cards sort fails"><thead><tr><th>{{ say("Sent after") }}</th>
+<th>{{ say("Kind") }}</th><th class="n">HTTP</th>
+<th class="message">{{ say("Message") }}</th><th>{{ say("Question") }}</th><th
+class="n">{{ say("Failed after") }}</th></tr></thead><tbody>
 {% for f in view.failures[:50] %}
-<tr><td data-of="Sent after">{{ f.sent }}</td><td data-of="Kind"><code>{{ f.kind }}</code></td>
-<td class="n" data-of="HTTP">{{ f.http }}</td><td class="long"
-style="padding-left:16px">{{ f.message }}</td>
-<td class="long">{{ f.question }}</td><td class="n" data-of="Failed after">{{ f.after }}</td></tr>
+<tr><td data-of="{{ say("Sent after") }}">{{ f.sent }}</td><td
+data-of="{{ say("Kind") }}"><code>{{ f.kind }}</code></td>
+<td class="n" data-of="HTTP">{{ f.http }}</td><td
+class="long message">{{ f.message }}</td>
+<td class="long">{{ f.question }}</td><td class="n"
+data-of="{{ say("Failed after") }}">{{ f.after }}</td></tr>
 {% endfor %}
 </tbody></table></section>
 {% endif %}
 {% if view.aggregate.ok %}
-<section id="length"><h2>Prompt and answer length</h2>
-<p class="note">Each request is a point.</p>
+<section id="length"><h2>{{ say("Prompt and answer length") }}</h2>
+<p class="note">{{ say("Each request is a point.") }}</p>
 {{ legend(view.level_keys) }}
 {{ row(view.length_charts) }}
 </section>
 {% endif %}
-<section id="quality"><h2>Quality</h2><p class="note">{{ view.quality_note }}</p>
+<section id="quality"><h2>{{ say("Quality") }}</h2><p class="note">{{ view.quality_note }}</p>
 {% if view.quality_chart.panels %}
 <div class="grid" id="right">
 {{ chart(view.quality_chart) }}
-<div style="grid-row:span 4"><h3>What a right answer costs</h3><p
-class="note">By requests at once. “–” is not measured.</p>
-<table style="margin-top:8px"><thead><tr><th>At once</th><th class="n">Right answers/s ↑</th>
-<th class="n">Tokens each ↓</th><th class="n">Wh per 1,000 ↓</th><th
-class="n">Price each ↓</th></tr></thead><tbody>
+<div class="cost"><h3>{{ say("What a right answer costs") }}</h3>
+<p class="note">{{ say("By requests at once. “–” is not measured.") }}</p>
+<table><thead><tr><th>{{ say("At once") }}</th><th class="n">{{ say("Right answers/s ↑") }}</th>
+<th class="n">{{ say("Tokens each ↓") }}</th><th class="n">{{ say("Wh per 1,000 ↓") }}</th><th
+class="n">{{ say("Price each ↓") }}</th></tr></thead><tbody>
 {% for cells in view.cost_rows %}
 <tr>{% for cell in cells %}<td{{ ' class=n' if loop.index0 }}>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}
@@ -1900,77 +2006,83 @@ class="n">Price each ↓</th></tr></thead><tbody>
 </div>
 {% else %}{{ chart(view.quality_chart) }}{% endif %}
 </section>
-<section id="answers"><h2>Answers to read</h2>
+<section id="answers"><h2>{{ say("Answers to read") }}</h2>
 {% if view.entries or view.failures %}
-<p class="note">The slowest, the wrong and the failed, one entry a question; texts are cut at \
-3,000 characters, the results file has all.</p>
+<p class="note">{{ say("The slowest, the wrong and the failed, one entry a question; texts are cut \
+at 3,000 characters, the results file has all.") }}</p>
 {% if not view.lite %}
-<div class="tools"><input id="search" type="search" aria-label="Search questions and answers" \
-placeholder="Search questions and answers">
+<div class="tools"><input id="search" type="search" \
+aria-label="{{ say("Search questions and answers") }}" \
+placeholder="{{ say("Search questions and answers") }}">
 {% for kind, word, count in view.filters %}
 <button type="button" data-kind="{{ kind }}"
 aria-pressed="{{ 'false' if kind else 'true' }}">{{ word }} {{ count }}</button>
 {% endfor %}
 </div>
-<p id="none" hidden><span></span> <button id="clear" type="button">Show all</button></p>
+<p id="none" hidden><span></span> <button id="clear" \
+type="button">{{ say("Show all") }}</button></p>
 {% endif %}
 <ul class="answers">
 {% for e in view.entries %}
 <li data-kinds="{{ e.kinds|join(' ') }}"><div class="who"><b>{{ e.head }}</b>{{ e.category }}\
 {{ " · " if e.category }}{{ e.took }}<br><code>{{ e.id }}</code></div>
 <div><h3>{{ e.question }}</h3>
-{% if e.reasoning %}<details><summary>Reasoning</summary><div
+{% if e.reasoning %}<details><summary>{{ say("Reasoning") }}</summary><div
 class="said">{{ e.reasoning }}</div></details>{% endif %}
-<div class="said">{{ e.answer or "(empty)" }}</div><p>{{ e.why }}</p></div></li>
+<div class="said">{{ e.answer or say("(empty)") }}</div><p>{{ e.why }}</p></div></li>
 {% endfor %}
 {% for f in view.failures %}
 <li data-kinds="failed"><div
-class="who"><b>Failed</b>{{ f.kind }} · {{ f.after }}<br><code>{{ f.id }}</code></div>
+class="who"><b>{{ say("Failed") }}</b>{{ f.kind }} · {{ f.after }}<br><code>{{ f.id }}</code></div>
 <div><h3>{{ f.question }}</h3>
 {% if f.arrived %}<div
 class="said">{{ f.arrived }}</div>{% endif %}<p>{{ f.message }}</p></div></li>
 {% endfor %}
 </ul>
-{% else %}<p class="note">No answer came, and no request failed.</p>{% endif %}
+{% else %}<p class="note">{{ say("No answer came, and no request failed.") }}</p>{% endif %}
 </section>
-<section id="config"><h2>Configuration</h2><p class="note">What differs from the defaults.</p>
+<section id="config"><h2>{{ say("Configuration") }}</h2>
+<p class="note">{{ say("What differs from the defaults.") }}</p>
 <dl class="keys">
 {% for key, value in view.changed_keys %}
 <div><dt>{{ key }}</dt><dd>{{ value }}</dd></div>{% endfor %}
 </dl>
-<details><summary>Show all {{ view.all_keys|length }} keys</summary>
+<details><summary>{{ say("Show all {n} keys", n=view.all_keys|length) }}</summary>
 <dl class="keys">
 {% for key, value in view.all_keys %}<div><dt>{{ key }}</dt><dd>{{ value }}</dd></div>{% endfor %}
 </dl></details>
-<p class="note">Recompute every number: <code>{{ view.look_up }}</code></p>
+<p class="note">{{ say("Recompute every number:") }} <code>{{ view.look_up }}</code></p>
 </section>
 </main>
 """
 
 COMPARE_PAGE = """\
-<header><b>llm-stresstest</b><span class="kind">report</span>
-<nav aria-label="Sections"><a href="#answer">Verdict</a><a href="#latency">Latency</a>
-<a href="#time">Over time</a><a href="#flips">Answers that changed</a></nav>
-{% if not view.lite %}<button id="theme" type="button">Light / dark</button>{% endif %}
+<header><b>llm-stresstest</b><span class="kind">{{ say("report") }}</span>
+<nav aria-label="{{ say("Sections") }}"><a href="#answer">{{ say("Verdict") }}</a>\
+<a href="#latency">{{ say("Latency") }}</a>
+<a href="#time">{{ say("Over time") }}</a>\
+<a href="#flips">{{ say("Answers that changed") }}</a></nav>
+{% if not view.lite %}<button id="theme" type="button">{{ say("Light / dark") }}</button>{% endif %}
 </header>
 <main id="answer">
-<p class="top"><span>{{ view.runs|length }} runs, \
-{{ started(view.runs[0].meta) }} and later</span></p>
+<p class="top"><span>{{ say("{n} runs, {date} and later", n=view.runs|length, \
+date=started(view.runs[0].meta, say)) }}</span></p>
 <h1>{{ view.headline }}</h1>
 <p class="lede">{{ view.lede }}</p>
-<table class="cards"><thead><tr><th>Run</th><th>Verdict</th><th class="n">Answers</th>
-<th class="n">Failed</th><th class="n">Date</th></tr></thead><tbody>
+<table class="cards"><thead><tr><th>{{ say("Run") }}</th>
+<th>{{ say("Verdict") }}</th><th class="n">{{ say("Answers") }}</th>
+<th class="n">{{ say("Failed") }}</th><th class="n">{{ say("Date") }}</th></tr></thead><tbody>
 {% for run in view.run_rows %}
 <tr><th scope="row"><b>{{ run.label }}</b> {{ line(run.key) }} <span
 class="mono">{{ run.name }}</span></th>
-<td data-of="Verdict">{{ badge(run.meta.validity.verdict) }}</td><td class="n"
-data-of="Answers">{{ run.ok }}</td>
-<td class="n" data-of="Failed">{{ run.failed }}</td><td class="n"
-data-of="Date">{{ run.date }}</td></tr>
+<td data-of="{{ say("Verdict") }}">{{ badge(run.meta.validity.verdict) }}</td><td class="n"
+data-of="{{ say("Answers") }}">{{ run.ok }}</td>
+<td class="n" data-of="{{ say("Failed") }}">{{ run.failed }}</td><td class="n"
+data-of="{{ say("Date") }}">{{ run.date }}</td></tr>
 {% endfor %}
 </tbody></table>
 {% if view.changed %}
-<table class="cards" style="margin-top:24px"><thead><tr><th>What changed</th>
+<table class="cards next"><thead><tr><th>{{ say("What changed") }}</th>
 {% for label in view.labels %}<th>{{ label }}</th>{% endfor %}</tr></thead><tbody>
 {% for key, values in view.changed %}
 <tr><th scope="row"><code>{{ key }}</code></th>
@@ -1981,25 +2093,26 @@ data-of="{{ view.labels[loop.index0] }}">{{ value }}</td>{% endfor %}</tr>
 {% endif %}
 {% for table in view.tables %}
 {% if table.refused %}
-<section><h2>{{ table.label }} is not compared with A</h2>
+<section><h2>{{ say("{run} is not compared with A", run=table.label) }}</h2>
 <ul class="caveats">{% for line in table.refused %}<li class="bad">{{ line }}</li>{% endfor %}</ul>
-<p class="note">The curves below are drawn all the same; no verdict stands on them.</p></section>
+<p class="note">\
+{{ say("The curves below are drawn all the same; no verdict stands on them.") }}</p></section>
 {% else %}
-<table class="cards" style="margin-top:28px"><thead><tr><th>{{ table.label }} against A</th><th
-class="n">A</th>
+<table class="cards against"><thead><tr>
+<th>{{ say("{run} against A", run=table.label) }}</th><th class="n">A</th>
 <th class="n">{{ table.label }}</th><th
-class="n">Difference<small>95{{ narrow }}% over all rows</small></th>
-<th style="width:224px;padding-left:24px">−50{{ narrow }}% to +50{{ narrow }}%
-<small>shaded: the same within the margin</small></th>
-<th>Verdict</th></tr></thead><tbody>
+class="n">{{ say("Difference") }}<small>{{ say("95 % over all rows") }}</small></th>
+<th class="drawn">{{ say("−50 % to +50 %") }}
+<small>{{ say("shaded: the same within the margin") }}</small></th>
+<th>{{ say("Verdict") }}</th></tr></thead><tbody>
 {% for line in table.rows %}
 {% set cells = line.cells %}{% set d = line.drawing %}
 <tr><th scope="row">{{ cells.name }}<small>{{ cells.middle }}</small></th>
 <td class="n" data-of="A">{{ cells.a }}</td><td class="n"
 data-of="{{ table.label }}">{{ cells.b }}</td>
-<td class="n" data-of="Difference"><span><b>{{ cells.change }}</b>\
+<td class="n" data-of="{{ say("Difference") }}"><span><b>{{ cells.change }}</b>\
 <small>{{ cells.interval }}</small></span></td>
-<td style="padding-left:24px">{% if d %}<svg width="200" height="24" viewBox="0 0 200 24"
+<td class="drawn">{% if d %}<svg width="200" height="24" viewBox="0 0 200 24"
 role="img" aria-label="{{ cells.interval }}">
 <rect x="{{ d.left }}" width="{{ d.shade }}" height="24" fill="var(--sunken)"/>
 <path d="M100 0V24" stroke="var(--ink3)"/>
@@ -2010,20 +2123,20 @@ stroke-width="2"/>{% endif %}
 {% if d.far_right %}<path d="M191 6 198 12 191 18" fill="none" stroke="var(--b)"
 stroke-width="2"/>{% endif %}
 </svg>{% endif %}</td>
-<td data-of="Verdict"><span><b
+<td data-of="{{ say("Verdict") }}"><span><b
 class="{{ line.better }}">{{ cells.verdict }}</b><small>{{ cells.needs }}</small></span></td></tr>
 {% endfor %}
 </tbody></table>
-<p class="note" style="margin-top:8px">{{ table.legend }}</p>
+<p class="note">{{ table.legend }}</p>
 {% if table.levels %}
-<h2 style="margin-top:36px">{{ table.label }} against A, level by level</h2>
-<p class="note">Differences with their 95{{ narrow }}% intervals, which hold over all rows and \
-levels at once.</p>
-<table class="cards sort"><thead><tr><th>At once</th>
-{% for head in table.level_heads %}<th class="n">{{ head }}</th>{% endfor %}
+<h2>{{ say("{run} against A, level by level", run=table.label) }}</h2>
+<p class="note">{{ say("Differences with their 95 % intervals, which hold over all rows and \
+levels at once.") }}</p>
+<table class="cards sort"><thead><tr><th>{{ say("At once") }}</th>
+{% for name in table.level_heads %}<th class="n">{{ name }}</th>{% endfor %}
 </tr></thead><tbody>
 {% for level, row in table.levels %}
-<tr><th scope="row">{{ level }}<span class="phone"> at once</span></th>
+<tr><th scope="row">{{ level }}<span class="phone">{{ say(" at once") }}</span></th>
 {% for cells in row %}
 <td class="n" data-of="{{ table.level_heads[loop.index0] }}"><span>{{ cells.change }}\
 <small>{{ cells.interval }}</small><small>{{ cells.verdict }}</small></span></td>
@@ -2037,35 +2150,35 @@ levels at once.</p>
 class="warn-line">{{ line }}</li>{% endfor %}</ul>
 {% endif %}
 {% endfor %}
-<section id="latency"><h2>Latency</h2>
-<p class="note">How many of the requests (up) were done within a time (right). A curve further \
-left is faster. Thick bars: 95{{ narrow }}% interval of each median.</p>
+<section id="latency"><h2>{{ say("Latency") }}</h2>
+<p class="note">{{ say("How many of the requests (up) were done within a time (right). A curve \
+further left is faster.") }} {{ say("Thick bars: 95 % interval of each median.") }}</p>
 {{ legend(view.legend) }}
 {% for group in view.latency_charts|batch(3) %}{{ row(group) }}{% else %}
-<p class="note">No chart: at least one of the runs has no answer.</p>{% endfor %}
+<p class="note">{{ say("No chart: at least one of the runs has no answer.") }}</p>{% endfor %}
 </section>
-<section id="time"><h2>Over time</h2>
+<section id="time"><h2>{{ say("Over time") }}</h2>
 {{ legend(view.legend) }}
 {% for c in view.time_charts %}{{ chart(c, True) }}{% endfor %}
 </section>
-<section id="flips"><h2>Answers that changed their grade</h2>
+<section id="flips"><h2>{{ say("Answers that changed their grade") }}</h2>
 {% for table in view.tables if not table.refused %}
-<p class="note">{{ table.label }} against A: {{ table.gained }} became right,
-{{ table.lost }} became wrong.</p>
+<p class="note">{{ say("{run} against A: {gained} became right, {lost} became wrong.", \
+run=table.label, gained=table.gained, lost=table.lost) }}</p>
 {% if table.flips %}
-<table class="cards"><thead><tr><th style="width:34%">Question</th><th style="width:33%">A</th>
+<table class="cards flips"><thead><tr><th>{{ say("Question") }}</th><th>A</th>
 <th>{{ table.label }}</th></tr></thead><tbody>
 {% for flip in table.flips %}
 <tr><th scope="row">{{ flip.question }}</th>
 {% for answer in flip.answers %}
 <td class="long"><b class="{{ 'ok' if flip.right[loop.index0] else 'bad' }}">\
-{{ "✓ right" if flip.right[loop.index0] else "✕ wrong" }}</b>
+{{ say("✓ right" if flip.right[loop.index0] else "✕ wrong") }}</b>
 <span class="flip">{{ answer }}</span></td>
 {% endfor %}</tr>
 {% endfor %}
 </tbody></table>
 {% endif %}
-{% else %}<p class="note">Nothing was compared.</p>{% endfor %}
+{% else %}<p class="note">{{ say("Nothing was compared.") }}</p>{% endfor %}
 </section>
 </main>
 """

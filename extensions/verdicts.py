@@ -31,6 +31,7 @@ from extensions.pairing import (
     Table,
     said,
 )
+from extensions.words import ENGLISH, Sentences
 
 
 class Outcome(NamedTuple):
@@ -63,69 +64,72 @@ def points(share: float) -> str:
     return percent(share, sign=True).removesuffix("%").rstrip(st.NARROW_SPACE)
 
 
-def value_text(metric: Metric, value: float | None) -> str:
+def value_text(metric: Metric, value: float | None, say: Sentences = ENGLISH) -> str:
     """Return a value of the table."""
     if value is None:
         return "–"
     if metric.kind == "latency":
-        return st.format_ms(value)
+        return say.ms(value)
     if metric.kind == "share":
-        return percent(value)
+        return say.own(percent(value))
     unit = f"{st.NARROW_SPACE}Wh" if metric.kind == "energy" else ""
-    return st.format_number(value) + unit
+    return say.number(value) + unit
 
 
-def change_text(row: Row) -> str:
+def change_text(row: Row, say: Sentences = ENGLISH) -> str:
     """Return the difference: +7 %, or −3 points."""
     if row.interval is None:
         return "–"
-    return _change(row, row.interval.value, unit=True)
+    return _change(row, row.interval.value, say, unit=True)
 
 
-def _change(row: Row, value: float, *, unit: bool) -> str:
+def _change(row: Row, value: float, say: Sentences, *, unit: bool) -> str:
     if not row.metric.is_ratio:
-        text = points(row.shown(value))
-        return f"{text}{st.NARROW_SPACE}points" if unit else text
+        text = say.own(points(row.shown(value)))
+        return f"{text}{st.NARROW_SPACE}{say('points')}" if unit else text
     change = row.shown(value) - 1
-    return percent(change, sign=True) if unit else points(change)
+    return say.own(percent(change, sign=True) if unit else points(change))
 
 
-def interval_text(row: Row) -> str:
+def interval_text(row: Row, say: Sentences = ENGLISH) -> str:
     """Return the interval that decides: −14 to +17 %."""
     if row.interval is None:
         return "–"
     low, high = row.interval.ci_table
-    return f"{_change(row, low, unit=False)} to {_change(row, high, unit=True)}"
+    ends = {"low": _change(row, low, say, unit=False), "high": _change(row, high, say, unit=True)}
+    return say("{low} to {high}", **ends)
 
 
-def verdict_text(row: Row, margin: float) -> str:
+def verdict_text(row: Row, margin: float, say: Sentences = ENGLISH) -> str:
     """Return sign and word."""
     if row.verdict == "same":
         wide = margin * (ERROR_MARGIN if row.metric.name == "error_rate" else 1)
-        limit = percent(wide) if row.metric.is_ratio else f"{wide * 100:g}{st.NARROW_SPACE}points"
-        return f"= the same within {limit}"
+        limit = say.own(percent(wide))
+        if not row.metric.is_ratio:
+            limit = f"{say.own(f'{wide * 100:g}')}{st.NARROW_SPACE}{say('points')}"
+        return say("= the same within {limit}", limit=limit)
     sign = VERDICT_SIGN.get(row.verdict, "")
     if not sign:
         arrow = "↑" if row.verdict == "higher" else "↓"
         sign = {True: "✓", False: "✕", None: arrow}[row.is_better]
-    return f"{sign} {row.verdict.replace('_', ' ')}"
+    return f"{sign} {say(row.verdict.replace('_', ' '))}"
 
 
-def needs_text(row: Row) -> str:
+def needs_text(row: Row, say: Sentences = ENGLISH) -> str:
     """Say what would make "cannot tell" a verdict."""
     if row.verdict != "cannot_tell":
         return ""
     if row.needs == "time":
         if row.needs_more is None:
-            return "a longer run"
+            return say("a longer run")
         times = 1 + row.needs_more / max(row.pairs, 1)
-        return f"a run {times:.2g} times as long"
+        return say("a run {times} times as long", times=say.own(f"{times:.2g}"))
     if row.needs_more is None:
-        return "the runs differ too much"
-    unit = "run" if row.needs == "runs" else "question"
-    many = "" if row.needs_more == 1 else "s"
-    side = " a side" if row.needs == "runs" else ""
-    return f"about {about(row.needs_more)} more {unit}{many}{side}"
+        return say("the runs differ too much")
+    one, many = "about {n} more question", "about {n} more questions"
+    if row.needs == "runs":
+        one, many = "about {n} more run a side", "about {n} more runs a side"
+    return say(one if row.needs_more == 1 else many, n=say.own(about(row.needs_more)))
 
 
 def about(count: int) -> str:
@@ -136,97 +140,128 @@ def about(count: int) -> str:
     return f"{math.ceil(count / step) * step:,}"
 
 
+# Of each metric what is said of a smaller and of a larger value, after "B's".
 PHRASES = {
-    "e2e_ms": ("answers take", "less time", "longer"),
-    "ttft_ms": ("first token comes", "sooner", "later"),
-    "tpot_ms": ("further tokens come", "faster", "slower"),
-    "tokens_per_s": ("total tokens/s are", "lower", "higher"),
-    "quality": ("share of right answers is", "lower", "higher"),
-    "error_rate": ("share of failed requests is", "lower", "higher"),
-    "token_avg": ("answers are", "shorter", "longer"),
-    "energy": ("answers take", "less energy", "more energy"),
-    "requests_per_s": ("requests/s are", "lower", "higher"),
-    "goodput_per_s": ("good requests/s are", "lower", "higher"),
-    "slo_attainment": ("share within the limits is", "lower", "higher"),
-    "answer_ttft_ms": ("first token of the answer comes", "sooner", "later"),
+    "e2e_ms": ("answers take {size} less time", "answers take {size} longer"),
+    "ttft_ms": ("first token comes {size} sooner", "first token comes {size} later"),
+    "tpot_ms": ("further tokens come {size} faster", "further tokens come {size} slower"),
+    "tokens_per_s": ("total tokens/s are {size} lower", "total tokens/s are {size} higher"),
+    "quality": (
+        "share of right answers is {size} lower",
+        "share of right answers is {size} higher",
+    ),
+    "error_rate": (
+        "share of failed requests is {size} lower",
+        "share of failed requests is {size} higher",
+    ),
+    "token_avg": ("answers are {size} shorter", "answers are {size} longer"),
+    "energy": ("answers take {size} less energy", "answers take {size} more energy"),
+    "requests_per_s": ("requests/s are {size} lower", "requests/s are {size} higher"),
+    "goodput_per_s": ("good requests/s are {size} lower", "good requests/s are {size} higher"),
+    "slo_attainment": (
+        "share within the limits is {size} lower",
+        "share within the limits is {size} higher",
+    ),
+    "answer_ttft_ms": (
+        "first token of the answer comes {size} sooner",
+        "first token of the answer comes {size} later",
+    ),
 }
 
 
-def sentence(comparison: Comparison) -> str:
+def sentence(comparison: Comparison, say: Sentences = ENGLISH) -> str:
     """Return the answer in one sentence that a person can repeat aloud."""
     label = comparison.b.label
     shown = {row.spec.name: row for row in shown_rows(comparison)}
     rows = [shown[name] for name in PHRASES if name in shown]
     differ = [row for row in rows if row.verdict in row.metric.words()]
-    between = "A and " + label if comparison.covered else "these two runs"
     if not differ:
         judged = [row for row in rows if row.verdict != "not_measured"]
-        if judged and all(row.verdict == "same" for row in judged):
-            return f"{between[0].upper()}{between[1:]} are the same in all {len(judged)} rows."
-        return f"No difference between {between} is beyond chance."
+        is_same = judged and all(row.verdict == "same" for row in judged)
+        text = "No difference between A and {run} is beyond chance."
+        if is_same:
+            text = "A and {run} are the same in all {n} rows."
+        if not comparison.covered:
+            text = "No difference between these two runs is beyond chance."
+            if is_same:
+                text = "These two runs are the same in all {n} rows."
+        return say(text, run=label, n=len(judged))
     phrases = []
     for row in differ[:2]:
-        start, less, more = PHRASES[row.metric.name]
-        size = change_text(row).lstrip("+" + MINUS)
-        phrases.append(f"{start} {size} {less if cast(Any, row.interval).value < 0 else more}")
+        less, more = PHRASES[row.metric.name]
+        size = change_text(row, say).lstrip("+" + MINUS)
+        phrases.append(say(less if cast(Any, row.interval).value < 0 else more, size=size))
     left = len(differ) - len(phrases)
-    others = {0: "", 1: "; one more row differs"}.get(left, f"; {left} more rows differ")
+    others = say("; {n} more rows differ", n=left) if left > 1 else ""
+    if left == 1:
+        others = say("; one more row differs")
     if len(differ) == 1:
-        others = "; no other difference is beyond chance"
-    return f"{label}'s {' and its '.join(phrases)}{others}."
+        others = say("; no other difference is beyond chance")
+    whole = {"run": label, "first": phrases[0], "second": phrases[-1], "others": others}
+    text = "{run}'s {first} and its {second}{others}."
+    return say(text if len(phrases) > 1 else "{run}'s {first}{others}.", **whole)
 
 
-def caveats(comparison: Comparison) -> list[str]:
+def caveats(comparison: Comparison, say: Sentences = ENGLISH) -> list[str]:
     """Return what a reader must know besides the table."""
-    lines = []
+    lines = list[str]()
     if comparison.rows:  # else it was refused, which is said elsewhere
-        anyway = "not comparable, compared anyway"
-        lines = [f"{anyway}: {refusal.line()}" for refusal in comparison.refused]
+        for refusal in comparison.refused:
+            line = say.message(refusal.line(), is_sentence=False)
+            lines.append(say("not comparable, compared anyway: {why}", why=line))
     for side in (comparison.a, comparison.b):
-        lines += _reasons(side)
+        lines += _reasons(side, say)
     if comparison.implausible:
-        names = ", ".join(row.metric.label for row in comparison.implausible)
-        lines.append(
-            f"implausibly better ({names}): look whether answers came from a cache, were cut, "
+        text = (
+            "implausibly better ({names}): look whether answers came from a cache, were cut, "
             "empty or shorter"
         )
+        names = ", ".join(say(row.metric.label) for row in comparison.implausible)
+        lines.append(say(text, names=names))
     late = max((row.late for row in comparison.rows.values()), default=(0, 0))
     if any(late):
-        lines.append(
-            f"timed out: {late[0]} of A, {late[1]} of {comparison.b.label}; each counts as between "
-            f"its timeout and {LATE_FACTOR} times as long"
+        text = (
+            "timed out: {a} of A, {b} of {run}; each counts as between its timeout and {times} "
+            "times as long"
         )
+        counts = {"a": late[0], "b": late[1], "times": LATE_FACTOR}
+        lines.append(say(text, run=comparison.b.label, **counts))
     return lines
 
 
-def _reasons(side: Side) -> list[str]:
+def _reasons(side: Side, say: Sentences) -> list[str]:
     """Return why a side's runs deserve less trust, each reason once."""
-    found: dict[str, list[str]] = {}
+    found: dict[tuple[str, str, str], list[str]] = {}
     for run in side.runs:
         for reason in run.meta["validity"].get("reasons") or []:
             if run.verdict != "VALID":
                 text, name = st.printable(reason.get("message"), 300), st.printable(run.name, 100)
                 code = st.printable(reason.get("code"))
-                found.setdefault(f"is {run.verdict}: {text} [{code}]", []).append(name)
+                found.setdefault((run.verdict, text, code), []).append(name)
     lines = []
-    for text, names in found.items():
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        lines.append(f"{side.label} ({names[0]}{more}) {text}")
+    for (verdict, message, code), names in found.items():
+        words = {"run": side.label, "name": names[0], "verdict": verdict, "code": code}
+        text = "{run} ({name}) is {verdict}: {why} [{code}]"
+        if len(names) > 1:
+            text = "{run} ({name} and {n} more) is {verdict}: {why} [{code}]"
+        why = say.message(message, is_sentence=False)
+        lines.append(say(text, n=len(names) - 1, why=why, **words))
     return lines
 
 
-def one_run_note(comparison: Comparison) -> str:
+def one_run_note(comparison: Comparison, say: Sentences = ENGLISH) -> str:
     """Say what the verdicts cover."""
     a, b = (len(side.runs) for side in (comparison.a, comparison.b))
     if not comparison.covered:
-        return (
+        return say(
             "One run each: this holds for these two runs, not yet for the next. "
             "The tool ab includes the machine's own drift."
         )
     pool = len(cast(Table, comparison.table).pool)
+    text = "One run each; {n} equal runs of the folder say how far such runs differ."
     if not pool:
-        return f"{a} and {b} runs: the intervals include how far runs differ among themselves."
-    return f"One run each; {pool} equal runs of the folder say how far such runs differ."
+        text = "{a} and {b} runs: the intervals include how far runs differ among themselves."
+    return say(text, a=a, b=b, n=pool)
 
 
 # === Text ===
@@ -245,21 +280,21 @@ class Cells(NamedTuple):
     needs: str
 
 
-def cells_of(row: Row, margin: float, name: str | None = None) -> Cells:
+def cells_of(row: Row, margin: float, name: str | None = None, say: Sentences = ENGLISH) -> Cells:
     """Return a row's cells."""
     metric = row.metric
-    middle = row.spec.percentile or metric.middle
+    middle = row.spec.percentile or say(metric.middle)
     if metric.kind in ("rate", "share"):
         middle = ""
     return Cells(
-        f"{name or metric.label}{' ' + metric.arrow if metric.arrow else ''}",
+        f"{say(name or metric.label)}{' ' + metric.arrow if metric.arrow else ''}",
         middle,
-        value_text(metric, row.a),
-        value_text(metric, row.b),
-        change_text(row),
-        interval_text(row),
-        verdict_text(row, margin),
-        needs_text(row),
+        value_text(metric, row.a, say),
+        value_text(metric, row.b, say),
+        change_text(row, say),
+        interval_text(row, say),
+        verdict_text(row, margin, say),
+        needs_text(row, say),
     )
 
 
@@ -428,16 +463,17 @@ def _sign(row: Row) -> str:
     return verdict_text(row, 0)[:1]
 
 
-def legend(comparison: Comparison) -> str:
+def legend(comparison: Comparison, say: Sentences = ENGLISH) -> str:
     """Explain the table in a few lines."""
-    words = "↓ less is better, ↑ more is better."
-    levels = sorted(set(comparison.levels))
-    if levels:
-        words += f" All levels together ({', '.join(comparison.levels)} at once), paired in each."
-    return (
-        f"{words} Times and lengths: the mean ratio over {comparison.pairs:,} pairs of the same "
+    words = say("↓ less is better, ↑ more is better.")
+    if comparison.levels:
+        text = " All levels together ({levels} at once), paired in each."
+        words += say(text, levels=", ".join(comparison.levels))
+    return words + say(
+        " Times and lengths: the mean ratio over {n} pairs of the same "
         "question; it need not be the ratio of the two medians. The intervals hold for all rows "
-        "together: one in twenty tables has a false alarm, not one in twenty rows."
+        "together: one in twenty tables has a false alarm, not one in twenty rows.",
+        n=say.count(comparison.pairs),
     )
 
 

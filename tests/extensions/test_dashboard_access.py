@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -23,7 +25,7 @@ import llm_stresstest as st
 from tests.extensions import odd_runs
 
 pytest.importorskip("aiohttp_sse", reason="needs the group dashboard")
-from extensions import dashboard
+from extensions import dashboard, pages
 
 TOKEN = "a token of 23 characters"
 NAMES = {"name": "made", "base": "made", "kind": "json"}
@@ -205,21 +207,41 @@ async def test_the_login_form_gives_a_cookie_that_is_not_the_token(results: Path
             assert (await server.ask("GET", path, headers=sent))[0] == 200, path
 
 
-async def test_each_response_keeps_other_sites_out(results: Path) -> None:
-    async with serving(results) as server:
+async def test_each_response_keeps_other_sites_out(tmp_path: Path, results: Path) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(results, folder)
+    odd_runs.synthetic(folder, 40, [2], "other")
+    async with serving(folder) as server:
         addresses = [path_of(route, server.board) for route in READ]
-        for path in [*addresses, "/nothing", "/runs/none", "/assets/x.js"]:
-            _, headers, _ = await server.ask("GET", path, headers={"Accept": "text/html"})
+        compared = "/compare?run=made&run=other"
+        for path in [*addresses, compared, "/nothing", "/runs/none", "/assets/x.js"]:
+            _, headers, body = await server.ask("GET", path, headers={"Accept": "text/html"})
             policy = headers["Content-Security-Policy"]
             assert policy.startswith("default-src 'none'; "), path
-            assert "frame-ancestors 'none'" in policy and "unsafe-eval" not in policy, path
+            assert "frame-ancestors 'none'" in policy and "unsafe" not in policy, path
+            if headers["Content-Type"].startswith("text/html"):
+                assert_styled_by_its_own_sheet(policy, body)
             scripts = re.search(r"script-src ([^;]*)", policy)
-            assert scripts is None or not re.search(r"unsafe|\*|https?:|'self'", scripts.group(1))
+            assert scripts is None or not re.search(r"\*|https?:|'self'", scripts.group(1))
             assert headers["X-Content-Type-Options"] == "nosniff", path
             assert headers["Referrer-Policy"] == "no-referrer", path
             assert headers["X-Frame-Options"] == "DENY", path
             assert "Access-Control-Allow-Origin" not in headers, path
             assert "aiohttp" not in headers["Server"].lower(), path
+
+
+def assert_styled_by_its_own_sheet(policy: str, page: str) -> None:
+    """Hold that the policy allows the page's one style sheet, and that no element has a style."""
+    (sheet,) = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(sheet.encode()).digest()).decode()
+    assert f"style-src 'sha256-{digest}'; " in policy
+    assert re.search(r"<[^>]*\sstyle\s*=", page.replace(sheet, "")) is None
+
+
+def test_no_template_and_no_script_gives_an_element_a_style() -> None:
+    templates = {**pages.TEMPLATES, "bar": pages.REPORT_BAR, "script": pages.SCRIPT}
+    for name, text in templates.items():
+        assert not re.search(r"""\bstyle\s*=|["']style["']|<style>(?!\{\{ style)""", text), name
 
 
 async def test_another_sites_page_gets_nothing_though_it_may_link_here(results: Path) -> None:

@@ -325,6 +325,62 @@ def test_axe_finds_nothing_serious_and_nothing_scrolls_sideways(
     assert faults == {}
 
 
+LISTEN = """addEventListener("securitypolicyviolation", event =>
+  console.error(`violates ${event.violatedDirective}: ${event.sourceFile} ${event.sample}`))"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_page_does_what_its_policy_forbids_on_screen_or_in_print(
+    board: Board, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    pytest.importorskip("scipy", reason="needs the group analysis")
+    results = board.project.folder / "results"
+    odd_runs.synthetic(results, 60, [1, 2], "first")
+    odd_runs.synthetic(results, 60, [1, 2], "second")
+    slow(board.project, server, 100_000)
+    monkeypatch.setenv("BOARD_TOKEN", "a token of 23 characters")
+    board.start("--allow-start", "--token-env", "BOARD_TOKEN")
+    process = board.project.start("run", "--quiet")
+    context = board.browser.new_context(locale="en-US", color_scheme=scheme)
+    board.contexts.append(context)
+    context.set_default_timeout(WAIT_MS)
+    context.add_init_script(LISTEN)
+    page = context.new_page()
+    page.on("console", lambda message: board.said.append(f"{page.url}: {message.text}"))
+    drawn = "html[data-drawn=yes]"
+    paths = {
+        "": "#charts [data-drawn=yes] svg",
+        "runs": "#rows tr",
+        "runs/first": drawn,
+        "compare?run=first&run=second": drawn,
+        "compare": "h1",
+        "start": "form",
+        "trend/first": drawn,
+    }
+    try:
+        page.goto(board.address + "login")
+        page.emulate_media(media="print")
+        page.emulate_media(media="screen")
+        origin = {"Origin": board.address.rstrip("/")}
+        given = {"token": "a token of 23 characters"}
+        assert context.request.post(board.address + "login", form=given, headers=origin).ok
+        page.goto(board.address)
+        in_state(page, "running")
+        for path, sign in paths.items():
+            page.goto(board.address + path)
+            page.wait_for_selector(sign, state="attached")
+            for plot in page.locator("[aria-roledescription=point]").all()[:1]:
+                plot.hover(force=True)
+            page.emulate_media(media="print")
+            page.emulate_media(media="screen")
+            page.click("#theme")
+            assert page.locator("[style]:not(#tip, .vega, .vega *)").count() == 0, path
+    finally:
+        process.kill()
+        process.communicate()
+    assert [text for text in board.said if "violates" in text] == []
+
+
 def cpu_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

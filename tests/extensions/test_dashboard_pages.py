@@ -21,7 +21,8 @@ from tests.extensions import odd_runs
 from tests.extensions.test_dashboard_access import serving
 
 pytest.importorskip("aiohttp_sse", reason="needs the group dashboard")
-from extensions import dashboard, live, pages, report, runs
+from extensions import dashboard, live, pages, runs
+from extensions.words import CAVEATS
 
 EN, DE = pages.Words("en"), pages.Words("de")
 
@@ -33,7 +34,7 @@ def fields(text: str) -> set[str | None]:
 def test_both_languages_have_the_same_texts_with_the_same_fields() -> None:
     for key, (english, german) in pages.TEXTS.items():
         assert fields(english) == fields(german), key
-    assert pages.GERMAN_CAVEATS.keys() == report.CAVEATS.keys()
+    assert all(english and german for english, german in CAVEATS.values())
 
 
 def test_every_text_that_a_template_or_the_script_names_is_there_and_none_is_unused() -> None:
@@ -42,9 +43,7 @@ def test_every_text_that_a_template_or_the_script_names_is_there_and_none_is_unu
     said = set(re.findall(r'say\("(\w+)"[,)]', templates))
     assert said - pages.TEXTS.keys() == set()
     assert set(pages.SCRIPT_WORDS) <= pages.TEXTS.keys()
-    used = set(
-        re.findall(r"""["'](\w+)["']""", source.split("# The statements of a verdict's", 1)[1])
-    )
+    used = set(re.findall(r"""["'](\w+)["']""", source.split("class Words(", 1)[1]))
     made = ("state_", "h_", "p_", "v_", "_notice")
     unused = {key for key in pages.TEXTS if key not in used and not any(m in key for m in made)}
     assert unused <= {
@@ -290,6 +289,22 @@ async def test_what_a_model_or_a_server_says_adds_nothing_to_a_page(tmp_path: Pa
             status == 404
             and "<script>" not in body.split("</style>")[1].split('id="words"')[0][:400]
         )
+
+
+async def test_a_report_is_in_the_readers_language_and_a_choice_is_remembered(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "results"
+    odd_runs.synthetic(folder, 40, [2])
+    asked = {"Accept": "text/html", "Accept-Language": "de-AT,en;q=0.5"}
+    async with serving(folder) as server:
+        _, headers, body = await server.ask("GET", "/runs/made", headers=asked)
+        assert '<html lang="de">' in body and "Die Hälfte der Antworten" in body
+        assert "Accept-Language" in headers["Vary"] and "Set-Cookie" not in headers
+        assert '<a href="/runs/made?lang=en" lang="en">English</a>' in body
+        _, headers, body = await server.ask("GET", "/runs/made?lang=en", headers=asked)
+        assert '<html lang="en">' in body and "Half of the answers" in body
+        assert headers["Set-Cookie"].startswith("lang=en;")
 
 
 async def test_downloads_are_the_file_and_its_tables(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html.parser
 import json
 import re
@@ -20,6 +22,7 @@ from tests.extensions import odd_runs
 altair = pytest.importorskip("altair", reason="needs the group checks")
 pytest.importorskip("vl_convert", reason="needs the group report")
 from extensions import charts, report  # noqa: E402
+from extensions.words import CAVEATS  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 NASTY_TEXTS = [
@@ -61,6 +64,11 @@ class Outline(html.parser.HTMLParser):
         return re.sub(r"[ \n]+", " ", " ".join(self.texts))
 
     @property
+    def styled(self) -> list[str]:
+        """The elements with a style of their own, which a policy without exceptions refuses."""
+        return [tag for tag, names in self.elements if "style" in names]
+
+    @property
     def specs(self) -> list[dict[str, Any]]:
         return list(json.loads(self.data)["specs"])
 
@@ -85,6 +93,27 @@ def test_each_odd_run_has_a_page_that_says_its_headline(
     assert "nan" not in outline.text.lower().split() and "None" not in outline.text.split()
     for spec in outline.specs:
         altair.Chart.from_dict(spec)  # raises what the schema refuses
+
+
+@pytest.mark.parametrize("lite", [False, True])
+@pytest.mark.parametrize("shape", ["some_fail", "sweep", "no_success"])
+def test_the_policy_names_the_pages_own_style_sheet_and_no_element_has_a_style(
+    project: Project, server: ScriptedServer, shape: str, lite: bool
+) -> None:
+    path = odd_runs.make(project, server, shape)
+    nasty = odd_runs.edited(path, "nasty", answer="a  b\u2028", message="  ", model="a   b")
+    for each in (path, nasty):
+        page = page_of(each, *["--lite"] * lite)
+        assert_styled_by_its_own_sheet(page)
+
+
+def assert_styled_by_its_own_sheet(page: str) -> None:
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)
+    assert policy is not None and "unsafe" not in policy.group(1)
+    (sheet,) = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(sheet.encode()).digest()).decode()
+    assert f"style-src 'sha256-{digest}';" in policy.group(1)
+    assert Outline(page).styled == []
 
 
 def test_a_run_without_a_success_shows_no_empty_chart(
@@ -120,7 +149,7 @@ def test_each_reason_of_a_verdict_has_a_statement_of_its_own() -> None:
     text = "".join(path.read_text(encoding="utf-8") for path in sources)
     codes = set(re.findall(r'Reason\(\s*"\w+",\s*"(\w+)"', text))
     codes |= set(re.findall(r'Reason\(VERDICTS\[[^\]]+\], "(\w+)"', text))
-    assert len(codes) > 25 and codes <= report.CAVEATS.keys()
+    assert len(codes) > 25 and codes <= CAVEATS.keys()
 
 
 def test_a_sample_keeps_what_it_is_told_to() -> None:
@@ -181,6 +210,7 @@ def test_two_sweeps_have_their_verdicts_level_by_level_and_one_time_axis(tmp_pat
     out = tmp_path / "both.html"
     assert report.main([*map(str, paths), "-o", str(out)]) == 0
     outline = Outline(out.read_text(encoding="utf-8"))
+    assert_styled_by_its_own_sheet(out.read_text(encoding="utf-8"))
     assert "B against A, level by level" in outline.text
     assert "120 requests take A 184 ms and B 184 ms" in outline.text.replace("\u202f", " ")
     view = report.Comparing([report.read(path) for path in paths])
@@ -233,6 +263,7 @@ def test_runs_that_do_not_compare_are_said_to_be_so(
     out = project.folder / "both.html"
     assert report.main([str(one), str(other), "-o", str(out)]) == 0
     text = Outline(out.read_text(encoding="utf-8")).text
+    assert_styled_by_its_own_sheet(out.read_text(encoding="utf-8"))
     assert "These runs are not comparable" in text and "no verdict stands on them" in text
 
 
