@@ -7368,8 +7368,8 @@ class JournalReader:
     class _Place(msgspec.Struct):
         """What the content of a result and of a grade must have."""
 
-        index: int
-        turn: int
+        index: Annotated[int, msgspec.Meta(ge=0, lt=1 << 47)]
+        turn: Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
 
     def __init__(
         self,

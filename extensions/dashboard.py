@@ -15,7 +15,7 @@ For programs, with the same rules of access as the pages:
     GET /api/runs/NAME   {"name", "state": "complete" | …, "meta", "aggregate"} as the results file
                          has them; of a run in progress {"name", "state", "view"}
     GET /events          server-sent events: `run`, a `live.LiveRun.view` as JSON, at least once a
-                         second while its run goes on; `runs`, when the folder has changed; `beat`
+                         second while its run goes on; `runs`, when there are other runs or states
     GET /metrics         OpenMetrics, with --metrics; names after OpenTelemetry's gen_ai conventions
     POST /api/start, /api/stop, /api/resume   JSON; for this program's own pages only
 
@@ -238,11 +238,13 @@ class Hub:
         self.index = index
         self.runs: dict[str, live.LiveRun] = {}
         self.views: dict[str, dict[str, Any]] = {}
-        self.version = 0  # of the folder
+        self.version = 0  # of the list of runs: which there are, and in which states
         self.ticks = 0  # how often something changed
         self.listeners = 0
         self.closing = False
         self._looked = 0.0
+        self._folder_ns = 0  # when the folder was last changed
+        self._states: dict[str, str] = {}
         self.is_stirring: Callable[[], bool] = lambda: False  # whether something else changes
         self._settled: dict[str, tuple[int, int] | None] = {}  # time, size of what has ended
         self._ended: dict[str, float] = {}
@@ -264,9 +266,10 @@ class Hub:
         """Read the folder and the journals; return whether anything may look different now."""
         changed, begun = False, time.monotonic()
         with contextlib.suppress(OSError):
-            version = self.index.folder.stat().st_mtime_ns
-            if version != self.version:
-                self.version, changed = version, True
+            folder_ns = self.index.folder.stat().st_mtime_ns
+            if folder_ns != self._folder_ns:
+                self._folder_ns, changed = folder_ns, True
+                self.version += 1
                 for path in self.index.journals():
                     self.runs.setdefault(path.name.removesuffix(".journal"), live.LiveRun(path))
         marks = {name: self._mark(run.path) for name, run in self.runs.items()}
@@ -283,6 +286,9 @@ class Hub:
             if time.monotonic() - ended > self.KEPT_S:
                 for known in (self.runs, self.views, self._ended, self._settled):
                     known.pop(name, None)
+        states = {name: view["state"] for name, view in self.views.items()}
+        if states != self._states:  # a crash changes no folder
+            self._states, self.version = states, self.version + 1
         return changed
 
     def _read(self, name: str, mark: tuple[int, int] | None) -> None:
@@ -438,7 +444,7 @@ class Starter:
         if any(len(text) > 200 for text in settings):
             raise Refusal("a value is too long")
         st.load_config(config, settings)
-        command = [sys.executable, _program(), f"./{name}", "--config", str(config)]
+        command = [sys.executable, _program(), live.argument(name), "--config", str(config)]
         command += ["--results-dir", str(self._index.folder), "--quiet"]
         return command + [part for text in settings for part in ("--set", text)]
 
@@ -446,10 +452,11 @@ class Starter:
         """Return the command that goes on with a run. Raises Refusal."""
         if self._index.journal(name) is None:
             raise Refusal(f"{st.printable(name, 100)}: there is nothing to go on with", 404)
-        if view["state"] not in ("crashed", "stopped"):
+        if view["state"] not in ("crashed", "stopped") or name in self._running():
             raise Refusal(f"{st.printable(name, 100)}: its run is in progress", 409)
         path = self._config_of(view)
-        command = [sys.executable, _program(), f"./{name}", "--resume", "--config", str(path)]
+        command = [sys.executable, _program(), live.argument(name), "--resume"]
+        command += ["--config", str(path)]
         return [*command, "--results-dir", str(self._index.folder), "--quiet"]
 
     def _config_of(self, view: Mapping[str, Any]) -> Path:
@@ -566,7 +573,7 @@ def shown_command(command: Sequence[str]) -> str:
         "python3",
         *(_short(Path(word)) if Path(word).is_absolute() else word for word in command[1:]),
     ]
-    return " ".join(shlex.quote(word.removeprefix("./")) for word in words if word != "--quiet")
+    return shlex.join(word for word in words if word != "--quiet")
 
 
 # === Reports and exports ===
@@ -623,10 +630,18 @@ class Workshop:
             raise
         if process.returncode:
             lines = said.decode(errors="replace").strip().splitlines() or ["it failed"]
-            raise Refusal(st.printable(lines[-1].removeprefix("llm_stresstest: "), 400), 500)
+            # A file that is no results file is no fault of this program.
+            status = 422 if process.returncode == 2 else 500
+            raise Refusal(st.printable(lines[-1].removeprefix("llm_stresstest: "), 400), status)
 
 
 # === Who may ask ===
+
+
+def is_same(given: str, secret: str) -> bool:
+    """Whether somebody shows the secret, told in a time that says nothing of it."""
+    both = (text.encode(errors="surrogatepass") for text in (given, secret))
+    return hmac.compare_digest(*both)
 
 
 class Guard:
@@ -676,8 +691,7 @@ class Guard:
             raise web.HTTPForbidden(text="only this dashboard's own pages may ask for that")
 
     def _check_page_token(self, request: web.Request) -> None:
-        given = request.headers.get("X-Token", "").encode()
-        if not hmac.compare_digest(given, self.page_token.encode()):
+        if not is_same(request.headers.get("X-Token", ""), self.page_token):
             raise web.HTTPForbidden(text="this page is of an earlier dashboard; load it again")
         if request.content_type != "application/json":
             raise web.HTTPUnsupportedMediaType(text="wants JSON")
@@ -687,13 +701,12 @@ class Guard:
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "bearer" and self.is_token(given.strip()):
             return True
-        cookie = request.cookies.get(self.COOKIE, "").encode()
-        return hmac.compare_digest(cookie, self._session.encode())
+        return is_same(request.cookies.get(self.COOKIE, ""), self._session)
 
     def is_token(self, given: str) -> bool:
         """Whether this is the token."""
         token = self._settings.token or ""
-        return bool(token) and hmac.compare_digest(given.encode(), token.encode())
+        return bool(token) and is_same(given, token)
 
     def remember(self, request: web.Request, response: web.StreamResponse) -> None:
         """Give the browser the cookie that stands for the token."""
@@ -858,7 +871,6 @@ class Dashboard:
         """Return a page with the policy that lets nothing but its own script run."""
         words = self._words(request)
         other = "de" if words.language == "en" else "en"
-        query = {**request.query, "lang": other}
         values.setdefault("vega", None)
         html = self.pages.page(
             name,
@@ -866,7 +878,7 @@ class Dashboard:
             token=self.guard.page_token if name != "login" else "",
             address=request.host if name != "login" else "",
             allow_start=self.starter.allowed,
-            switch=f"{request.path}?{urllib.parse.urlencode(query)}",
+            switch=switched(request, other),
             script_words=as_data(
                 {key: pages.TEXTS[key][words._place] for key in pages.SCRIPT_WORDS}
             ),
@@ -905,11 +917,11 @@ class Dashboard:
 
     async def _render(self, name: str | None, words: pages.Words) -> dict[str, Any]:
         """Return the parts of the live page and its charts; made once a tick, however many look."""
-        key = (name, words.language)
+        view = self.hub.pick(name)
+        key = (None if view is None else view["name"], words.language)
         ticks, rendered = self._rendered.get(key, (-1, {}))
         if ticks == self.hub.ticks and rendered:
             return rendered
-        view = self.hub.pick(name)
         shown = None if view is None else pages.LivePage(view, words)
         ended = [
             other for other in self.hub.views.values()
@@ -1274,7 +1286,7 @@ class Dashboard:
         if not self.starter.allowed:
             raise Refusal("start the dashboard with --allow-start for that", 403)
         try:
-            asked = json.loads(await request.text())
+            asked = json.loads(await request.read())
         except (ValueError, RecursionError):
             asked = None
         if not isinstance(asked, dict) or not all(
@@ -1293,7 +1305,7 @@ class Dashboard:
     async def api_start(self, request: web.Request) -> web.StreamResponse:
         """Start a run."""
         command = self.starter.command(await self._asked(request))
-        name = command[2].removeprefix("./")
+        name = st.check_name(command[2])
         self.starter.start(name, command)
         page = f"/?run={urllib.parse.quote(name)}"
         return web.json_response({"name": name, "command": shown_command(command), "page": page})
@@ -1334,7 +1346,10 @@ class Dashboard:
     @route("POST", "/login", open=True)
     async def login(self, request: web.Request) -> web.StreamResponse:
         """Take the token, once: from then on the cookie stands for it."""
-        given = str((await request.post()).get("token", ""))
+        try:
+            given = str((await request.post()).get("token", ""))
+        except (ValueError, LookupError):  # no form, or in an encoding that there is not
+            given = ""
         if not self.guard.is_token(given):
             await asyncio.sleep(1.0)  # so that guessing takes for ever
             response = self._page(request, "login", env=self.settings.token_env, wrong=True)
@@ -1375,6 +1390,13 @@ def as_data(value: Any) -> Any:
     for sign in "<>&":
         data = data.replace(sign, f"\\u{ord(sign):04x}")
     return pages.ours(data)
+
+
+def switched(request: web.Request, language: str) -> str:
+    """Return the address of this very page in another language; it leads to no other site."""
+    query = [pair for pair in request.query.items() if pair[0] != "lang"]
+    path = f"/{request.rel_url.raw_path.lstrip('/')}"
+    return f"{path}?{urllib.parse.urlencode([*query, ('lang', language)])}"
 
 
 def preferred_language(accepted: str) -> str:

@@ -26,10 +26,13 @@ import signal
 import sys
 import threading
 import time
+import typing
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import msgspec
 
 import llm_stresstest as st
 
@@ -48,6 +51,83 @@ def unfinished(folder: Path) -> list[Path]:
     with contextlib.suppress(OSError):
         return sorted(path for path in folder.glob("*.journal") if path.is_file())
     return []
+
+
+# What the lines of a journal must hold to be counted. A line of another program, or of another
+# version of this one, may have a good checksum and yet anything in it.
+Whole = Annotated[int, msgspec.Meta(ge=0, lt=1 << 47)]
+Number = Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]
+_BOUNDED: Mapping[Any, Any] = {
+    int: Whole, int | None: Whole | None, float: Number, float | None: Number | None,
+}  # fmt: skip
+
+
+def _record_type() -> type[msgspec.Struct]:
+    """Return what a result's record must be like: the fields of `Result`, and their times in ms."""
+    hints = typing.get_type_hints(st.Result)
+    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = [
+        (f"{name}_ms", Number | None)
+        for name in ("sent", "ttft", "end", "answer_ttft", "scheduled", "connect")
+    ]
+    fields += [("error", st.Failure | None), ("client_error_ms", Number | None, None)]
+    for field in dataclasses.fields(st.Result):
+        if field.name in ("error", "raw_answer") or field.name.endswith("_ns"):
+            continue
+        kind = _BOUNDED.get(hints[field.name], hints[field.name])
+        has_none = field.default is dataclasses.MISSING
+        fields.append((field.name, kind) if has_none else (field.name, kind, field.default))
+    return msgspec.defstruct("Record", fields, kw_only=True)
+
+
+class _Pulse(msgspec.Struct):
+    at_ms: Number
+    done: Whole
+    received_bytes: Whole
+    stage: Whole | None = None
+    in_flight: Whole | None = None
+    waiting: Whole | None = None
+    queued: Whole | None = None
+
+
+class _Grade(msgspec.Struct):
+    score: Number | None
+
+
+class _Samples(msgspec.Struct):
+    t_ms: Number
+    values: dict[str, Any]
+    idle: bool = False
+
+
+class _Footer(msgspec.Struct):
+    status: str = ""
+    duration_ms: Number | None = None
+
+
+class _Embedded(msgspec.Struct):
+    engine: str = ""
+
+
+class _Header(msgspec.Struct):
+    config: dict[str, Any]
+    questions: Whole
+    turns: Whole | None = None
+    run_id: str | None = None
+    started: str | None = None
+    server: str | None = None
+    embedded: _Embedded | None = None
+
+
+_LINES: Mapping[str, type[msgspec.Struct]] = {
+    "result": _record_type(), "pulse": _Pulse, "grade": _Grade, "samples": _Samples,
+    "footer": _Footer, "header": _Header,
+}  # fmt: skip
+
+
+def argument(name: str) -> str:
+    """Return a run's name as the command line wants it: one that is a tool's, or ends in .json."""
+    name = f"{name}.json" if name.endswith(".json") else name
+    return f"./{name}" if name in st.TOOLS else name
 
 
 class Values:
@@ -209,6 +289,7 @@ class Sampled:
     LEAST_S = 3.0
     NOT_YET: ClassVar = {"too_short", "interrupted", "unsteady"}
     NEEDS_ALL: ClassVar = {"too_few_requests", "overloaded"}
+    ODD: ClassVar = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 
     def __init__(self) -> None:
         self.validity: dict[str, Any] = {"verdict": None, "reasons": [], "judged": 0}
@@ -224,7 +305,7 @@ class Sampled:
         self._version = version
         try:
             self._judge(run, run.reader)
-        except (st.ResultsError, ValueError, KeyError, TypeError):
+        except (st.ResultsError, *self.ODD):
             return  # a record of another program, or damaged meanwhile: as it was
         finally:
             took_s = time.monotonic() - begun
@@ -267,6 +348,11 @@ class LiveRun:
     """
 
     METRICS: ClassVar = {"ttft_ms": "ttft_ms", "tpot_ms": "tpot_ms", "e2e_ms": "time_ms"}
+    PERCENTILES: ClassVar = {
+        "ttft_ms": ("p50", "p90", "p95", "p99"),
+        "tpot_ms": ("p50", "p95"),
+        "e2e_ms": ("p50", "p95"),
+    }
     BUDGET_S = 0.5  # for one `refresh`
     FRESH_S = 2.5  # a file written since then is a running run's, which pulses each second
     MOST_RECENT = 5000
@@ -346,7 +432,10 @@ class LiveRun:
 
     def _take(self, line: st.JournalLine) -> None:
         """Count one line."""
-        content = line.read()
+        if line.kind not in _LINES:  # of a newer version
+            return
+        checked = msgspec.json.decode(line.content, type=_LINES[line.kind])
+        content = msgspec.structs.asdict(checked)
         if line.kind == "result":
             self._take_result(content)
         elif line.kind == "pulse":
@@ -357,14 +446,19 @@ class LiveRun:
         elif line.kind == "samples":
             self._take_sample(content)
         elif line.kind == "footer":
-            self.footer = content
+            self.footer = {**line.read(), **content}
         elif line.kind == "header":
             self._take_header(content)
 
     def _take_header(self, header: dict[str, Any]) -> None:
-        self.header = header
-        self.config = st.Config.read(header["config"])
-        turns = header.get("turns", header["questions"])
+        embedded: _Embedded | None = header["embedded"]
+        self.header = {**header, "embedded": embedded and {"engine": embedded.engine}}
+        try:
+            self.config = st.Config.read(header["config"])
+        except (ValueError, TypeError, st.ConfigError):  # of another version: its plan is not known
+            self.header["config"] = None
+            return
+        turns = header["questions"] if header["turns"] is None else header["turns"]
         self.stages = []
         for number, level in enumerate(self.config.levels):
             planned: int | None = turns
@@ -377,11 +471,13 @@ class LiveRun:
     def _take_sample(self, row: dict[str, Any]) -> None:
         """Note what the machine did, and over time what a chart shows of it."""
         known = {
-            name: value for name, value in row["values"].items() if isinstance(value, int | float)
+            name: value
+            for name, value in row["values"].items()
+            if isinstance(value, int | float) and abs(value) < 1e18
         }
         self._samples = known
         at_s = row["t_ms"] / 1000
-        if row.get("idle") or at_s < 0:
+        if row["idle"] or at_s < 0:
             return
         watts = (known.get(name) for name in ("wall_w", "gpu_w", "dcgm_gpu_w", "cpu_package_w"))
         drawn = {
@@ -423,8 +519,10 @@ class LiveRun:
             self.stages[self.stage].begun_s = at_s
 
     def _take_result(self, record: dict[str, Any]) -> None:
-        record["chunk_ms"] = None  # nothing here looks at them, and they are most of the work
-        result = st.Result.from_record(record)
+        failure: st.Failure | None = record["error"]
+        error = None if failure is None else dataclasses.asdict(failure)
+        # Nothing here looks at the chunks, and they are most of the work.
+        result = st.Result.from_record({**record, "error": error, "chunk_ms": None})
         self._go_on()
         self._note_last(result)
         if result.status == "cancelled":  # it is asked again
@@ -605,7 +703,7 @@ class LiveRun:
 
     def _now_s(self) -> float:
         """Return the run's clock: as the last line had it, and what has passed since."""
-        if self.footer is not None and "duration_ms" in self.footer:
+        if self.footer is not None and self.footer["duration_ms"] is not None:
             return float(self.footer["duration_ms"]) / 1000
         if self.reader is None or not self.reader.is_in_place or not self._is_alive():
             return self._at_s
@@ -671,12 +769,12 @@ class LiveRun:
     def _what_runs(self) -> dict[str, Any]:
         header, config = self.header, self.config
         name = self.path.stem
-        run = f"{st.program()} {shlex.quote(name)}"
+        run = f"{st.program()} {shlex.quote(argument(name))}"
         usual = st.find_file(None, "config.json").parent / "results"
         where = ""
         if self.path.parent.resolve() != usual.resolve():
             where = f" --results-dir {shlex.quote(str(self.path.parent))}"
-        known = bool(header)
+        known = header.get("config") is not None
         return {
             "name": name,
             "path": str(self.path),
@@ -763,6 +861,8 @@ class LiveRun:
         if self.reader is None:
             return []
         damage = []
+        if not self.header and not self.reader.lines and not self._is_alive():
+            damage.append("it has no first line of a journal")
         if lost := self.reader.lost_bytes - self.reader.unfinished_bytes:
             damage.append(f"{lost:,} bytes are damaged and left out")
         if missing := sum(map(len, self.reader.missing)):
@@ -847,7 +947,7 @@ class LiveRun:
         level = self.stages[self.stage].level if len(self.stages) > 1 else None
         for metric, values in self._values.items():
             known = values.describe()
-            for name in ("p50", "p95"):
+            for name in self.PERCENTILES[metric]:
                 low, high = known["ci95"][name]
                 missing = known["n"] and None in (low, high)
                 rows.append(

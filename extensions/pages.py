@@ -57,6 +57,7 @@ TEXTS = {
     "local_zone": ("Times are in your time zone ({zone}).", "Zeiten in Ihrer Zeitzone ({zone})."),
     # States
     "state_starting": ("Starting", "Beginnt"),
+    "state_unstarted": ("Not started", "Nicht begonnen"),
     "state_running": ("Running", "Läuft"),
     "state_silent": ("Running", "Läuft"),
     "state_grading": ("Grading", "Bewertung"),
@@ -258,7 +259,8 @@ TEXTS = {
     "battery": ("Battery", "Akku"),
     "dcgm_gpu": ("GPUs, from the server", "GPUs, laut Server"),
     "command": ("The same from the command line", "Dasselbe auf der Kommandozeile"),
-    "resumed_note": ("Resumed {count} times.", "{count}-mal fortgesetzt."),
+    "resumed_once": ("resumed", "fortgesetzt"),
+    "resumed_note": ("resumed {count} times", "{count}-mal fortgesetzt"),
     # Runs
     "h_runs": ("{finished} finished{rest}.", "{finished} fertig{rest}."),
     "n_runs": ("{count} runs", "{count} Läufe"),
@@ -870,10 +872,10 @@ class Pages:
             say=words, style=ours(self.style), script=ours(SCRIPT), page=name, **values
         )
 
-    def parts(self, words: Words, **values: Any) -> dict[str, str]:
+    def parts(self, words: Words, **values: Any) -> dict[str, markupsafe.Markup]:
         """Return the parts of the live page by their ids; those without anything are empty."""
         return {
-            name: self._jinja.get_template(f"part_{name}").render(say=words, **values).strip()
+            name: ours(self._jinja.get_template(f"part_{name}").render(say=words, **values).strip())
             for name in PARTS
         }
 
@@ -1007,7 +1009,7 @@ MACROS = """\
 {% macro state(view, say) %}<span class="state {{ view.state }}">\
 {{ icons[state_icons.get(view.state, "RUNNING")] }}{{ say("state_" ~ view.state) }}</span>\
 {% endmacro %}
-{% macro command(text, say) %}<div class="command"><code>{{ text }}</code>\
+{% macro command(text, say) %}<div class="command"><code>{{ printable(text, 4000) }}</code>\
 <button type="button" data-copy>{{ say("copy") }}</button></div>{% endmacro %}
 """
 
@@ -1092,15 +1094,19 @@ _IMPORT = '{% from "macros" import badge, state, command with context %}'
 PARTS = {
     "notices": """\
 {% for one in pending %}
-<div class="notice pending"><p><span class="state">{{ icons["RUNNING"] }}\
-{{ say("state_starting") }}</span><b class="mono">{{ one.name }}</b> \
+<div class="notice {{ 'crashed' if one.error else 'pending' }}"><p>\
+<span class="state {{ 'crashed' if one.error }}">\
+{{ icons["CRASHED" if one.error else "RUNNING"] }}\
+{{ say("state_unstarted" if one.error else "state_starting") }}</span>
+<b class="mono">{{ one.name }}</b> \
 {{ say("start_failed" if one.error else "pending", why=one.error, command=one.command) }}</p></div>
 {% endfor %}
 {% for one in notices %}
 <div class="notice {{ one.state }}"><p>{{ state(one.view, say) }}
 <b class="mono">{{ one.name }}</b> {{ one.notice() }}
 {% if one.state != "damaged" %}{{ say("resume_with") }}{% endif %}</p>
-{% if one.state != "damaged" %}<div class="command"><code>{{ one.view.resume_command }}</code>
+{% if one.state != "damaged" %}<div class="command">\
+<code>{{ printable(one.view.resume_command, 4000) }}</code>
 <button type="button" data-copy>{{ say("copy") }}</button>
 {% if allow_start %}<button type="button" data-post="/api/resume" data-name="{{ one.view.name }}">\
 {{ say("resume") }}</button>{% endif %}
@@ -1115,9 +1121,10 @@ href="/runs/{{ one.view.name | urlencode }}">{{ say("open_report") }}</a>\
     "who": """\
 {% if live %}{{ state(view, say) }}<span class="mono">{{ live.name }}</span>
 <span>{{ live.about }}</span><span>{{ say("for", time=say.duration(view.elapsed_s)) }}</span>
-{% if view.resumed_parts %}<span>{{ say("resumed_note", count=view.resumed_parts) }}</span>\
-{% endif %}
-{% for name in others %}<a href="/?run={{ name | urlencode }}" class="mono">{{ name }}</a>
+{% if view.resumed_parts %}<span>{{ say("resumed_once" if view.resumed_parts == 1 \
+else "resumed_note", count=view.resumed_parts) }}</span>{% endif %}
+{% for name in others %}<a href="/?run={{ name | urlencode }}" class="mono">\
+{{ printable(name, 60) }}</a>
 {% endfor %}{% endif %}
 """,
     "actions": """\
@@ -1152,7 +1159,8 @@ width="{{ s.percent }}%" height="10"/></svg>\
 {% else %}
 <h1>{{ say("h_none") if any_runs else say("none_yet") }}</h1>
 {% if last_finished %}<p class="lede">{{ say("last_finished") }}
-<a href="/runs/{{ last_finished | urlencode }}" class="mono">{{ last_finished }}</a></p>{% endif %}
+<a href="/runs/{{ last_finished | urlencode }}" class="mono">\
+{{ printable(last_finished, 200) }}</a></p>{% endif %}
 <p class="lede">{{ say("none_hint") }}</p>{{ command(first_command, say) }}
 {% if allow_start %}<p><a class="button" href="/start">{{ say("start") }}</a></p>{% endif %}
 {% endif %}
@@ -1234,7 +1242,8 @@ total=say.count(view.answers_of.answers)) }}{% endif %}</p>{% endif %}
 {% else %}<p class="note">{{ say("no_samples") }}</p>{% endif %}{% endif %}
 """,
     "command": """\
-{% if live and view.command %}<h2>{{ say("command") }}</h2><pre>{{ view.command }}</pre>
+{% if live and view.command %}<h2>{{ say("command") }}</h2>\
+<pre>{{ printable(view.command, 20000) }}</pre>
 <button type="button" data-copy>{{ say("copy") }}</button>{% endif %}
 """,
 }
@@ -1268,8 +1277,8 @@ placeholder="{{ say("filter") }}">
 <td>{% if r.is_finished %}<input type="checkbox" aria-label="{{ say("tick", name=r.name) }}">\
 {% endif %}</td>
 <td class="name" data-v="{{ r.name }}">{% if r.is_finished %}<a class="mono" \
-href="/runs/{{ r.name | urlencode }}">{{ r.name }}</a>{% else %}<a class="mono" \
-href="/?run={{ r.name | urlencode }}">{{ r.name }}</a>{% endif %}
+href="/runs/{{ r.name | urlencode }}">{{ r.shown }}</a>{% else %}<a class="mono" \
+href="/?run={{ r.name | urlencode }}">{{ r.shown }}</a>{% endif %}
 {% if r.note %}<small>{{ r.note }}</small>{% endif %}
 {% if r.dates %}<small><a href="/trend/{{ r.base | urlencode }}">\
 {{ say("dates", count=r.dates) }}</a></small>{% endif %}</td>
@@ -1326,7 +1335,7 @@ TREND_PAGE = """\
 <th>{{ say("c_verdict") }}</th><th class="num">TTFT</th><th class="num">{{ say("c_tokens") }}</th>
 <th class="num">{{ say("c_right") }}</th></tr></thead><tbody>
 {% for r in rows %}<tr><td class="name"><a class="mono" href="/runs/{{ r.name | urlencode }}">\
-{{ r.name }}</a></td><td data-of="{{ say("c_date") }}"><time datetime="{{ r.started }}">\
+{{ r.shown }}</a></td><td data-of="{{ say("c_date") }}"><time datetime="{{ r.started }}">\
 {{ r.date }}</time></td><td data-of="{{ say("c_verdict") }}">{{ badge(r.verdict, r.word) }}</td>
 <td class="num" data-of="TTFT">{{ r.ttft[0] }}</td><td class="num" \
 data-of="{{ say("c_tokens") }}">{{ r.speed[0] }}</td><td class="num" \
