@@ -1018,7 +1018,8 @@ class Screen:
 
     def lines(self) -> list[Text]:
         """Return at most as many lines as the terminal has."""
-        middle = [*self._figures(), *self._traffic()]
+        figures, traffic = self._figures(), self._traffic()
+        middle = [*figures, *([st.styled("")] if figures and traffic else []), *traffic]
         top = [self._head(), [*self._sentence(), *self._progress()], middle]
         below = [self._known(), self._trust(), self._limits(), self._speed(), self._quality()]
         blocks = [block for block in (*top, *below) if block]
@@ -1176,7 +1177,7 @@ class Screen:
         """Return what is so now, each a name, a value and what it is of."""
         view, now = self.view, self.view["now"]
         if now is None:
-            return []
+            return self._failed()
         user = st.format_number(now["user_tokens_per_s"])
         quiet = "–" if view["quiet_s"] is None else st.format_ms(1000 * view["quiet_s"]) + " ago"
         figures = [
@@ -1185,27 +1186,31 @@ class Screen:
             ("Total speed ↑", f"{st.format_number(now['tokens_per_s'])} tokens/s", "last 10 s"),
             ("Last answer", quiet, f"{st.format_number(now['requests_per_s'])} answers/s"),
         ]
-        if view["failed"]:
-            error = view["commonest_error"]["text"] if view["commonest_error"] else ""
-            figures.append((f"{view['failed']:,} failed", "", cut(error, self.width)))
         cells = self.width // 4
         if cells < 24:  # turned: a figure is a row
             rows = [
                 st.styled((name.ljust(22), "dim"), (value.rjust(14), "bold"), "  ", (more, "dim"))
-                for name, value, more in figures[:4]
+                for name, value, more in figures
             ]
             if self.width < 60:
                 rows = [row[: 22 + 14] for row in rows]
         else:
-            columns = list(zip(*figures[:4], strict=True))
+            columns = list(zip(*figures, strict=True))
             rows = [
                 st.styled(("".join(text.ljust(cells) for text in row), style))
                 for row, style in zip(columns, ("dim", "bold", "dim"), strict=True)
             ]
-        for name, _, more in figures[4:]:
-            rows += st.wrapped(st.styled((f"✕ {name}", "bold red"), f"  most often {more}"),
-                               self.width, hang=2)  # fmt: skip
-        return rows
+        return [*rows, *self._failed()]
+
+    def _failed(self) -> list[Text]:
+        """Return how many requests failed, and what most of them met."""
+        view = self.view
+        if not view["failed"]:
+            return []
+        error = view["commonest_error"]["text"] if view["commonest_error"] else ""
+        head = (f"✕ {view['failed']:,} failed", "bold red")
+        text = st.styled(head, f"  most often {cut(error, self.width)}")
+        return st.wrapped(text, self.width, hang=2)
 
     def _traffic(self) -> list[Text]:
         view = self.view
@@ -1218,7 +1223,7 @@ class Screen:
             parts.append(f"{st.format_number(rate / 1000)}{st.NARROW_SPACE}kB/s")
         if view["energy"]:
             parts += [f"{name} {st.format_number(w)} W" for name, w in view["energy"].items()]
-        return [st.styled(""), *st.wrapped(st.styled((" · ".join(parts), "dim")), self.width)]
+        return st.wrapped(st.styled((" · ".join(parts), "dim")), self.width)
 
     def _known(self) -> list[Text]:
         """Return the percentiles so far, each with its interval or with what it needs."""
@@ -1297,7 +1302,7 @@ class Screen:
         if not last or height < 3 or width < 50:
             return []
         times = 2 + 9 + 2 + 9  # the two columns of figures at the right
-        ended = 11
+        ended = 13  # "19.7 ms ago" and a gap
         room = width - ended - times
         question, answer = (room // 2 - 1, room - room // 2 - 1) if room >= 50 else (0, room - 1)
         header = "Ended".ljust(ended)

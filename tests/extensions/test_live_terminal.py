@@ -322,3 +322,21 @@ def test_the_dashboard_beside_a_run_says_its_address_and_shows_the_run(
         process.kill()
         for each in served:
             each.kill()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_failures_are_said_when_nothing_but_failures_comes(tmp_path: Path, width: int) -> None:
+    writer = Writer(tmp_path)
+    writer.fail(0, 1000, "too busy")
+    writer.pulse(30_000)
+    text = shown(follow(writer), width)
+    assert "✕ 1 failed  most often HTTP 503: too busy" in text
+    assert "\n\n\n" not in text.rstrip().rpartition("\n")[0].rstrip()
+
+
+def test_when_an_answer_ended_stands_apart_from_the_answer(tmp_path: Path) -> None:
+    writer = Writer(tmp_path)
+    writer.answer(0, 2000)
+    writer.pulse(2019.7)
+    view = {**follow(writer), "elapsed_s": 2.0197}
+    assert "19.7\u202fms ago  I." in shown(view, 120)
