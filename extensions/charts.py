@@ -1421,8 +1421,10 @@ class LiveTime:
         self.view, self.text = view, text
         series = view["series"]
         ended_s = max((at for at, *_ in series["answers"]), default=0.0)
-        expected_s = (view["elapsed_s"] or 0.0) + (view["eta_s"] or 0.0)
-        self.axis = Axis(_round_end(max(ended_s, expected_s, 1.0)))
+        elapsed_s = view["elapsed_s"] or 0.0
+        # Of a run that goes on for hours what has come would else be a stroke at the left.
+        to_come_s = min(view["eta_s"] or 0.0, 3 * elapsed_s + 30)
+        self.axis = Axis(_round_end(max(ended_s, elapsed_s + to_come_s, 1.0)))
         levels = sorted({stage["level"] for stage in view["stages"]})
         shown = level_tokens(min(len(levels), MOST_LEVELS)) if levels else [token("a")]
         self.colours = {
@@ -1502,7 +1504,8 @@ def _live_answers(time: LiveTime) -> tuple[str, Spec, bool]:
     ]
     values = [cast(float, point["y"]) for point in points]
     limit = Limit.of(slo.get("ttft_ms"), max(values, default=0.0))
-    scale = Scale.of([*values, *limit.drawn])
+    room = [1.15 * max(values)] if values and series["failures"] else []  # for their strip
+    scale = Scale.of([*values, *limit.drawn, *room])
     x, y = _x(), scale.encoding("y")
     dot = {"type": "point", "size": 18, "opacity": 0.75}
     layers = [*time.ground(named=True), _layer(points, dot, x=x, y=y, color=_colour())]

@@ -380,3 +380,30 @@ def test_the_first_token_has_the_percentiles_that_its_limits_are_set_by(tmp_path
         "ttft_ms.p50", "ttft_ms.p90", "ttft_ms.p95", "ttft_ms.p99",
     ]  # fmt: skip
     assert rows["ttft_ms.p99"]["needs_more"] > rows["ttft_ms.p90"]["needs_more"] > 0
+
+
+def test_a_run_of_hours_fills_a_part_of_its_charts_from_the_start(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, questions=1_000_000)
+    for place in range(20):
+        writer.answer(place, 2000 + 1000 * place)
+    run = live.LiveRun(writer.path)
+    run.refresh()
+    view = run.view()
+    assert view["eta_s"] > 100_000
+    for panel in pages.LivePage(view, EN).panels():
+        assert panel["ends"]["x_high"] <= 5 * view["elapsed_s"] + 40
+
+
+def test_failures_have_a_strip_above_the_answers(tmp_path: Path) -> None:
+    writer = Writer(tmp_path)
+    writer.answer(0, 2000)  # 100 ms to the first token, which would be the top of the axis
+    before = follow_page(writer)
+    writer.fail(1, 3000)
+    assert follow_page(writer)["ends"]["y_high"] > before["ends"]["y_high"]
+
+
+def follow_page(writer: Writer) -> dict[str, Any]:
+    """Return the panel of the first tokens."""
+    run = live.LiveRun(writer.path)
+    run.refresh()
+    return pages.LivePage(run.view(), EN).panels()[0]
