@@ -382,6 +382,7 @@ class LiveRun:
         self._recent: deque[tuple[float, st.Result]] = deque(maxlen=self.MOST_RECENT)
         self._last: deque[dict[str, Any]] = deque(maxlen=20)
         self._errors: Counter[tuple[str, int | None, str]] = Counter()
+        self._slos: dict[str, st.Slo] = {}  # each limit of time by itself
         self._in_time: Counter[str] = Counter()
         self._pulses: deque[dict[str, Any]] = deque(maxlen=2)
         self._samples: dict[str, Any] = {}
@@ -458,6 +459,11 @@ class LiveRun:
         except (ValueError, TypeError, st.ConfigError):  # of another version: its plan is not known
             self.header["config"] = None
             return
+        self._slos = {
+            name: st.Slo(**{name: limit})
+            for name, limit in self.config.slo.model_dump().items()
+            if limit is not None and name in self.METRICS
+        }
         turns = header["questions"] if header["turns"] is None else header["turns"]
         self.stages = []
         for number, level in enumerate(self.config.levels):
@@ -543,19 +549,11 @@ class LiveRun:
             return
         for name, source in self.METRICS.items():
             self._values[name].add(sent_ns or 0, getattr(result, source))
-        for name, limit in self._limits().items():
-            self._in_time[name] += st.Slo(**{name: limit}).is_in_time(result)
+        for name, slo in self._slos.items():
+            self._in_time[name] += slo.is_in_time(result)
         if result.ttft_ms is not None:
             self._answers.add(sent_s, result.ttft_ms, stage.level)
         self._spread_tokens(result, end_s)
-
-    def _limits(self) -> dict[str, float]:
-        """Return the limits of time that `slo` sets."""
-        return {
-            name: limit
-            for name, limit in self.config.slo.model_dump().items()
-            if limit is not None and name in self.METRICS
-        }
 
     def _spread_tokens(self, result: st.Result, end_s: float) -> None:
         """Put an answer's tokens where they came: the first one, and the rest evenly behind it."""
@@ -967,13 +965,13 @@ class LiveRun:
         return [
             {
                 "name": f"slo.{name}",
-                "limit": limit,
+                "limit": getattr(slo, name),
                 "value": self._in_time[name] / self.done if self.done else None,
                 "good": self._in_time[name],
                 "of": self.done,
                 "met": None,
             }
-            for name, limit in self._limits().items()
+            for name, slo in self._slos.items()
         ]
 
 
@@ -1101,7 +1099,9 @@ class Screen:
             command = st.printable(view["resume_command"], 4000)
             places = range(0, len(command), self.width)  # whole, to be copied
             go_on = [st.styled(command[place : place + self.width]) for place in places]
-        match view["state"]:
+        match "reading" if view["behind"] else view["state"]:
+            case "reading":
+                text, go_on = "Reading the journal …", []
             case "starting":
                 text = f"Waiting for the first answer, {about(view['elapsed_s'])}."
             case "silent":
@@ -1415,6 +1415,7 @@ def _draw(run: LiveRun, *, beside_run: bool) -> int:
                 said = sys.stdout.write("live\n")
                 sys.stdout.flush()
             ended = view["state"] in ("finished", "stopped", "crashed", "damaged")
-            if over.wait(0.0 if run.behind else 1.0) or (ended and not beside_run):
+            is_shown = ended and not run.behind and not beside_run
+            if over.wait(0.0 if run.behind else 1.0) or is_shown:
                 break
     return 0

@@ -779,7 +779,9 @@ class LivePage:
         ]
 
     def notice(self) -> str:
-        """Say of a run that ended early how it ended."""
+        """Say of a run that ended early how it ended, as soon as all of it is read."""
+        if self.view.get("behind"):
+            return self.words("h_reading")
         damage = "; ".join(self.view["damage"])
         kind = self.state if self.state in ("crashed", "stopped") else "damaged"
         return self.words(f"{kind}_notice", damage=st.printable(damage, 200), **self.counts)

@@ -293,6 +293,9 @@ class RunRows:
         levels = config.get("concurrent", [])
         levels = levels if isinstance(levels, list) else [levels]
         damage = [st.printable(line, 200) for line in view["damage"]]
+        saved = words("answers_saved", count=words.count(view["saved"]))
+        if view["behind"]:
+            saved = words("h_reading")
         blank = {
             f"{key}{ending}": value
             for key in ("ttft", "speed", "right", "failed", "energy")
@@ -304,7 +307,7 @@ class RunRows:
         return {
             **self._start(view["name"], view["started"]),
             "is_finished": False,
-            "note": ". ".join([*damage, words("answers_saved", count=words.count(view["saved"]))]),
+            "note": ". ".join([*damage, saved]),
             "base": view["name"],
             "dates": 0,
             "model": st.printable(view["model"] or "", 100),

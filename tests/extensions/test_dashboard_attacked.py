@@ -407,3 +407,18 @@ def follow_page(writer: Writer) -> dict[str, Any]:
     run = live.LiveRun(writer.path)
     run.refresh()
     return pages.LivePage(run.view(), EN).panels()[0]
+
+
+def test_nothing_is_said_of_a_journal_before_all_of_it_is_read(tmp_path: Path) -> None:
+    path = crashed(tmp_path)
+    run = live.LiveRun(path)
+    run.BUDGET_S = 0  # a line at a time
+    run.refresh()
+    assert run.view()["behind"]
+    view = run.view()
+    said = [pages.LivePage(view, EN).notice(), pages.LivePage(view, EN).headline]
+    said += [row["note"] for row in runs.RunRows(EN, [], {"run": view}).rows]
+    assert said == [EN("h_reading")] * 3
+    assert "Reading the journal" in "\n".join(
+        line.plain for line in live.Screen(view, 80, 24).lines()
+    )
