@@ -400,8 +400,8 @@ class LiveRun:
         Content of any kind is passed over or counted as damage; nothing is raised.
         """
         lines = 0
-        if self.reader is not None and not self.reader.is_in_place and self.path.exists():
-            self._begin()  # another run has this name now
+        if self.reader is not None and self._is_another_file(self.reader):
+            self._begin()
         try:
             lines = self._read()
             self.problem = None
@@ -409,6 +409,14 @@ class LiveRun:
             self.problem = str(error)
         before, self._state = self._state, self.state()
         return lines > 0 or before != self._state
+
+    def _is_another_file(self, reader: st.JournalReader) -> bool:
+        """Whether another run has this name now, or what was read has been cut off."""
+        try:
+            size = self.path.stat().st_size
+        except OSError:
+            return False
+        return not reader.is_in_place or size < reader.whole_bytes
 
     def _read(self) -> int:
         """Take the new lines. Raises ResultsError."""

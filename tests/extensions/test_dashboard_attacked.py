@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -422,3 +423,14 @@ def test_nothing_is_said_of_a_journal_before_all_of_it_is_read(tmp_path: Path) -
     assert "Reading the journal" in "\n".join(
         line.plain for line in live.Screen(view, 80, 24).lines()
     )
+
+
+def test_a_journal_that_was_cut_is_read_anew(tmp_path: Path) -> None:
+    path = crashed(tmp_path)
+    run = live.LiveRun(path)
+    run.refresh()
+    assert run.done == 2
+    lines = path.read_bytes().splitlines(keepends=True)
+    os.truncate(path, len(b"".join(lines[:-1])))
+    run.refresh()
+    assert run.done == 1
