@@ -66,6 +66,7 @@ import llm_stresstest as st
 from extensions import charts, live, pages, runs
 
 SCHEMA_VERSION = 1
+PORT = re.compile(r":\d+$")  # behind a host's name; [fd00::1] has none
 NARROW = st.NARROW_SPACE
 
 # === Command line ===
@@ -147,7 +148,7 @@ def _settings(options: argparse.Namespace) -> Settings:
             f"--host {st.printable(options.host, 100)}: others can reach it, so it wants a token "
             "(--token-env NAME) and the names to be asked by (--allow-host HOST)"
         )
-    if not token and any(not is_loopback(host.partition(":")[0]) for host in hosts):
+    if not token and any(not is_loopback(PORT.sub("", host)) for host in hosts):
         raise st.ConfigError("--allow-host: a name that others can use wants --token-env NAME too")
     beside = st.find_file(None, "config.json")
     folder = options.results_dir or beside.resolve().parent / "results"
@@ -194,8 +195,7 @@ async def _serve(settings: Settings, scratch: Path, *, say_address: bool) -> Non
         for signum in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C raises there
                 loop.add_signal_handler(signum, stop.set)
-        shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-        address = f"http://{shown}:{port}/"
+        address = f"http://{asked_by(settings)}/"
         if settings.follow is not None:
             address += f"?run={urllib.parse.quote(settings.follow)}"
         line = address if say_address else f"dashboard of {settings.folder}: {address}"
@@ -208,6 +208,15 @@ async def _serve(settings: Settings, scratch: Path, *, say_address: bool) -> Non
     finally:
         dashboard.hub.close()
         await runner.cleanup()
+
+
+def asked_by(settings: Settings) -> str:
+    """Return the name and port by which a browser may ask for it."""
+    if settings.allow_hosts and not is_loopback(settings.host):
+        name = settings.allow_hosts[0]
+        return name if PORT.search(name) else f"{name}:{settings.port}"
+    name = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"{name}:{settings.port}"
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -654,7 +663,7 @@ class Guard:
         self.page_token = secrets.token_urlsafe(32)  # for what changes something
         self.hosts = set(settings.allow_hosts)
         self.hosts |= {
-            f"{host}:{settings.port}" for host in settings.allow_hosts if ":" not in host
+            f"{host}:{settings.port}" for host in settings.allow_hosts if not PORT.search(host)
         }
         if is_loopback(settings.host):
             names = ("127.0.0.1", "localhost", "[::1]")
@@ -1436,7 +1445,7 @@ def open_metrics(views: Sequence[Mapping[str, Any]]) -> bytes:
     for view in views:
         server = st.printable(view["server"] or "", 200)
         labels = {
-            "run": st.printable(view["name"], 200),
+            "run": view["name"],  # as it is: two runs with the same labels would spoil all
             "gen_ai_request_model": st.printable(view["model"] or "", 200),
             "server_address": server,
         }

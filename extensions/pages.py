@@ -904,7 +904,7 @@ letter-spacing:.04em;text-transform:uppercase;color:var(--a)}
 .top{justify-content:space-between;margin:28px 0 8px}
 .who{display:flex;flex-wrap:wrap;gap:4px 18px;align-items:center;overflow-wrap:anywhere}
 .who .mono{color:var(--ink);font-weight:650}
-.do{display:flex;flex-wrap:wrap;gap:10px}
+.do{display:flex;flex-wrap:wrap;gap:10px}.do span:empty{display:none}
 .do a,.button{display:inline-block;font-size:14px;font-weight:600;color:var(--ink);min-height:32px;
 background:var(--surface);border:1px solid var(--edge);border-radius:4px;padding:5px 14px;
 text-decoration:none}.do button{font-weight:600}

@@ -434,3 +434,36 @@ def test_a_journal_that_was_cut_is_read_anew(tmp_path: Path) -> None:
     os.truncate(path, len(b"".join(lines[:-1])))
     run.refresh()
     assert run.done == 1
+
+
+def test_runs_whose_names_look_alike_are_two_to_prometheus(tmp_path: Path) -> None:
+    parser = pytest.importorskip("prometheus_client.openmetrics.parser")
+    views = []
+    for name in ("a\\u202eb", "a\u202eb", 'a"b\nc', "a" * 220 + "1", "a" * 220 + "2"):
+        run = live.LiveRun(crashed(tmp_path, name))
+        run.refresh()
+        views.append(run.view())
+    text = dashboard.open_metrics(views).decode()
+    families = {family.name: family for family in parser.text_string_to_metric_families(text)}
+    states = families["llm_stresstest_run_state"].samples
+    assert {sample.labels["run"] for sample in states} == {view["name"] for view in views}
+
+
+def test_the_address_that_is_said_is_one_that_may_be_asked_for() -> None:
+    def said(**settings: Any) -> str:
+        return dashboard.asked_by(dashboard.Settings(Path(), port=8787, **settings))
+
+    assert said() == "127.0.0.1:8787"
+    assert said(host="::1") == "[::1]:8787"
+    assert said(host="0.0.0.0", token=TOKEN, allow_hosts=("gpu1.lan",)) == "gpu1.lan:8787"
+    assert said(host="::", token=TOKEN, allow_hosts=("[fd00::1]",)) == "[fd00::1]:8787"
+    assert said(host="::", token=TOKEN, allow_hosts=("gpu1.lan:443",)) == "gpu1.lan:443"
+
+
+def test_an_address_of_ipv6_is_allowed_with_the_port_too() -> None:
+    settings = dashboard.Settings(
+        Path(), "::", 8787, token=TOKEN, allow_hosts=("[fd00::1]", "gpu1.lan", "gpu2.lan:443")
+    )
+    assert dashboard.Guard(settings).hosts == {
+        "[fd00::1]", "[fd00::1]:8787", "gpu1.lan", "gpu1.lan:8787", "gpu2.lan:443",
+    }  # fmt: skip
