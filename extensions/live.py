@@ -174,16 +174,16 @@ class Points:
 
     MOST = 2000
 
-    def __init__(self) -> None:
-        self.total = 0
+    def __init__(self, most: int = MOST) -> None:
+        self.most, self.total = most, 0
         self._points: list[tuple[float, Any, Any]] = []
 
     def add(self, at_s: float, value: Any, more: Any = None) -> None:
         """Take a point."""
         self.total += 1
         self._points.append((at_s, value, more))
-        if len(self._points) >= 2 * self.MOST:
-            self._points = self._thinned(self.MOST)
+        if len(self._points) >= 2 * self.most:
+            self._points = self._thinned(self.most)
 
     def _thinned(self, most: int) -> list[tuple[float, Any, Any]]:
         """Keep of each four neighbours in time the lowest and the highest."""
@@ -202,7 +202,7 @@ class Points:
 
     def to_list(self) -> list[tuple[float, Any, Any]]:
         """Return at most MOST points in the order of time."""
-        return self._thinned(self.MOST)
+        return self._thinned(self.most)
 
 
 class Beats:
@@ -379,9 +379,11 @@ class LiveRun:
         self._gradable = 0
         self._values = {name: Values() for name in self.METRICS}
         self._answers, self._failures, self._beats = Points(), Points(), Beats()
+        self._tpots = Points(Points.MOST // 2)
         self._recent: deque[tuple[float, st.Result]] = deque(maxlen=self.MOST_RECENT)
         self._last: deque[dict[str, Any]] = deque(maxlen=20)
         self._errors: Counter[tuple[str, int | None, str]] = Counter()
+        self._errors_s: dict[tuple[str, int | None, str], tuple[float, float]] = {}
         self._slos: dict[str, st.Slo] = {}  # each limit of time by itself
         self._in_time: Counter[str] = Counter()
         self._pulses: deque[dict[str, Any]] = deque(maxlen=2)
@@ -561,6 +563,8 @@ class LiveRun:
             self._in_time[name] += slo.is_in_time(result)
         if result.ttft_ms is not None:
             self._answers.add(sent_s, result.ttft_ms, stage.level)
+        if result.tpot_ms is not None:
+            self._tpots.add(sent_s, result.tpot_ms, stage.level)
         self._spread_tokens(result, end_s)
 
     def _spread_tokens(self, result: st.Result, end_s: float) -> None:
@@ -584,6 +588,9 @@ class LiveRun:
         if len(self._errors) >= self.MOST_SAID and said not in self._errors:
             said = (error.kind, error.http_status, "")
         self._errors[said] += 1
+        end_s = sent_s if result.end_ns is None else result.end_ns / NS_PER_S
+        first_s, last_s = self._errors_s.get(said, (end_s, end_s))
+        self._errors_s[said] = min(first_s, end_s), max(last_s, end_s)
         self._failures.add(sent_s, error.kind)
 
     def _note_last(self, result: st.Result) -> None:
@@ -831,6 +838,15 @@ class LiveRun:
             "saved": self.done,
             "resumed_parts": self.resumed_parts,
             "commonest_error": commonest,
+            "failures": [
+                {
+                    "text": st.failure_text(kind, status, message)[:SHOWN_CHARS],
+                    "count": count,
+                    "first_s": self._errors_s[kind, status, message][0],
+                    "last_s": self._errors_s[kind, status, message][1],
+                }
+                for (kind, status, message), count in self._errors.most_common(10)
+            ],
             "damage": self._damage(),
             "stages": [
                 {
@@ -944,6 +960,7 @@ class LiveRun:
             "cpu_percent": self._beats.means("cpu_percent", length),
             "watts": self._beats.means("watts", length),
             "answers": [list(point) for point in self._answers.to_list()],
+            "tpot": [list(point) for point in self._tpots.to_list()],
             "failures": [[at_s, kind] for at_s, kind, _ in self._failures.to_list()],
         }
 

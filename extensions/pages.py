@@ -176,6 +176,8 @@ TEXTS = {
     "p_first_token": ("First token", "Erstes Token"),
     "p_first_token_note": ("each answer a point{log} · ↓", "jede Antwort ein Punkt{log} · ↓"),
     "log": (" · log scale", " · logarithmisch"),
+    "p_each_token": ("Each further token", "Jedes weitere Token"),
+    "p_each_token_note": ("each answer a point{log} · ↓", "jede Antwort ein Punkt{log} · ↓"),
     "p_tokens": ("Tokens/s", "Token/s"),
     "p_tokens_note": ("all users{fills} · ↑", "alle Nutzer{fills} · ↑"),
     "fills": (
@@ -183,6 +185,8 @@ TEXTS = {
     ),
     "p_in_flight": ("Requests in flight", "Anfragen unterwegs"),
     "p_in_flight_note": ("each second", "jede Sekunde"),
+    "p_queued": ("Requests queued", "Anfragen in der Schlange"),
+    "p_queued_note": ("due, but held by the cap · ↓", "fällig, doch von der Grenze gehalten · ↓"),
     "p_cpu": ("CPU", "CPU"),
     "p_cpu_note": ("% of the machine", "% der Maschine"),
     "p_power": ("Power", "Leistung"),
@@ -197,6 +201,15 @@ TEXTS = {
     "second": ("second", "Sekunde"),
     "queued": ("queued", "Schlange"),
     "in_flight": ("in flight", "unterwegs"),
+    "h_failures": ("Failures", "Fehler"),
+    "failures_note": (
+        "{failed} of {done} requests ({share}). Seconds since the start of the run.",
+        "{failed} von {done} Anfragen ({share}). Sekunden seit dem Beginn des Laufs.",
+    ),
+    "failure": ("Failure", "Fehler"),
+    "times": ("Count", "Anzahl"),
+    "first_seen": ("First", "Zuerst"),
+    "last_seen": ("Last", "Zuletzt"),
     "last_answers": ("Last answers", "Letzte Antworten"),
     "no_answers_yet": ("No answer has ended yet.", "Noch ist keine Antwort zu Ende."),
     "ended": ("Ended", "Ende"),
@@ -741,6 +754,20 @@ class LivePage:
         return found
 
     @property
+    def failed(self) -> list[tuple[str, str, str, str]]:
+        """The failures, the commonest first: what, how often, when first and last."""
+        words = self.words
+        return [
+            (
+                st.printable(item["text"], 200),
+                words.count(item["count"]),
+                f"{words.seconds(item['first_s'])}{NARROW}s",
+                f"{words.seconds(item['last_s'])}{NARROW}s",
+            )
+            for item in self.view["failures"]
+        ]
+
+    @property
     def last(self) -> list[dict[str, Any]]:
         """The last answers, the newest first."""
         words, rows = self.words, []
@@ -1078,6 +1105,7 @@ LIVE_PAGE = """\
 <div id="charts"></div>
 <details><summary>{{ say("table") }}</summary><div id="part-table">{{ parts.table }}</div></details>
 </section>
+<section id="part-failures"{{ ' hidden' if not parts.failures }}>{{ parts.failures }}</section>
 <section aria-labelledby="h-last"><h2 id="h-last">{{ say("last_answers") }}</h2>
 <div id="part-last">{{ parts.last }}</div></section>
 </div>
@@ -1191,6 +1219,18 @@ total=say.count(view.answers_of.answers)) }}{% endif %}</p>{% endif %}
 <th class="n">{{ say("in_flight") }}</th><th class="n">{{ say("queued") }}</th></tr></thead><tbody>
 {% for row in live.seconds %}<tr>{% for cell in row %}<td{{ ' class=n' if loop.index0 }}>{{ cell }}\
 </td>{% endfor %}</tr>{% endfor %}</tbody></table>{% endif %}
+""",
+    "failures": """\
+{% if live and live.failed %}<h2>{{ say("h_failures") }}</h2>
+<p class="note">{{ say("failures_note", failed=say.count(view.failed), done=say.count(view.done),
+share=say.share(view.failed / view.done)) }}</p>
+<table class="cards"><thead><tr><th>{{ say("failure") }}</th><th class="n">{{ say("times") }}</th>
+<th class="n">{{ say("first_seen") }}</th><th class="n">{{ say("last_seen") }}</th></tr></thead>
+<tbody>{% for text, times, first, last in live.failed %}
+<tr><td class="long q">{{ text }}</td><td class="n" data-of="{{ say("times") }}">{{ times }}</td>
+<td class="n" data-of="{{ say("first_seen") }}">{{ first }}</td>
+<td class="n" data-of="{{ say("last_seen") }}">{{ last }}</td></tr>
+{% endfor %}</tbody></table>{% endif %}
 """,
     "last": """\
 {% if live and live.last %}

@@ -467,3 +467,31 @@ def test_an_address_of_ipv6_is_allowed_with_the_port_too() -> None:
     assert dashboard.Guard(settings).hosts == {
         "[fd00::1]", "[fd00::1]:8787", "gpu1.lan", "gpu1.lan:8787", "gpu2.lan:443",
     }  # fmt: skip
+
+
+def test_what_runs_over_time_is_drawn_where_there_is_any(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, rate=5)
+    writer.pulse(1000, queued=3)
+    writer.answer(0, 2000)
+    run = live.LiveRun(writer.path)
+    run.refresh()
+    panels = pages.LivePage(run.view(), DE).panels()
+    assert [panel["name"] for panel in panels][:2] == ["first_token", "each_token"]
+    assert {"in_flight", "queued"} <= {panel["name"] for panel in panels}
+    assert all(panel["label"] and panel["note"] for panel in panels)
+
+
+def test_failures_stand_on_the_page_with_how_often_and_when(tmp_path: Path) -> None:
+    writer = Writer(tmp_path)
+    writer.answer(0, 2000)
+    writer.fail(1, 3000, "<b>down</b>")
+    run = live.LiveRun(writer.path)
+    run.refresh()
+    view = run.view()
+    part = pages.Pages().parts(
+        DE, view=view, live=pages.LivePage(view, DE), notices=[], more_notices=0, pending=[],
+        others=[], reports=set(), allow_start=False, can_stop=False, any_runs=True,
+        last_finished=None, first_command="",
+    )["failures"]  # fmt: skip
+    assert "1 von 2 Anfragen (50\u202f%)" in part
+    assert "HTTP 503: &lt;b&gt;down&lt;/b&gt;" in part and "3,0\u202fs" in part
