@@ -184,13 +184,9 @@ async def _serve(settings: Settings, scratch: Path, *, say_address: bool) -> Non
     port = sock.getsockname()[1]
     settings = dataclasses.replace(settings, port=port)
     dashboard = Dashboard(settings, scratch)
-    silent = logging.getLogger("llm_stresstest.dashboard.http")
-    silent.addHandler(logging.NullHandler())
-    silent.propagate = False
-    runner = web.AppRunner(dashboard.app, access_log=None, logger=silent, shutdown_timeout=1.0)
-    await runner.setup()
+    doors = Doors(dashboard.app)
+    await doors.open(sock)
     try:
-        await web.SockSite(runner, sock).start()
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
         for signum in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C raises there
@@ -207,7 +203,69 @@ async def _serve(settings: Settings, scratch: Path, *, say_address: bool) -> Non
         )
     finally:
         dashboard.hub.close()
-        await runner.cleanup()
+        await doors.close()
+
+
+class Doors:
+    """Lets connections in, so many at most, and ends those that ask for nothing.
+
+    Else somebody who has no token could take all files that the process may open.
+    """
+
+    MOST = 2000
+    IDLE_S = 30.0  # without a whole request
+
+    def __init__(self, app: web.Application) -> None:
+        silent = logging.getLogger("llm_stresstest.dashboard.http")
+        silent.addHandler(logging.NullHandler())
+        silent.propagate = False
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            logger=silent,
+            shutdown_timeout=1.0,
+            keepalive_timeout=self.IDLE_S,
+        )
+        self._server: asyncio.Server | None = None
+        self.most = min(self.MOST, _most_files() // 2)
+
+    async def open(self, sock: socket.socket) -> None:
+        """Serve on the socket."""
+        await self._runner.setup()
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._let_in, sock=sock, backlog=64)
+
+    async def close(self) -> None:
+        """End all connections."""
+        if self._server is not None:
+            self._server.close()
+        await self._runner.cleanup()
+
+    def _let_in(self) -> asyncio.BaseProtocol:
+        server = self._runner.server
+        has_room = server is not None and len(server.connections) < self.most
+        return server() if server is not None and has_room else _Refused()
+
+
+class _Refused(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
+def _most_files() -> int:
+    """Allow this process as many open files as it may allow itself; return how many."""
+    try:
+        import resource  # noqa: PLC0415
+    except ImportError:  # Windows has no such limit
+        return 4096
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 8192 if hard == resource.RLIM_INFINITY else min(8192, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return 8192 if soft == resource.RLIM_INFINITY else soft
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return soft
 
 
 def asked_by(settings: Settings) -> str:
@@ -787,6 +845,8 @@ class Vega(NamedTuple):
 class Dashboard:
     """The web application: pages, streams, data."""
 
+    BODY_S = 20.0  # how long the body of a request may take
+
     def __init__(self, settings: Settings, scratch: Path) -> None:
         self.settings = settings
         self.index = runs.RunIndex(settings.folder)
@@ -1295,8 +1355,9 @@ class Dashboard:
         if not self.starter.allowed:
             raise Refusal("start the dashboard with --allow-start for that", 403)
         try:
-            asked = json.loads(await request.read())
-        except (ValueError, RecursionError):
+            async with asyncio.timeout(self.BODY_S):
+                asked = json.loads(await request.read())
+        except (ValueError, RecursionError, TimeoutError):
             asked = None
         if not isinstance(asked, dict) or not all(
             isinstance(value, str | int | float) for value in asked.values()
@@ -1356,8 +1417,9 @@ class Dashboard:
     async def login(self, request: web.Request) -> web.StreamResponse:
         """Take the token, once: from then on the cookie stands for it."""
         try:
-            given = str((await request.post()).get("token", ""))
-        except (ValueError, LookupError):  # no form, or in an encoding that there is not
+            async with asyncio.timeout(self.BODY_S):
+                given = str((await request.post()).get("token", ""))
+        except (ValueError, LookupError, TimeoutError):  # no form, or in no known encoding
             given = ""
         if not self.guard.is_token(given):
             await asyncio.sleep(1.0)  # so that guessing takes for ever

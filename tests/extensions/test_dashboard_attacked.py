@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,56 @@ async def sent_raw(server: Serving, *lines: bytes) -> bytes:
     answer = await reader.readline()
     writer.close()
     return answer
+
+
+@contextlib.asynccontextmanager
+async def doors(folder: Path, most: int) -> AsyncIterator[tuple[str, int]]:
+    """Serve a dashboard as the program does; yield its name and port."""
+    sock = dashboard._listen("127.0.0.1", 0)
+    port = sock.getsockname()[1]
+    board = dashboard.Dashboard(dashboard.Settings(folder, port=port), folder)
+    opened = dashboard.Doors(board.app)
+    opened.most = most
+    await opened.open(sock)
+    try:
+        yield f"127.0.0.1:{port}", port
+    finally:
+        board.hub.close()
+        await opened.close()
+
+
+async def test_more_connections_than_there_is_room_for_are_closed_at_once(tmp_path: Path) -> None:
+    async with doors(tmp_path, most=2) as (host, port):
+        first, second = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        third = await asyncio.open_connection("127.0.0.1", port)
+        assert await third[0].read() == b""
+        first[1].write(f"GET /api/runs HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        assert b" 200 " in await first[0].readline()
+        for _, writer in (first, second, third):
+            writer.close()
+
+
+async def test_a_head_that_does_not_end_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dashboard.Doors, "IDLE_S", 0.1)
+    async with doors(tmp_path, most=9) as (host, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"GET / HTTP/1.1\r\nHost: {host}\r\nX-More:".encode())
+        assert await reader.read() == b""
+        writer.close()
+
+
+async def test_a_body_that_does_not_end_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dashboard.Dashboard, "BODY_S", 0.1)
+    async with serving(tmp_path, token=TOKEN) as server:
+        length = b"Content-Length: 100"
+        kind = b"Content-Type: application/x-www-form-urlencoded"
+        origin = b"Origin: http://" + server.host.encode()
+        answer = await sent_raw(server, b"POST /login HTTP/1.1", origin, kind, length)
+        assert b" 403 " in answer
 
 
 async def test_a_secret_in_any_encoding_is_only_wrong(tmp_path: Path) -> None:

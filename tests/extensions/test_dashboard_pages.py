@@ -365,7 +365,12 @@ async def test_metrics_are_open_metrics_with_gen_ai_names(crashed: Path) -> None
         assert headers["Content-Type"].startswith("application/openmetrics-text")
         families = {family.name: family for family in parser.text_string_to_metric_families(body)}
         ttft = families["gen_ai_server_time_to_first_token_seconds"]
-        assert {sample.labels["quantile"] for sample in ttft.samples} == {"0.5", "0.9", "0.95", "0.99"}
+        assert {sample.labels["quantile"] for sample in ttft.samples} == {
+            "0.5",
+            "0.9",
+            "0.95",
+            "0.99",
+        }
         assert all(0 < sample.value < 10 for sample in ttft.samples)
         states = families["llm_stresstest_run_state"].samples
         assert [s.labels["state"] for s in states if s.value] == ["crashed"]
