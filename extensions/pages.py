@@ -1717,6 +1717,12 @@ const refreshRuns = async () => {
   if (!$("rows") || !fresh.getElementById("rows")) { location.reload(); return; }
   document.querySelector("#runs h1").textContent = fresh.querySelector("#runs h1").textContent;
   $("rows").replaceWith(fresh.getElementById("rows"));
+  for (const id of ["model", "verdict"]) {
+    const wanted = $(id).value;
+    $(id).replaceChildren(...fresh.getElementById(id).options);
+    $(id).value = wanted;
+    if ($(id).selectedIndex < 0) $(id).selectedIndex = 0;
+  }
   listen();
   localise($("rows"));
   sort(); filter(); tick();
