@@ -1034,8 +1034,11 @@ class Screen:
         "slo.e2e_ms": "whole answer",
     }
 
-    def __init__(self, view: Mapping[str, Any], width: int, height: int) -> None:
+    def __init__(
+        self, view: Mapping[str, Any], width: int, height: int, *, beside_run: bool = True
+    ) -> None:
         self.view, self.width, self.height = view, max(width, 20), max(height, 6)
+        self.beside_run = beside_run
         # A block fills the width, or the left column of a wide terminal.
         self.column = self.width if self.width < self.WIDE else self.width * 2 // 5
 
@@ -1354,7 +1357,9 @@ class Screen:
     def _foot(self) -> str:
         if self.view["damage"] and self.view["state"] != "damaged":
             return cut("; ".join(self.view["damage"]), self.width)
-        text = "Ctrl-C stops the run and saves what was measured"
+        text = "Ctrl-C ends this view; the run goes on"
+        if self.beside_run:
+            text = "Ctrl-C stops the run and saves what was measured"
         ended = self.view["state"] in ("crashed", "stopped", "finished")
         return "" if ended else text[: self.width]
 
@@ -1402,7 +1407,7 @@ def _draw(run: LiveRun, *, beside_run: bool) -> int:
     from rich.console import Console, Group  # noqa: PLC0415
     from rich.live import Live  # noqa: PLC0415
 
-    over, said = threading.Event(), 0
+    over, said, lines = threading.Event(), 0, list["Text"]()
 
     def stop(signum: int, _frame: object) -> None:
         raise SystemExit(128 + signum)
@@ -1434,7 +1439,8 @@ def _draw(run: LiveRun, *, beside_run: bool) -> int:
         while True:
             run.refresh()
             view = run.view()
-            lines = Screen(view, console.width, console.height).lines()
+            drawn = Screen(view, console.width, console.height, beside_run=beside_run)
+            lines = drawn.lines()
             screen.update(Group(*lines), refresh=True)
             if beside_run and sys.stdout is not None and not said:
                 said = sys.stdout.write("live\n")
@@ -1443,4 +1449,9 @@ def _draw(run: LiveRun, *, beside_run: bool) -> int:
             is_shown = ended and not run.behind and not beside_run
             if over.wait(0.0 if run.behind else 1.0) or is_shown:
                 break
+    if not beside_run:  # else the run's own summary is left behind
+        while len(lines) > 1 and not lines[-2].plain:
+            del lines[-2]
+        for line in lines[:-1]:
+            console.print(line)
     return 0
