@@ -1509,8 +1509,9 @@ def _live_points(
     ]
     values = [cast(float, point["y"]) for point in points]
     limit = Limit.of(slo.get(metric), max(values, default=0.0))
-    room = [1.15 * max(values)] if values and failures else []  # for their strip
-    scale = Scale.of([*values, *limit.drawn, *room])
+    scale = Scale.of([*values, *limit.drawn])
+    if failures:
+        scale = scale.with_strip()
     x, y = _x(), scale.encoding("y")
     dot = {"type": "point", "size": 18, "opacity": 0.75}
     named = metric == "ttft_ms"  # the first panel
@@ -1529,7 +1530,9 @@ def _live_points(
         mark |= {"stroke": token("bad"), "strokeWidth": 1.6 if is_timeout else 2.4}
         if crosses:
             layers.append(_layer(crosses, mark, x=x, y={"value": 5}))
-    return _view(height if points else 24, *layers), scale.log and bool(points)
+    spec = _view(height if points else 24, *layers)
+    spec["padding"] = {**CONFIG["padding"], "top": 8}  # for a label at the very top
+    return spec, scale.log and bool(points)
 
 
 def _live_area(time: LiveTime, steps: list[Spec], colour: str, percent: bool) -> Spec:
