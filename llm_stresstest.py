@@ -175,6 +175,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "PERCENTILES",
     "REDACTED",
     "SCHEMA_VERSION",
+    "TOOLS",
     "Client",
     "Column",
     "Config",

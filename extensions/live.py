@@ -840,7 +840,7 @@ class LiveRun:
             "commonest_error": commonest,
             "failures": [
                 {
-                    "text": st.failure_text(kind, status, message)[:SHOWN_CHARS],
+                    "text": st.Failure(kind, message, status).shown[:SHOWN_CHARS],
                     "count": count,
                     "first_s": self._errors_s[kind, status, message][0],
                     "last_s": self._errors_s[kind, status, message][1],
