@@ -176,6 +176,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "PERCENTILES",
     "REDACTED",
     "SCHEMA_VERSION",
+    "TOOLS",
     "Client",
     "Column",
     "Config",
@@ -7450,8 +7451,8 @@ class JournalReader:
     class _Place(msgspec.Struct):
         """What the content of a result and of a grade must have."""
 
-        index: int
-        turn: int
+        index: Annotated[int, msgspec.Meta(ge=0, lt=1 << 47)]
+        turn: Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
 
     def __init__(
         self,

@@ -1481,7 +1481,7 @@ class LivePanel(NamedTuple):
     of each, `ends` the parameters' values.
     """
 
-    name: str  # "first_token", "tokens", "in_flight", "cpu", "power"
+    name: str  # "first_token", "each_token", "tokens", "in_flight", "queued", "cpu", "power"
     spec: Spec
     values: dict[str, Sequence[Spec]]
     ends: dict[str, float]
@@ -1495,8 +1495,10 @@ class LiveTime:
         self.view, self.text = view, text
         series = view["series"]
         ended_s = max((at for at, *_ in series["answers"]), default=0.0)
-        expected_s = (view["elapsed_s"] or 0.0) + (view["eta_s"] or 0.0)
-        self.axis = Axis(_round_end(max(ended_s, expected_s, 1.0)))
+        elapsed_s = view["elapsed_s"] or 0.0
+        # Of a run that goes on for hours what has come would else be a stroke at the left.
+        to_come_s = min(view["eta_s"] or 0.0, 3 * elapsed_s + 30)
+        self.axis = Axis(_round_end(max(ended_s, elapsed_s + to_come_s, 1.0)))
         levels = sorted({stage["level"] for stage in view["stages"]})
         shown = level_tokens(min(len(levels), MOST_LEVELS)) if levels else [token("a")]
         self.colours = {
@@ -1538,11 +1540,15 @@ def live(view: Mapping[str, Any], text: LiveText) -> list[LivePanel]:
     At most 2,000 points a panel, as the view has them. The part that is still to come is empty.
     """
     time = LiveTime(view, text)
-    drawn = [_live_answers(time)]
     series = view["series"]
+    answers, failures = series["answers"], series["failures"]
+    drawn = [("first_token", *_live_points(time, answers, "ttft_ms", 150, failures))]
+    if series["tpot"]:
+        drawn.append(("each_token", *_live_points(time, series["tpot"], "tpot_ms", 90)))
     columns = {
         "tokens": ("tokens_per_s", "a"),
         "in_flight": ("in_flight", "ink3"),
+        "queued": ("queued", "wait"),
         "cpu": ("cpu_percent", "quality"),
         "power": ("watts", "b"),
     }
@@ -1566,20 +1572,24 @@ def live(view: Mapping[str, Any], text: LiveText) -> list[LivePanel]:
     return panels
 
 
-def _live_answers(time: LiveTime) -> tuple[str, Spec, bool]:
-    """Draw each answer's TTFT when it was sent, and failures in a strip at the top."""
-    series = time.view["series"]
+def _live_points(
+    time: LiveTime, answers: Sequence[Any], metric: str, height: int, failures: Sequence[Any] = ()
+) -> tuple[Spec, bool]:
+    """Draw a metric of each answer when it was sent, and failures in a strip at the top."""
     slo = (time.view["config"] or {}).get("slo") or {}
     points = [
         {"x": round(at, 3), "y": _rounded(ms), "c": time.colours.get(level, token("a"))}
-        for at, ms, level in series["answers"]
+        for at, ms, level in answers
     ]
     values = [cast(float, point["y"]) for point in points]
-    limit = Limit.of(slo.get("ttft_ms"), max(values, default=0.0))
+    limit = Limit.of(slo.get(metric), max(values, default=0.0))
     scale = Scale.of([*values, *limit.drawn])
+    if failures:
+        scale = scale.with_strip()
     x, y = _x(), scale.encoding("y")
     dot = {"type": "point", "size": 18, "opacity": 0.75}
-    layers = [*time.ground(named=True), _layer(points, dot, x=x, y=y, color=_colour())]
+    named = metric == "ttft_ms"  # the first panel
+    layers = [*time.ground(named=named), _layer(points, dot, x=x, y=y, color=_colour())]
     for at_ms in limit.drawn:
         drawn = _limit(at_ms, y, scale, vertical=False)
         for layer in drawn:
@@ -1588,17 +1598,15 @@ def _live_answers(time: LiveTime) -> tuple[str, Spec, bool]:
         layers += drawn
     for shape, is_timeout in (("M-1,-1L1,1M-1,1L1,-1", False), ("triangle-up", True)):
         crosses = [
-            {"x": round(at, 3)}
-            for at, kind in series["failures"]
-            if (kind == "timeout") == is_timeout
+            {"x": round(at, 3)} for at, kind in failures if (kind == "timeout") == is_timeout
         ]
         mark: Spec = {"type": "point", "shape": shape, "filled": False, "size": 40, "opacity": 1}
         mark |= {"stroke": token("bad"), "strokeWidth": 1.6 if is_timeout else 2.4}
         if crosses:
             layers.append(_layer(crosses, mark, x=x, y={"value": 5}))
-    if not points:
-        return "first_token", _view(24, *layers), False
-    return "first_token", _view(150, *layers), scale.log
+    spec = _view(height if points else 24, *layers)
+    spec["padding"] = {**CONFIG["padding"], "top": 8}  # for a label at the very top
+    return spec, scale.log and bool(points)
 
 
 def _live_area(time: LiveTime, steps: list[Spec], colour: str, percent: bool) -> Spec:

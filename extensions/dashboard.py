@@ -15,7 +15,7 @@ For programs, with the same rules of access as the pages:
     GET /api/runs/NAME   {"name", "state": "complete" | …, "meta", "aggregate"} as the results file
                          has them; of a run in progress {"name", "state", "view"}
     GET /events          server-sent events: `run`, a `live.LiveRun.view` as JSON, at least once a
-                         second while its run goes on; `runs`, when the folder has changed; `beat`
+                         second while its run goes on; `runs`, when there are other runs or states
     GET /metrics         OpenMetrics, with --metrics; names after OpenTelemetry's gen_ai conventions
     POST /api/start, /api/stop, /api/resume   JSON; for this program's own pages only
 
@@ -68,6 +68,7 @@ from extensions import charts, live, pages, report, runs
 from extensions.words import LANGUAGES
 
 SCHEMA_VERSION = 1
+PORT = re.compile(r":\d+$")  # behind a host's name; [fd00::1] has none
 NARROW = st.NARROW_SPACE
 
 # === Command line ===
@@ -149,7 +150,7 @@ def _settings(options: argparse.Namespace) -> Settings:
             f"--host {st.printable(options.host, 100)}: others can reach it, so it wants a token "
             "(--token-env NAME) and the names to be asked by (--allow-host HOST)"
         )
-    if not token and any(not is_loopback(host.partition(":")[0]) for host in hosts):
+    if not token and any(not is_loopback(PORT.sub("", host)) for host in hosts):
         raise st.ConfigError("--allow-host: a name that others can use wants --token-env NAME too")
     beside = st.find_file(None, "config.json")
     folder = options.results_dir or beside.resolve().parent / "results"
@@ -185,19 +186,14 @@ async def _serve(settings: Settings, scratch: Path, *, say_address: bool) -> Non
     port = sock.getsockname()[1]
     settings = dataclasses.replace(settings, port=port)
     dashboard = Dashboard(settings, scratch)
-    silent = logging.getLogger("llm_stresstest.dashboard.http")
-    silent.addHandler(logging.NullHandler())
-    silent.propagate = False
-    runner = web.AppRunner(dashboard.app, access_log=None, logger=silent, shutdown_timeout=1.0)
-    await runner.setup()
+    doors = Doors(dashboard.app)
+    await doors.open(sock)
     try:
-        await web.SockSite(runner, sock).start()
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
         for signum in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C raises there
                 loop.add_signal_handler(signum, stop.set)
-        shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-        address = f"http://{shown}:{port}/"
+        address = f"http://{asked_by(settings)}/"
         if settings.follow is not None:
             address += f"?run={urllib.parse.quote(settings.follow)}"
         line = address if say_address else f"dashboard of {settings.folder}: {address}"
@@ -209,7 +205,78 @@ async def _serve(settings: Settings, scratch: Path, *, say_address: bool) -> Non
         )
     finally:
         dashboard.hub.close()
-        await runner.cleanup()
+        await doors.close()
+
+
+class Doors:
+    """Lets connections in, so many at most, and ends those that ask for nothing.
+
+    Else somebody who has no token could take all files that the process may open.
+    """
+
+    MOST = 2000
+    IDLE_S = 30.0  # without a whole request
+
+    def __init__(self, app: web.Application) -> None:
+        silent = logging.getLogger("llm_stresstest.dashboard.http")
+        silent.addHandler(logging.NullHandler())
+        silent.propagate = False
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            logger=silent,
+            shutdown_timeout=1.0,
+            keepalive_timeout=self.IDLE_S,
+        )
+        self._server: asyncio.Server | None = None
+        self.most = min(self.MOST, _most_files() // 2)
+
+    async def open(self, sock: socket.socket) -> None:
+        """Serve on the socket."""
+        await self._runner.setup()
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._let_in, sock=sock, backlog=64)
+
+    async def close(self) -> None:
+        """End all connections."""
+        if self._server is not None:
+            self._server.close()
+        await self._runner.cleanup()
+
+    def _let_in(self) -> asyncio.BaseProtocol:
+        server = self._runner.server
+        has_room = server is not None and len(server.connections) < self.most
+        return server() if server is not None and has_room else _Refused()
+
+
+class _Refused(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
+def _most_files() -> int:
+    """Allow this process as many open files as it may allow itself; return how many."""
+    try:
+        import resource  # noqa: PLC0415
+    except ImportError:  # Windows has no such limit
+        return 4096
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 8192 if hard == resource.RLIM_INFINITY else min(8192, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return 8192 if soft == resource.RLIM_INFINITY else soft
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return soft
+
+
+def asked_by(settings: Settings) -> str:
+    """Return the name and port by which a browser may ask for it."""
+    if settings.allow_hosts and not is_loopback(settings.host):
+        name = settings.allow_hosts[0]
+        return name if PORT.search(name) else f"{name}:{settings.port}"
+    name = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"{name}:{settings.port}"
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -240,11 +307,13 @@ class Hub:
         self.index = index
         self.runs: dict[str, live.LiveRun] = {}
         self.views: dict[str, dict[str, Any]] = {}
-        self.version = 0  # of the folder
+        self.version = 0  # of the list of runs: which there are, and in which states
         self.ticks = 0  # how often something changed
         self.listeners = 0
         self.closing = False
         self._looked = 0.0
+        self._folder_ns = 0  # when the folder was last changed
+        self._states: dict[str, str] = {}
         self.is_stirring: Callable[[], bool] = lambda: False  # whether something else changes
         self._settled: dict[str, tuple[int, int] | None] = {}  # time, size of what has ended
         self._ended: dict[str, float] = {}
@@ -266,9 +335,10 @@ class Hub:
         """Read the folder and the journals; return whether anything may look different now."""
         changed, begun = False, time.monotonic()
         with contextlib.suppress(OSError):
-            version = self.index.folder.stat().st_mtime_ns
-            if version != self.version:
-                self.version, changed = version, True
+            folder_ns = self.index.folder.stat().st_mtime_ns
+            if folder_ns != self._folder_ns:
+                self._folder_ns, changed = folder_ns, True
+                self.version += 1
                 for path in self.index.journals():
                     self.runs.setdefault(path.name.removesuffix(".journal"), live.LiveRun(path))
         marks = {name: self._mark(run.path) for name, run in self.runs.items()}
@@ -285,6 +355,9 @@ class Hub:
             if time.monotonic() - ended > self.KEPT_S:
                 for known in (self.runs, self.views, self._ended, self._settled):
                     known.pop(name, None)
+        states = {name: view["state"] for name, view in self.views.items()}
+        if states != self._states:  # a crash changes no folder
+            self._states, self.version = states, self.version + 1
         return changed
 
     def _read(self, name: str, mark: tuple[int, int] | None) -> None:
@@ -440,7 +513,7 @@ class Starter:
         if any(len(text) > 200 for text in settings):
             raise Refusal("a value is too long")
         st.load_config(config, settings)
-        command = [sys.executable, _program(), f"./{name}", "--config", str(config)]
+        command = [sys.executable, _program(), live.argument(name), "--config", str(config)]
         command += ["--results-dir", str(self._index.folder), "--quiet"]
         return command + [part for text in settings for part in ("--set", text)]
 
@@ -448,10 +521,11 @@ class Starter:
         """Return the command that goes on with a run. Raises Refusal."""
         if self._index.journal(name) is None:
             raise Refusal(f"{st.printable(name, 100)}: there is nothing to go on with", 404)
-        if view["state"] not in ("crashed", "stopped"):
+        if view["state"] not in ("crashed", "stopped") or name in self._running():
             raise Refusal(f"{st.printable(name, 100)}: its run is in progress", 409)
         path = self._config_of(view)
-        command = [sys.executable, _program(), f"./{name}", "--resume", "--config", str(path)]
+        command = [sys.executable, _program(), live.argument(name), "--resume"]
+        command += ["--config", str(path)]
         return [*command, "--results-dir", str(self._index.folder), "--quiet"]
 
     def _config_of(self, view: Mapping[str, Any]) -> Path:
@@ -568,7 +642,7 @@ def shown_command(command: Sequence[str]) -> str:
         "python3",
         *(_short(Path(word)) if Path(word).is_absolute() else word for word in command[1:]),
     ]
-    return " ".join(shlex.quote(word.removeprefix("./")) for word in words if word != "--quiet")
+    return shlex.join(word for word in words if word != "--quiet")
 
 
 # === Reports and exports ===
@@ -625,10 +699,18 @@ class Workshop:
             raise
         if process.returncode:
             lines = said.decode(errors="replace").strip().splitlines() or ["it failed"]
-            raise Refusal(st.printable(lines[-1].removeprefix("llm_stresstest: "), 400), 500)
+            # A file that is no results file is no fault of this program.
+            status = 422 if process.returncode == 2 else 500
+            raise Refusal(st.printable(lines[-1].removeprefix("llm_stresstest: "), 400), status)
 
 
 # === Who may ask ===
+
+
+def is_same(given: str, secret: str) -> bool:
+    """Whether somebody shows the secret, told in a time that says nothing of it."""
+    both = (text.encode(errors="surrogatepass") for text in (given, secret))
+    return hmac.compare_digest(*both)
 
 
 class Guard:
@@ -641,7 +723,7 @@ class Guard:
         self.page_token = secrets.token_urlsafe(32)  # for what changes something
         self.hosts = set(settings.allow_hosts)
         self.hosts |= {
-            f"{host}:{settings.port}" for host in settings.allow_hosts if ":" not in host
+            f"{host}:{settings.port}" for host in settings.allow_hosts if not PORT.search(host)
         }
         if is_loopback(settings.host):
             names = ("127.0.0.1", "localhost", "[::1]")
@@ -678,8 +760,7 @@ class Guard:
             raise web.HTTPForbidden(text="only this dashboard's own pages may ask for that")
 
     def _check_page_token(self, request: web.Request) -> None:
-        given = request.headers.get("X-Token", "").encode()
-        if not hmac.compare_digest(given, self.page_token.encode()):
+        if not is_same(request.headers.get("X-Token", ""), self.page_token):
             raise web.HTTPForbidden(text="this page is of an earlier dashboard; load it again")
         if request.content_type != "application/json":
             raise web.HTTPUnsupportedMediaType(text="wants JSON")
@@ -689,13 +770,12 @@ class Guard:
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "bearer" and self.is_token(given.strip()):
             return True
-        cookie = request.cookies.get(self.COOKIE, "").encode()
-        return hmac.compare_digest(cookie, self._session.encode())
+        return is_same(request.cookies.get(self.COOKIE, ""), self._session)
 
     def is_token(self, given: str) -> bool:
         """Whether this is the token."""
         token = self._settings.token or ""
-        return bool(token) and hmac.compare_digest(given.encode(), token.encode())
+        return bool(token) and is_same(given, token)
 
     def remember(self, request: web.Request, response: web.StreamResponse) -> None:
         """Give the browser the cookie that stands for the token."""
@@ -766,6 +846,8 @@ class Vega(NamedTuple):
 
 class Dashboard:
     """The web application: pages, streams, data."""
+
+    BODY_S = 20.0  # how long the body of a request may take
 
     def __init__(self, settings: Settings, scratch: Path) -> None:
         self.settings = settings
@@ -911,11 +993,11 @@ class Dashboard:
 
     async def _render(self, name: str | None, words: pages.Words) -> dict[str, Any]:
         """Return the parts of the live page and its charts; made once a tick, however many look."""
-        key = (name, words.language)
+        view = self.hub.pick(name)
+        key = (None if view is None else view["name"], words.language)
         ticks, rendered = self._rendered.get(key, (-1, {}))
         if ticks == self.hub.ticks and rendered:
             return rendered
-        view = self.hub.pick(name)
         shown = None if view is None else pages.LivePage(view, words)
         ended = [
             other for other in self.hub.views.values()
@@ -1279,8 +1361,9 @@ class Dashboard:
         if not self.starter.allowed:
             raise Refusal("start the dashboard with --allow-start for that", 403)
         try:
-            asked = json.loads(await request.text())
-        except (ValueError, RecursionError):
+            async with asyncio.timeout(self.BODY_S):
+                asked = json.loads(await request.read())
+        except (ValueError, RecursionError, TimeoutError):
             asked = None
         if not isinstance(asked, dict) or not all(
             isinstance(value, str | int | float) for value in asked.values()
@@ -1298,7 +1381,7 @@ class Dashboard:
     async def api_start(self, request: web.Request) -> web.StreamResponse:
         """Start a run."""
         command = self.starter.command(await self._asked(request))
-        name = command[2].removeprefix("./")
+        name = st.check_name(command[2])
         self.starter.start(name, command)
         page = f"/?run={urllib.parse.quote(name)}"
         return web.json_response({"name": name, "command": shown_command(command), "page": page})
@@ -1339,7 +1422,11 @@ class Dashboard:
     @route("POST", "/login", open=True)
     async def login(self, request: web.Request) -> web.StreamResponse:
         """Take the token, once: from then on the cookie stands for it."""
-        given = str((await request.post()).get("token", ""))
+        try:
+            async with asyncio.timeout(self.BODY_S):
+                given = str((await request.post()).get("token", ""))
+        except (ValueError, LookupError, TimeoutError):  # no form, or in no known encoding
+            given = ""
         if not self.guard.is_token(given):
             await asyncio.sleep(1.0)  # so that guessing takes for ever
             response = self._page(request, "login", env=self.settings.token_env, wrong=True)
@@ -1426,7 +1513,7 @@ def open_metrics(views: Sequence[Mapping[str, Any]]) -> bytes:
     for view in views:
         server = st.printable(view["server"] or "", 200)
         labels = {
-            "run": st.printable(view["name"], 200),
+            "run": view["name"],  # as it is: two runs with the same labels would spoil all
             "gen_ai_request_model": st.printable(view["model"] or "", 200),
             "server_address": server,
         }

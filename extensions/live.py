@@ -26,10 +26,13 @@ import signal
 import sys
 import threading
 import time
+import typing
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import msgspec
 
 import llm_stresstest as st
 
@@ -48,6 +51,83 @@ def unfinished(folder: Path) -> list[Path]:
     with contextlib.suppress(OSError):
         return sorted(path for path in folder.glob("*.journal") if path.is_file())
     return []
+
+
+# What the lines of a journal must hold to be counted. A line of another program, or of another
+# version of this one, may have a good checksum and yet anything in it.
+Whole = Annotated[int, msgspec.Meta(ge=0, lt=1 << 47)]
+Number = Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]
+_BOUNDED: Mapping[Any, Any] = {
+    int: Whole, int | None: Whole | None, float: Number, float | None: Number | None,
+}  # fmt: skip
+
+
+def _record_type() -> type[msgspec.Struct]:
+    """Return what a result's record must be like: the fields of `Result`, and their times in ms."""
+    hints = typing.get_type_hints(st.Result)
+    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = [
+        (f"{name}_ms", Number | None)
+        for name in ("sent", "ttft", "end", "answer_ttft", "scheduled", "connect")
+    ]
+    fields += [("error", st.Failure | None), ("client_error_ms", Number | None, None)]
+    for field in dataclasses.fields(st.Result):
+        if field.name in ("error", "raw_answer") or field.name.endswith("_ns"):
+            continue
+        kind = _BOUNDED.get(hints[field.name], hints[field.name])
+        has_none = field.default is dataclasses.MISSING
+        fields.append((field.name, kind) if has_none else (field.name, kind, field.default))
+    return msgspec.defstruct("Record", fields, kw_only=True)
+
+
+class _Pulse(msgspec.Struct):
+    at_ms: Number
+    done: Whole
+    received_bytes: Whole
+    stage: Whole | None = None
+    in_flight: Whole | None = None
+    waiting: Whole | None = None
+    queued: Whole | None = None
+
+
+class _Grade(msgspec.Struct):
+    score: Number | None
+
+
+class _Samples(msgspec.Struct):
+    t_ms: Number
+    values: dict[str, Any]
+    idle: bool = False
+
+
+class _Footer(msgspec.Struct):
+    status: str = ""
+    duration_ms: Number | None = None
+
+
+class _Embedded(msgspec.Struct):
+    engine: str = ""
+
+
+class _Header(msgspec.Struct):
+    config: dict[str, Any]
+    questions: Whole
+    turns: Whole | None = None
+    run_id: str | None = None
+    started: str | None = None
+    server: str | None = None
+    embedded: _Embedded | None = None
+
+
+_LINES: Mapping[str, type[msgspec.Struct]] = {
+    "result": _record_type(), "pulse": _Pulse, "grade": _Grade, "samples": _Samples,
+    "footer": _Footer, "header": _Header,
+}  # fmt: skip
+
+
+def argument(name: str) -> str:
+    """Return a run's name as the command line wants it: one that is a tool's, or ends in .json."""
+    name = f"{name}.json" if name.endswith(".json") else name
+    return f"./{name}" if name in st.TOOLS else name
 
 
 class Values:
@@ -94,16 +174,16 @@ class Points:
 
     MOST = 2000
 
-    def __init__(self) -> None:
-        self.total = 0
+    def __init__(self, most: int = MOST) -> None:
+        self.most, self.total = most, 0
         self._points: list[tuple[float, Any, Any]] = []
 
     def add(self, at_s: float, value: Any, more: Any = None) -> None:
         """Take a point."""
         self.total += 1
         self._points.append((at_s, value, more))
-        if len(self._points) >= 2 * self.MOST:
-            self._points = self._thinned(self.MOST)
+        if len(self._points) >= 2 * self.most:
+            self._points = self._thinned(self.most)
 
     def _thinned(self, most: int) -> list[tuple[float, Any, Any]]:
         """Keep of each four neighbours in time the lowest and the highest."""
@@ -122,7 +202,7 @@ class Points:
 
     def to_list(self) -> list[tuple[float, Any, Any]]:
         """Return at most MOST points in the order of time."""
-        return self._thinned(self.MOST)
+        return self._thinned(self.most)
 
 
 class Beats:
@@ -209,6 +289,7 @@ class Sampled:
     LEAST_S = 3.0
     NOT_YET: ClassVar = {"too_short", "interrupted", "unsteady"}
     NEEDS_ALL: ClassVar = {"too_few_requests", "overloaded"}
+    ODD: ClassVar = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 
     def __init__(self) -> None:
         self.validity: dict[str, Any] = {"verdict": None, "reasons": [], "judged": 0}
@@ -224,7 +305,7 @@ class Sampled:
         self._version = version
         try:
             self._judge(run, run.reader)
-        except (st.ResultsError, ValueError, KeyError, TypeError):
+        except (st.ResultsError, *self.ODD):
             return  # a record of another program, or damaged meanwhile: as it was
         finally:
             took_s = time.monotonic() - begun
@@ -267,6 +348,11 @@ class LiveRun:
     """
 
     METRICS: ClassVar = {"ttft_ms": "ttft_ms", "tpot_ms": "tpot_ms", "e2e_ms": "time_ms"}
+    PERCENTILES: ClassVar = {
+        "ttft_ms": ("p50", "p90", "p95", "p99"),
+        "tpot_ms": ("p50", "p95"),
+        "e2e_ms": ("p50", "p95"),
+    }
     BUDGET_S = 0.5  # for one `refresh`
     FRESH_S = 2.5  # a file written since then is a running run's, which pulses each second
     MOST_RECENT = 5000
@@ -293,9 +379,12 @@ class LiveRun:
         self._gradable = 0
         self._values = {name: Values() for name in self.METRICS}
         self._answers, self._failures, self._beats = Points(), Points(), Beats()
+        self._tpots = Points(Points.MOST // 2)
         self._recent: deque[tuple[float, st.Result]] = deque(maxlen=self.MOST_RECENT)
         self._last: deque[dict[str, Any]] = deque(maxlen=20)
         self._errors: Counter[tuple[str, int | None, str]] = Counter()
+        self._errors_s: dict[tuple[str, int | None, str], tuple[float, float]] = {}
+        self._slos: dict[str, st.Slo] = {}  # each limit of time by itself
         self._in_time: Counter[str] = Counter()
         self._pulses: deque[dict[str, Any]] = deque(maxlen=2)
         self._samples: dict[str, Any] = {}
@@ -313,8 +402,8 @@ class LiveRun:
         Content of any kind is passed over or counted as damage; nothing is raised.
         """
         lines = 0
-        if self.reader is not None and not self.reader.is_in_place and self.path.exists():
-            self._begin()  # another run has this name now
+        if self.reader is not None and self._is_another_file(self.reader):
+            self._begin()
         try:
             lines = self._read()
             self.problem = None
@@ -322,6 +411,14 @@ class LiveRun:
             self.problem = str(error)
         before, self._state = self._state, self.state()
         return lines > 0 or before != self._state
+
+    def _is_another_file(self, reader: st.JournalReader) -> bool:
+        """Whether another run has this name now, or what was read has been cut off."""
+        try:
+            size = self.path.stat().st_size
+        except OSError:
+            return False
+        return not reader.is_in_place or size < reader.whole_bytes
 
     def _read(self) -> int:
         """Take the new lines. Raises ResultsError."""
@@ -346,7 +443,10 @@ class LiveRun:
 
     def _take(self, line: st.JournalLine) -> None:
         """Count one line."""
-        content = line.read()
+        if line.kind not in _LINES:  # of a newer version
+            return
+        checked = msgspec.json.decode(line.content, type=_LINES[line.kind])
+        content = msgspec.structs.asdict(checked)
         if line.kind == "result":
             self._take_result(content)
         elif line.kind == "pulse":
@@ -357,14 +457,24 @@ class LiveRun:
         elif line.kind == "samples":
             self._take_sample(content)
         elif line.kind == "footer":
-            self.footer = content
+            self.footer = {**line.read(), **content}
         elif line.kind == "header":
             self._take_header(content)
 
     def _take_header(self, header: dict[str, Any]) -> None:
-        self.header = header
-        self.config = st.Config.read(header["config"])
-        turns = header.get("turns", header["questions"])
+        embedded: _Embedded | None = header["embedded"]
+        self.header = {**header, "embedded": embedded and {"engine": embedded.engine}}
+        try:
+            self.config = st.Config.read(header["config"])
+        except (ValueError, TypeError, st.ConfigError):  # of another version: its plan is not known
+            self.header["config"] = None
+            return
+        self._slos = {
+            name: st.Slo(**{name: limit})
+            for name, limit in self.config.slo.model_dump().items()
+            if limit is not None and name in self.METRICS
+        }
+        turns = header["questions"] if header["turns"] is None else header["turns"]
         self.stages = []
         for number, level in enumerate(self.config.levels):
             planned: int | None = turns
@@ -377,11 +487,13 @@ class LiveRun:
     def _take_sample(self, row: dict[str, Any]) -> None:
         """Note what the machine did, and over time what a chart shows of it."""
         known = {
-            name: value for name, value in row["values"].items() if isinstance(value, int | float)
+            name: value
+            for name, value in row["values"].items()
+            if isinstance(value, int | float) and abs(value) < 1e18
         }
         self._samples = known
         at_s = row["t_ms"] / 1000
-        if row.get("idle") or at_s < 0:
+        if row["idle"] or at_s < 0:
             return
         watts = (known.get(name) for name in ("wall_w", "gpu_w", "dcgm_gpu_w", "cpu_package_w"))
         drawn = {
@@ -423,8 +535,10 @@ class LiveRun:
             self.stages[self.stage].begun_s = at_s
 
     def _take_result(self, record: dict[str, Any]) -> None:
-        record["chunk_ms"] = None  # nothing here looks at them, and they are most of the work
-        result = st.Result.from_record(record)
+        failure: st.Failure | None = record["error"]
+        error = None if failure is None else dataclasses.asdict(failure)
+        # Nothing here looks at the chunks, and they are most of the work.
+        result = st.Result.from_record({**record, "error": error, "chunk_ms": None})
         self._go_on()
         self._note_last(result)
         if result.status == "cancelled":  # it is asked again
@@ -445,19 +559,13 @@ class LiveRun:
             return
         for name, source in self.METRICS.items():
             self._values[name].add(sent_ns or 0, getattr(result, source))
-        for name, limit in self._limits().items():
-            self._in_time[name] += st.Slo(**{name: limit}).is_in_time(result)
+        for name, slo in self._slos.items():
+            self._in_time[name] += slo.is_in_time(result)
         if result.ttft_ms is not None:
             self._answers.add(sent_s, result.ttft_ms, stage.level)
+        if result.tpot_ms is not None:
+            self._tpots.add(sent_s, result.tpot_ms, stage.level)
         self._spread_tokens(result, end_s)
-
-    def _limits(self) -> dict[str, float]:
-        """Return the limits of time that `slo` sets."""
-        return {
-            name: limit
-            for name, limit in self.config.slo.model_dump().items()
-            if limit is not None and name in self.METRICS
-        }
 
     def _spread_tokens(self, result: st.Result, end_s: float) -> None:
         """Put an answer's tokens where they came: the first one, and the rest evenly behind it."""
@@ -480,6 +588,9 @@ class LiveRun:
         if len(self._errors) >= self.MOST_SAID and said not in self._errors:
             said = (error.kind, error.http_status, "")
         self._errors[said] += 1
+        end_s = sent_s if result.end_ns is None else result.end_ns / NS_PER_S
+        first_s, last_s = self._errors_s.get(said, (end_s, end_s))
+        self._errors_s[said] = min(first_s, end_s), max(last_s, end_s)
         self._failures.add(sent_s, error.kind)
 
     def _note_last(self, result: st.Result) -> None:
@@ -605,7 +716,7 @@ class LiveRun:
 
     def _now_s(self) -> float:
         """Return the run's clock: as the last line had it, and what has passed since."""
-        if self.footer is not None and "duration_ms" in self.footer:
+        if self.footer is not None and self.footer["duration_ms"] is not None:
             return float(self.footer["duration_ms"]) / 1000
         if self.reader is None or not self.reader.is_in_place or not self._is_alive():
             return self._at_s
@@ -671,12 +782,12 @@ class LiveRun:
     def _what_runs(self) -> dict[str, Any]:
         header, config = self.header, self.config
         name = self.path.stem
-        run = f"{st.program()} {shlex.quote(name)}"
+        run = f"{st.program()} {shlex.quote(argument(name))}"
         usual = st.find_file(None, "config.json").parent / "results"
         where = ""
         if self.path.parent.resolve() != usual.resolve():
             where = f" --results-dir {shlex.quote(str(self.path.parent))}"
-        known = bool(header)
+        known = header.get("config") is not None
         return {
             "name": name,
             "path": str(self.path),
@@ -727,6 +838,15 @@ class LiveRun:
             "saved": self.done,
             "resumed_parts": self.resumed_parts,
             "commonest_error": commonest,
+            "failures": [
+                {
+                    "text": st.Failure(kind, message, status).shown[:SHOWN_CHARS],
+                    "count": count,
+                    "first_s": self._errors_s[kind, status, message][0],
+                    "last_s": self._errors_s[kind, status, message][1],
+                }
+                for (kind, status, message), count in self._errors.most_common(10)
+            ],
             "damage": self._damage(),
             "stages": [
                 {
@@ -763,6 +883,8 @@ class LiveRun:
         if self.reader is None:
             return []
         damage = []
+        if not self.header and not self.reader.lines and not self._is_alive():
+            damage.append("it has no first line of a journal")
         if lost := self.reader.lost_bytes - self.reader.unfinished_bytes:
             damage.append(f"{lost:,} bytes are damaged and left out")
         if missing := sum(map(len, self.reader.missing)):
@@ -838,6 +960,7 @@ class LiveRun:
             "cpu_percent": self._beats.means("cpu_percent", length),
             "watts": self._beats.means("watts", length),
             "answers": [list(point) for point in self._answers.to_list()],
+            "tpot": [list(point) for point in self._tpots.to_list()],
             "failures": [[at_s, kind] for at_s, kind, _ in self._failures.to_list()],
         }
 
@@ -847,7 +970,7 @@ class LiveRun:
         level = self.stages[self.stage].level if len(self.stages) > 1 else None
         for metric, values in self._values.items():
             known = values.describe()
-            for name in ("p50", "p95"):
+            for name in self.PERCENTILES[metric]:
                 low, high = known["ci95"][name]
                 missing = known["n"] and None in (low, high)
                 rows.append(
@@ -867,13 +990,13 @@ class LiveRun:
         return [
             {
                 "name": f"slo.{name}",
-                "limit": limit,
+                "limit": getattr(slo, name),
                 "value": self._in_time[name] / self.done if self.done else None,
                 "good": self._in_time[name],
                 "of": self.done,
                 "met": None,
             }
-            for name, limit in self._limits().items()
+            for name, slo in self._slos.items()
         ]
 
 
@@ -911,14 +1034,18 @@ class Screen:
         "slo.e2e_ms": "whole answer",
     }
 
-    def __init__(self, view: Mapping[str, Any], width: int, height: int) -> None:
+    def __init__(
+        self, view: Mapping[str, Any], width: int, height: int, *, beside_run: bool = True
+    ) -> None:
         self.view, self.width, self.height = view, max(width, 20), max(height, 6)
+        self.beside_run = beside_run
         # A block fills the width, or the left column of a wide terminal.
         self.column = self.width if self.width < self.WIDE else self.width * 2 // 5
 
     def lines(self) -> list[Text]:
         """Return at most as many lines as the terminal has."""
-        middle = [*self._figures(), *self._traffic()]
+        figures, traffic = self._figures(), self._traffic()
+        middle = [*figures, *([st.styled("")] if figures and traffic else []), *traffic]
         top = [self._head(), [*self._sentence(), *self._progress()], middle]
         below = [self._known(), self._trust(), self._limits(), self._speed(), self._quality()]
         blocks = [block for block in (*top, *below) if block]
@@ -1000,7 +1127,9 @@ class Screen:
             command = st.printable(view["resume_command"], 4000)
             places = range(0, len(command), self.width)  # whole, to be copied
             go_on = [st.styled(command[place : place + self.width]) for place in places]
-        match view["state"]:
+        match "reading" if view["behind"] else view["state"]:
+            case "reading":
+                text, go_on = "Reading the journal …", []
             case "starting":
                 text = f"Waiting for the first answer, {about(view['elapsed_s'])}."
             case "silent":
@@ -1076,7 +1205,7 @@ class Screen:
         """Return what is so now, each a name, a value and what it is of."""
         view, now = self.view, self.view["now"]
         if now is None:
-            return []
+            return self._failed()
         user = st.format_number(now["user_tokens_per_s"])
         quiet = "–" if view["quiet_s"] is None else st.format_ms(1000 * view["quiet_s"]) + " ago"
         figures = [
@@ -1085,27 +1214,31 @@ class Screen:
             ("Total speed ↑", f"{st.format_number(now['tokens_per_s'])} tokens/s", "last 10 s"),
             ("Last answer", quiet, f"{st.format_number(now['requests_per_s'])} answers/s"),
         ]
-        if view["failed"]:
-            error = view["commonest_error"]["text"] if view["commonest_error"] else ""
-            figures.append((f"{view['failed']:,} failed", "", cut(error, self.width)))
         cells = self.width // 4
         if cells < 24:  # turned: a figure is a row
             rows = [
                 st.styled((name.ljust(22), "dim"), (value.rjust(14), "bold"), "  ", (more, "dim"))
-                for name, value, more in figures[:4]
+                for name, value, more in figures
             ]
             if self.width < 60:
                 rows = [row[: 22 + 14] for row in rows]
         else:
-            columns = list(zip(*figures[:4], strict=True))
+            columns = list(zip(*figures, strict=True))
             rows = [
                 st.styled(("".join(text.ljust(cells) for text in row), style))
                 for row, style in zip(columns, ("dim", "bold", "dim"), strict=True)
             ]
-        for name, _, more in figures[4:]:
-            rows += st.wrapped(st.styled((f"✕ {name}", "bold red"), f"  most often {more}"),
-                               self.width, hang=2)  # fmt: skip
-        return rows
+        return [*rows, *self._failed()]
+
+    def _failed(self) -> list[Text]:
+        """Return how many requests failed, and what most of them met."""
+        view = self.view
+        if not view["failed"]:
+            return []
+        error = view["commonest_error"]["text"] if view["commonest_error"] else ""
+        head = (f"✕ {view['failed']:,} failed", "bold red")
+        text = st.styled(head, f"  most often {cut(error, self.width)}")
+        return st.wrapped(text, self.width, hang=2)
 
     def _traffic(self) -> list[Text]:
         view = self.view
@@ -1118,7 +1251,7 @@ class Screen:
             parts.append(f"{st.format_number(rate / 1000)}{st.NARROW_SPACE}kB/s")
         if view["energy"]:
             parts += [f"{name} {st.format_number(w)} W" for name, w in view["energy"].items()]
-        return [st.styled(""), *st.wrapped(st.styled((" · ".join(parts), "dim")), self.width)]
+        return st.wrapped(st.styled((" · ".join(parts), "dim")), self.width)
 
     def _known(self) -> list[Text]:
         """Return the percentiles so far, each with its interval or with what it needs."""
@@ -1197,7 +1330,7 @@ class Screen:
         if not last or height < 3 or width < 50:
             return []
         times = 2 + 9 + 2 + 9  # the two columns of figures at the right
-        ended = 11
+        ended = 13  # "19.7 ms ago" and a gap
         room = width - ended - times
         question, answer = (room // 2 - 1, room - room // 2 - 1) if room >= 50 else (0, room - 1)
         header = "Ended".ljust(ended)
@@ -1224,7 +1357,9 @@ class Screen:
     def _foot(self) -> str:
         if self.view["damage"] and self.view["state"] != "damaged":
             return cut("; ".join(self.view["damage"]), self.width)
-        text = "Ctrl-C stops the run and saves what was measured"
+        text = "Ctrl-C ends this view; the run goes on"
+        if self.beside_run:
+            text = "Ctrl-C stops the run and saves what was measured"
         ended = self.view["state"] in ("crashed", "stopped", "finished")
         return "" if ended else text[: self.width]
 
@@ -1272,7 +1407,7 @@ def _draw(run: LiveRun, *, beside_run: bool) -> int:
     from rich.console import Console, Group  # noqa: PLC0415
     from rich.live import Live  # noqa: PLC0415
 
-    over, said = threading.Event(), 0
+    over, said, lines = threading.Event(), 0, list["Text"]()
 
     def stop(signum: int, _frame: object) -> None:
         raise SystemExit(128 + signum)
@@ -1304,12 +1439,19 @@ def _draw(run: LiveRun, *, beside_run: bool) -> int:
         while True:
             run.refresh()
             view = run.view()
-            lines = Screen(view, console.width, console.height).lines()
+            drawn = Screen(view, console.width, console.height, beside_run=beside_run)
+            lines = drawn.lines()
             screen.update(Group(*lines), refresh=True)
             if beside_run and sys.stdout is not None and not said:
                 said = sys.stdout.write("live\n")
                 sys.stdout.flush()
             ended = view["state"] in ("finished", "stopped", "crashed", "damaged")
-            if over.wait(0.0 if run.behind else 1.0) or (ended and not beside_run):
+            is_shown = ended and not run.behind and not beside_run
+            if over.wait(0.0 if run.behind else 1.0) or is_shown:
                 break
+    if not beside_run:  # else the run's own summary is left behind
+        while len(lines) > 1 and not lines[-2].plain:
+            del lines[-2]
+        for line in lines[:-1]:
+            console.print(line)
     return 0

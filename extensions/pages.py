@@ -56,6 +56,7 @@ TEXTS = {
     "local_zone": ("Times are in your time zone ({zone}).", "Zeiten in Ihrer Zeitzone ({zone})."),
     # States
     "state_starting": ("Starting", "Beginnt"),
+    "state_unstarted": ("Not started", "Nicht begonnen"),
     "state_running": ("Running", "Läuft"),
     "state_silent": ("Running", "Läuft"),
     "state_grading": ("Grading", "Bewertung"),
@@ -174,6 +175,8 @@ TEXTS = {
     "p_first_token": ("First token", "Erstes Token"),
     "p_first_token_note": ("each answer a point{log} · ↓", "jede Antwort ein Punkt{log} · ↓"),
     "log": (" · log scale", " · logarithmisch"),
+    "p_each_token": ("Each further token", "Jedes weitere Token"),
+    "p_each_token_note": ("each answer a point{log} · ↓", "jede Antwort ein Punkt{log} · ↓"),
     "p_tokens": ("Tokens/s", "Token/s"),
     "p_tokens_note": ("all users{fills} · ↑", "alle Nutzer{fills} · ↑"),
     "fills": (
@@ -181,6 +184,8 @@ TEXTS = {
     ),
     "p_in_flight": ("Requests in flight", "Anfragen unterwegs"),
     "p_in_flight_note": ("each second", "jede Sekunde"),
+    "p_queued": ("Requests queued", "Anfragen in der Schlange"),
+    "p_queued_note": ("due, but held by the cap · ↓", "fällig, doch von der Grenze gehalten · ↓"),
     "p_cpu": ("CPU", "CPU"),
     "p_cpu_note": ("% of the machine", "% der Maschine"),
     "p_power": ("Power", "Leistung"),
@@ -195,6 +200,15 @@ TEXTS = {
     "second": ("second", "Sekunde"),
     "queued": ("queued", "Schlange"),
     "in_flight": ("in flight", "unterwegs"),
+    "h_failures": ("Failures", "Fehler"),
+    "failures_note": (
+        "{failed} of {done} requests ({share}). Seconds since the start of the run.",
+        "{failed} von {done} Anfragen ({share}). Sekunden seit dem Beginn des Laufs.",
+    ),
+    "failure": ("Failure", "Fehler"),
+    "times": ("Count", "Anzahl"),
+    "first_seen": ("First", "Zuerst"),
+    "last_seen": ("Last", "Zuletzt"),
     "last_answers": ("Last answers", "Letzte Antworten"),
     "no_answers_yet": ("No answer has ended yet.", "Noch ist keine Antwort zu Ende."),
     "ended": ("Ended", "Ende"),
@@ -257,7 +271,8 @@ TEXTS = {
     "battery": ("Battery", "Akku"),
     "dcgm_gpu": ("GPUs, from the server", "GPUs, laut Server"),
     "command": ("The same from the command line", "Dasselbe auf der Kommandozeile"),
-    "resumed_note": ("Resumed {count} times.", "{count}-mal fortgesetzt."),
+    "resumed_once": ("resumed", "fortgesetzt"),
+    "resumed_note": ("resumed {count} times", "{count}-mal fortgesetzt"),
     # Runs
     "h_runs": ("{finished} finished{rest}.", "{finished} fertig{rest}."),
     "n_runs": ("{count} runs", "{count} Läufe"),
@@ -641,6 +656,20 @@ class LivePage:
         return found
 
     @property
+    def failed(self) -> list[tuple[str, str, str, str]]:
+        """The failures, the commonest first: what, how often, when first and last."""
+        words = self.words
+        return [
+            (
+                st.printable(item["text"], 200),
+                words.count(item["count"]),
+                f"{words.seconds(item['first_s'])}{NARROW}s",
+                f"{words.seconds(item['last_s'])}{NARROW}s",
+            )
+            for item in self.view["failures"]
+        ]
+
+    @property
     def last(self) -> list[dict[str, Any]]:
         """The last answers, the newest first."""
         words, rows = self.words, []
@@ -679,7 +708,9 @@ class LivePage:
         ]
 
     def notice(self) -> str:
-        """Say of a run that ended early how it ended."""
+        """Say of a run that ended early how it ended, as soon as all of it is read."""
+        if self.view.get("behind"):
+            return self.words("h_reading")
         damage = "; ".join(self.view["damage"])
         kind = self.state if self.state in ("crashed", "stopped") else "damaged"
         return self.words(f"{kind}_notice", damage=st.printable(damage, 200), **self.counts)
@@ -766,10 +797,10 @@ class Pages:
             say=words, style=ours(self.style), script=ours(SCRIPT), page=name, **values
         )
 
-    def parts(self, words: Words, **values: Any) -> dict[str, str]:
+    def parts(self, words: Words, **values: Any) -> dict[str, markupsafe.Markup]:
         """Return the parts of the live page by their ids; those without anything are empty."""
         return {
-            name: self._jinja.get_template(f"part_{name}").render(say=words, **values).strip()
+            name: ours(self._jinja.get_template(f"part_{name}").render(say=words, **values).strip())
             for name in PARTS
         }
 
@@ -796,7 +827,7 @@ letter-spacing:.04em;text-transform:uppercase;color:var(--a)}
 .top{justify-content:space-between;margin:28px 0 8px}
 .who{display:flex;flex-wrap:wrap;gap:4px 18px;align-items:center;overflow-wrap:anywhere}
 .who .mono{color:var(--ink);font-weight:650}
-.do{display:flex;flex-wrap:wrap;gap:10px}
+.do{display:flex;flex-wrap:wrap;gap:10px}.do span:empty{display:none}
 .do a,.button{display:inline-block;font-size:14px;font-weight:600;color:var(--ink);min-height:32px;
 background:var(--surface);border:1px solid var(--edge);border-radius:4px;padding:5px 14px;
 text-decoration:none}.do button{font-weight:600}
@@ -903,7 +934,7 @@ MACROS = """\
 {% macro state(view, say) %}<span class="state {{ view.state }}">\
 {{ icons[state_icons.get(view.state, "RUNNING")] }}{{ say("state_" ~ view.state) }}</span>\
 {% endmacro %}
-{% macro command(text, say) %}<div class="command"><code>{{ text }}</code>\
+{% macro command(text, say) %}<div class="command"><code>{{ printable(text, 4000) }}</code>\
 <button type="button" data-copy>{{ say("copy") }}</button></div>{% endmacro %}
 """
 
@@ -970,6 +1001,7 @@ LIVE_PAGE = """\
 <div id="charts"></div>
 <details><summary>{{ say("table") }}</summary><div id="part-table">{{ parts.table }}</div></details>
 </section>
+<section id="part-failures"{{ ' hidden' if not parts.failures }}>{{ parts.failures }}</section>
 <section aria-labelledby="h-last"><h2 id="h-last">{{ say("last_answers") }}</h2>
 <div id="part-last">{{ parts.last }}</div></section>
 </div>
@@ -988,15 +1020,19 @@ _IMPORT = '{% from "macros" import badge, state, command with context %}'
 PARTS = {
     "notices": """\
 {% for one in pending %}
-<div class="notice pending"><p><span class="state">{{ icons["RUNNING"] }}\
-{{ say("state_starting") }}</span><b class="mono">{{ one.name }}</b> \
+<div class="notice {{ 'crashed' if one.error else 'pending' }}"><p>\
+<span class="state {{ 'crashed' if one.error }}">\
+{{ icons["CRASHED" if one.error else "RUNNING"] }}\
+{{ say("state_unstarted" if one.error else "state_starting") }}</span>
+<b class="mono">{{ one.name }}</b> \
 {{ say("start_failed" if one.error else "pending", why=one.error, command=one.command) }}</p></div>
 {% endfor %}
 {% for one in notices %}
 <div class="notice {{ one.state }}"><p>{{ state(one.view, say) }}
 <b class="mono">{{ one.name }}</b> {{ one.notice() }}
 {% if one.state != "damaged" %}{{ say("resume_with") }}{% endif %}</p>
-{% if one.state != "damaged" %}<div class="command"><code>{{ one.view.resume_command }}</code>
+{% if one.state != "damaged" %}<div class="command">\
+<code>{{ printable(one.view.resume_command, 4000) }}</code>
 <button type="button" data-copy>{{ say("copy") }}</button>
 {% if allow_start %}<button type="button" data-post="/api/resume" data-name="{{ one.view.name }}">\
 {{ say("resume") }}</button>{% endif %}
@@ -1011,9 +1047,10 @@ href="/runs/{{ one.view.name | urlencode }}">{{ say("open_report") }}</a>\
     "who": """\
 {% if live %}{{ state(view, say) }}<span class="mono">{{ live.name }}</span>
 <span>{{ live.about }}</span><span>{{ say("for", time=say.duration(view.elapsed_s)) }}</span>
-{% if view.resumed_parts %}<span>{{ say("resumed_note", count=view.resumed_parts) }}</span>\
-{% endif %}
-{% for name in others %}<a href="/?run={{ name | urlencode }}" class="mono">{{ name }}</a>
+{% if view.resumed_parts %}<span>{{ say("resumed_once" if view.resumed_parts == 1 \
+else "resumed_note", count=view.resumed_parts) }}</span>{% endif %}
+{% for name in others %}<a href="/?run={{ name | urlencode }}" class="mono">\
+{{ printable(name, 60) }}</a>
 {% endfor %}{% endif %}
 """,
     "actions": """\
@@ -1048,7 +1085,8 @@ width="{{ s.percent }}%" height="10"/></svg>\
 {% else %}
 <h1>{{ say("h_none") if any_runs else say("none_yet") }}</h1>
 {% if last_finished %}<p class="lede">{{ say("last_finished") }}
-<a href="/runs/{{ last_finished | urlencode }}" class="mono">{{ last_finished }}</a></p>{% endif %}
+<a href="/runs/{{ last_finished | urlencode }}" class="mono">\
+{{ printable(last_finished, 200) }}</a></p>{% endif %}
 <p class="lede">{{ say("none_hint") }}</p>{{ command(first_command, say) }}
 {% if allow_start %}<p><a class="button" href="/start">{{ say("start") }}</a></p>{% endif %}
 {% endif %}
@@ -1077,6 +1115,18 @@ total=say.count(view.answers_of.answers)) }}{% endif %}</p>{% endif %}
 <th class="n">{{ say("in_flight") }}</th><th class="n">{{ say("queued") }}</th></tr></thead><tbody>
 {% for row in live.seconds %}<tr>{% for cell in row %}<td{{ ' class=n' if loop.index0 }}>{{ cell }}\
 </td>{% endfor %}</tr>{% endfor %}</tbody></table>{% endif %}
+""",
+    "failures": """\
+{% if live and live.failed %}<h2>{{ say("h_failures") }}</h2>
+<p class="note">{{ say("failures_note", failed=say.count(view.failed), done=say.count(view.done),
+share=say.share(view.failed / view.done)) }}</p>
+<table class="cards"><thead><tr><th>{{ say("failure") }}</th><th class="n">{{ say("times") }}</th>
+<th class="n">{{ say("first_seen") }}</th><th class="n">{{ say("last_seen") }}</th></tr></thead>
+<tbody>{% for text, times, first, last in live.failed %}
+<tr><td class="long q">{{ text }}</td><td class="n" data-of="{{ say("times") }}">{{ times }}</td>
+<td class="n" data-of="{{ say("first_seen") }}">{{ first }}</td>
+<td class="n" data-of="{{ say("last_seen") }}">{{ last }}</td></tr>
+{% endfor %}</tbody></table>{% endif %}
 """,
     "last": """\
 {% if live and live.last %}
@@ -1130,7 +1180,8 @@ total=say.count(view.answers_of.answers)) }}{% endif %}</p>{% endif %}
 {% else %}<p class="note">{{ say("no_samples") }}</p>{% endif %}{% endif %}
 """,
     "command": """\
-{% if live and view.command %}<h2>{{ say("command") }}</h2><pre>{{ view.command }}</pre>
+{% if live and view.command %}<h2>{{ say("command") }}</h2>\
+<pre>{{ printable(view.command, 20000) }}</pre>
 <button type="button" data-copy>{{ say("copy") }}</button>{% endif %}
 """,
 }
@@ -1164,8 +1215,8 @@ placeholder="{{ say("filter") }}">
 <td>{% if r.is_finished %}<input type="checkbox" aria-label="{{ say("tick", name=r.name) }}">\
 {% endif %}</td>
 <td class="name" data-v="{{ r.name }}">{% if r.is_finished %}<a class="mono" \
-href="/runs/{{ r.name | urlencode }}">{{ r.name }}</a>{% else %}<a class="mono" \
-href="/?run={{ r.name | urlencode }}">{{ r.name }}</a>{% endif %}
+href="/runs/{{ r.name | urlencode }}">{{ r.shown }}</a>{% else %}<a class="mono" \
+href="/?run={{ r.name | urlencode }}">{{ r.shown }}</a>{% endif %}
 {% if r.note %}<small>{{ r.note }}</small>{% endif %}
 {% if r.dates %}<small><a href="/trend/{{ r.base | urlencode }}">\
 {{ say("dates", count=r.dates) }}</a></small>{% endif %}</td>
@@ -1222,7 +1273,7 @@ TREND_PAGE = """\
 <th>{{ say("c_verdict") }}</th><th class="num">TTFT</th><th class="num">{{ say("c_tokens") }}</th>
 <th class="num">{{ say("c_right") }}</th></tr></thead><tbody>
 {% for r in rows %}<tr><td class="name"><a class="mono" href="/runs/{{ r.name | urlencode }}">\
-{{ r.name }}</a></td><td data-of="{{ say("c_date") }}"><time datetime="{{ r.started }}">\
+{{ r.shown }}</a></td><td data-of="{{ say("c_date") }}"><time datetime="{{ r.started }}">\
 {{ r.date }}</time></td><td data-of="{{ say("c_verdict") }}">{{ badge(r.verdict, r.word) }}</td>
 <td class="num" data-of="TTFT">{{ r.ttft[0] }}</td><td class="num" \
 data-of="{{ say("c_tokens") }}">{{ r.speed[0] }}</td><td class="num" \
@@ -1562,6 +1613,12 @@ const refreshRuns = async () => {
   if (!$("rows") || !fresh.getElementById("rows")) { location.reload(); return; }
   document.querySelector("#runs h1").textContent = fresh.querySelector("#runs h1").textContent;
   $("rows").replaceWith(fresh.getElementById("rows"));
+  for (const id of ["model", "verdict"]) {
+    const wanted = $(id).value;
+    $(id).replaceChildren(...fresh.getElementById(id).options);
+    $(id).value = wanted;
+    if ($(id).selectedIndex < 0) $(id).selectedIndex = 0;
+  }
   listen();
   localise($("rows"));
   sort(); filter(); tick();

@@ -212,9 +212,9 @@ class RunRows:
             view for view in views.values()
             if view["state"] != "finished" and view["name"] not in finished
         ]  # fmt: skip
-        unfinished.sort(key=lambda view: view["started"] or "", reverse=True)
         self.rows = [self._unfinished(view) for view in unfinished]
         self.rows += [self._row(entry) for entry in entries]
+        self.rows.sort(key=lambda row: row["epoch"] or 0.0, reverse=True)
         self._states = Counter(row["verdict"] for row in self.rows)
         self.columns = [
             ("c_run", False, ""), ("c_date", False, ""), ("c_model", False, words("c_machine")),
@@ -292,6 +292,10 @@ class RunRows:
         state = view["state"].upper() if view["state"] not in pages.BUSY else "RUNNING"
         levels = config.get("concurrent", [])
         levels = levels if isinstance(levels, list) else [levels]
+        damage = [st.printable(line, 200) for line in view["damage"]]
+        saved = words("answers_saved", count=words.count(view["saved"]))
+        if view["behind"]:
+            saved = words("h_reading")
         blank = {
             f"{key}{ending}": value
             for key in ("ttft", "speed", "right", "failed", "energy")
@@ -303,7 +307,7 @@ class RunRows:
         return {
             **self._start(view["name"], view["started"]),
             "is_finished": False,
-            "note": words("answers_saved", count=words.count(view["saved"])),
+            "note": ". ".join([*damage, saved]),
             "base": view["name"],
             "dates": 0,
             "model": st.printable(view["model"] or "", 100),
@@ -319,10 +323,11 @@ class RunRows:
     def _start(name: str, started: str | None) -> dict[str, Any]:
         epoch: float | str = ""
         if started:
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, OverflowError):
                 epoch = round(dt.datetime.fromisoformat(started).timestamp(), 3)
         date = (started or "")[:16].replace("T", " ")
-        return {"name": name, "started": started, "epoch": epoch, "date": date}
+        shown = st.printable(name, 200)
+        return {"name": name, "shown": shown, "started": started, "epoch": epoch, "date": date}
 
 
 def _blank(value: float | None) -> float | str:

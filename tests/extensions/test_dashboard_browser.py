@@ -242,6 +242,24 @@ def test_two_ticked_runs_are_compared(board: Board, server: ScriptedServer) -> N
     assert board.said == []
 
 
+def test_a_list_that_is_open_gets_new_runs_and_what_they_can_be_filtered_by(
+    board: Board,
+) -> None:
+    results = board.project.folder / "results"
+    odd_runs.synthetic(results, 1, [2])
+    board.start()
+    page = board.page("runs")
+    assert page.inner_text("#runs h1") == "1 run finished."
+    (results / "bad.json").write_text("[]")
+    page.wait_for_selector("#verdict option[value=DAMAGED]", state="attached")
+    page.select_option("#verdict", "DAMAGED")
+    (results / "worse.json").write_text("[]")
+    page.wait_for_selector("tr[data-name=worse]")
+    assert page.input_value("#verdict") == "DAMAGED"
+    assert page.inner_text("#shown") == "2 of 3 shown"
+    assert board.said == []
+
+
 def test_the_language_theme_and_pause_can_be_switched(board: Board, server: ScriptedServer) -> None:
     slow(board.project, server)
     board.start()

@@ -591,3 +591,20 @@ def test_a_refused_request_is_quoted_as_the_commonest_error(
     view = until(run, lambda view: view["failed"] > 3)
     assert view["commonest_error"]["text"].startswith("HTTP 429: limit of 2")
     assert view["last"][0]["status"] == "error"
+
+
+def test_each_kind_of_failure_says_how_often_and_when(writer: Writer) -> None:
+    writer.answer(0, 1500)
+    for place, end_ms, message in ((1, 2000, "busy"), (2, 5000, "busy"), (3, 3000, "down")):
+        writer.fail(place, end_ms, message)
+    view = follow(writer)
+    assert view["failures"] == [
+        {"text": "HTTP 503: busy", "count": 2, "first_s": 2.0, "last_s": 5.0},
+        {"text": "HTTP 503: down", "count": 1, "first_s": 3.0, "last_s": 3.0},
+    ]
+
+
+def test_the_time_of_each_further_token_is_kept_over_time(writer: Writer) -> None:
+    writer.answer(0, 2000)
+    writer.answer(1, 3000, token=21)
+    assert follow(writer)["series"]["tpot"] == [[0.9, 100.0, 4], [1.9, 50.0, 4]]

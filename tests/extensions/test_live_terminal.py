@@ -322,3 +322,44 @@ def test_the_dashboard_beside_a_run_says_its_address_and_shows_the_run(
         process.kill()
         for each in served:
             each.kill()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_failures_are_said_when_nothing_but_failures_comes(tmp_path: Path, width: int) -> None:
+    writer = Writer(tmp_path)
+    writer.fail(0, 1000, "too busy")
+    writer.pulse(30_000)
+    text = shown(follow(writer), width)
+    assert "✕ 1 failed  most often HTTP 503: too busy" in text
+    assert "\n\n\n" not in text.rstrip().rpartition("\n")[0].rstrip()
+
+
+def test_when_an_answer_ended_stands_apart_from_the_answer(tmp_path: Path) -> None:
+    writer = Writer(tmp_path)
+    writer.answer(0, 2000)
+    writer.pulse(2019.7)
+    view = {**follow(writer), "elapsed_s": 2.0197}
+    assert "19.7\u202fms ago  I." in shown(view, 120)
+
+
+def test_the_last_view_of_a_run_that_has_ended_is_left_behind(
+    project: Project, terminal: Terminal
+) -> None:
+    results = project.folder / "results"
+    results.mkdir(exist_ok=True)
+    writer = Writer(results)
+    writer.answer(0, 2000)
+    writer.die()
+    looking = project.start("live", "run", stderr=terminal.slave, env={"TERM": "xterm"})
+    looking.communicate(timeout=30)
+    assert looking.returncode == 0
+    terminal.wait_for(lambda said: b"--resume" in said.rpartition(LEFT)[2])
+    left = terminal.output.rpartition(LEFT)[2].decode()
+    assert "CRASHED" in left and "after 1 of 10 answers" in left
+
+
+def test_who_looks_at_a_run_elsewhere_is_told_that_ctrl_c_leaves_it_alone(tmp_path: Path) -> None:
+    view = follow(busy(tmp_path))
+    elsewhere = live.Screen(view, 80, 40, beside_run=False).lines()[-1].plain
+    assert elsewhere == "Ctrl-C ends this view; the run goes on"
+    assert live.Screen(view, 80, 40).lines()[-1].plain.startswith("Ctrl-C stops the run")
