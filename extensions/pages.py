@@ -1311,8 +1311,9 @@ LOGIN_PAGE = """\
 <p class="lede">{{ say("login_hint", name=env) }}</p>
 <form class="fields" method="post" action="/login"><label class="wide">{{ say("token") }}
 <input type="password" name="token" required autocomplete="current-password"></label>
-<div class="wide">{% if wrong %}<p class="said-error" role="alert">{{ say("wrong_token") }}</p>\
-{% endif %}<button type="submit">{{ say("enter") }}</button></div></form>{% endblock %}
+<div class="wide"><p class="said-error" role="alert" id="said">\
+{% if wrong %}{{ say("wrong_token") }}{% endif %}</p>\
+<button type="submit">{{ say("enter") }}</button></div></form>{% endblock %}
 """
 
 ERROR_PAGE = """\
@@ -1398,6 +1399,17 @@ const post = async (path, body) => {
   if (!answer.ok) throw new Error(said.error || answer.statusText);
   return said;
 };
+// A form of a page that sends no referrer says no origin either, and is refused
+const login = document.querySelector('form[action="/login"]');
+if (login) login.addEventListener("submit", async event => {
+  event.preventDefault();
+  const body = new URLSearchParams(new FormData(login));
+  const answer = await fetch("/login", {method: "POST", body});
+  if (answer.ok) return void (location = "/");
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  document.getElementById("said").textContent = page.getElementById("said").textContent;
+  login.elements.token.select();
+});
 document.addEventListener("click", async event => {
   const button = event.target.closest("[data-post]");
   if (!button || button.dataset.sure && !confirm(button.dataset.sure)) return;

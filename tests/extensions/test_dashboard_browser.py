@@ -379,10 +379,7 @@ def test_no_page_does_what_its_policy_forbids_on_screen_or_in_print(
         page.goto(board.address + "login")
         page.emulate_media(media="print")
         page.emulate_media(media="screen")
-        origin = {"Origin": board.address.rstrip("/")}
-        given = {"token": "a token of 23 characters"}
-        assert context.request.post(board.address + "login", form=given, headers=origin).ok
-        page.goto(board.address)
+        enter(page, "a token of 23 characters")
         in_state(page, "running")
         for path, sign in paths.items():
             page.goto(board.address + path)
@@ -397,6 +394,27 @@ def test_no_page_does_what_its_policy_forbids_on_screen_or_in_print(
         process.kill()
         process.communicate()
     assert [text for text in board.said if "violates" in text] == []
+
+
+def enter(page: Any, token: str) -> None:
+    """Enter a token in the login form."""
+    page.fill("input[name=token]", token)
+    page.click("button[type=submit]")
+
+
+def test_the_token_is_entered_in_the_login_form_and_a_wrong_one_is_refused(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BOARD_TOKEN", "a token of 23 characters")
+    board.start("--token-env", "BOARD_TOKEN")
+    page = board.page()
+    assert page.url.endswith("/login")
+    enter(page, "a wrong token")
+    page.wait_for_selector("#said:not(:empty)")
+    assert "token" in page.text_content("#said")
+    enter(page, "a token of 23 characters")
+    page.wait_for_url(board.address)
+    assert page.context.cookies()[0]["httpOnly"]
 
 
 def cpu_s(pid: int) -> float:
