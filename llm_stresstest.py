@@ -5319,10 +5319,12 @@ class LagMonitor:
 
     def delay_ns(self, read_ns: int) -> int:
         """Return how long what was read then may have waited for the loop."""
-        place = bisect.bisect_right(self._holds, (read_ns, sys.maxsize)) - 1
-        if place < 0 or read_ns - self._holds[place][0] > self.BEAT_NS:
+        after = bisect.bisect_right(self._holds, (read_ns, sys.maxsize))
+        if after < len(self._holds) and (since_ns := self._holds[after][1]) <= read_ns:
+            return read_ns - since_ns  # before the loop had worked off all beats of that delay
+        if not after or read_ns - self._holds[after - 1][0] > self.BEAT_NS:
             return 0
-        until_ns, since_ns = self._holds[place]
+        until_ns, since_ns = self._holds[after - 1]
         return until_ns - since_ns
 
     def to_record(self) -> dict[str, Any]:
@@ -6606,7 +6608,8 @@ def failure_reasons(aggregate: Mapping[str, Any], most: int = 3) -> str:
         + printable(failure_text(reason["kind"], reason["http_status"], reason["message"]), 160)
         for reason in reasons[:most]
     ]
-    more = [f"{len(reasons) - most} more kinds"] if len(reasons) > most else []
+    left = len(reasons) - most
+    more = [f"{left} more {'kind' if left == 1 else 'kinds'}"] if left > 0 else []
     return "; ".join([*texts, *more])
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -418,12 +418,13 @@ def test_the_token_is_entered_in_the_login_form_and_a_wrong_one_is_refused(
 
 
 def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Return what the scheduler counted; /proc/PID/stat charges a whole tick for a short moment."""
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(path.read_text().split()[0]) for path in threads) / 1e9
 
 
 def test_an_idle_dashboard_uses_no_processor_though_a_page_is_open(board: Board) -> None:
-    if not Path("/proc/self/stat").exists():
+    if not Path("/proc/self/schedstat").exists():
         pytest.skip("needs /proc")
     odd_runs.synthetic(board.project.folder / "results", 40, [2])
     board.start()
@@ -431,18 +432,23 @@ def test_an_idle_dashboard_uses_no_processor_though_a_page_is_open(board: Board)
     page = board.page()
     page.wait_for_selector("#columns", state="hidden")
     board.page("runs")
-    time.sleep(1.5)
-    before = cpu_s(board.process.pid)
-    time.sleep(4)
-    with_pages = cpu_s(board.process.pid) - before
+    # What it costs to wake a process differs between machines a hundredfold.
+    waking = [sys.executable, "-c", "import time\nwhile True: time.sleep(0.25)"]
+    with subprocess.Popen(waking) as bare:
+        time.sleep(1.5)
+        before, bare_before = cpu_s(board.process.pid), cpu_s(bare.pid)
+        time.sleep(4)
+        with_pages = cpu_s(board.process.pid) - before
+        with_bare = cpu_s(bare.pid) - bare_before
+        bare.kill()
     for context in board.contexts:
         context.close()
     board.contexts.clear()
     time.sleep(5)  # the next beat finds the readers gone
     before = cpu_s(board.process.pid)
     time.sleep(2)
-    assert cpu_s(board.process.pid) - before <= 0.01
-    assert with_pages <= 0.05  # 0.1 s a minute are 0.01; the clock has ticks of 0.01 s
+    assert cpu_s(board.process.pid) - before <= 0.003  # 0.1 s a minute
+    assert with_pages <= 0.02 + 5 * with_bare
 
 
 def line(seq: int, kind: str, content: dict[str, Any]) -> bytes:

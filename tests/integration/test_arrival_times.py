@@ -360,6 +360,23 @@ class TestLooking:
             assert client.arrivals.kernel == 1
 
 
+@pytest.mark.parametrize(
+    ("read_ms", "delay_ms"),
+    [(50, 0), (101, 1), (390, 290), (401, 300), (419, 300), (421, 0), (501, 0.5)],
+)
+def test_what_is_read_while_a_delay_is_worked_off_may_have_waited_since_it_began(
+    read_ms: float, delay_ms: float
+) -> None:
+    async def delay_ns() -> int:
+        lag = st.LagMonitor()
+        # Until when and since when the loop was held up: for 300 ms, and then for half of one.
+        holds = [(20.1, 20), (400, 100), (500.5, 500)]
+        lag._holds.extend((round(a * st.NS_PER_MS), round(b * st.NS_PER_MS)) for a, b in holds)
+        return lag.delay_ns(round(read_ms * st.NS_PER_MS))
+
+    assert asyncio.run(delay_ns()) == delay_ms * st.NS_PER_MS
+
+
 @pytest.mark.parametrize("beats", [st.LagMonitor.FEWEST_BEATS, 2])
 def test_lag_is_not_judged_in_the_drain_unless_that_is_the_whole_stage(beats: int) -> None:
     async def stall_in_the_drain() -> float:
