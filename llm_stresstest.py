@@ -3452,7 +3452,7 @@ class StampedSocket(socket.socket):
             self.last_read = now_ns, None
             return data
         arrivals.kernel += 1
-        if watch.was_idle and 0 <= watch.woke_ns - arrived_ns < self.QUICK_NS:
+        if watch.was_idle and watch.woke_ns - arrived_ns < self.QUICK_NS and not flags:
             self.last_read = arrived_ns, 0  # it was read at once, so all of it came together
         else:
             since_ns = max(previous_ns, watch.since_ns)
@@ -5320,12 +5320,13 @@ class LagMonitor:
     def delay_ns(self, read_ns: int) -> int:
         """Return how long what was read then may have waited for the loop."""
         after = bisect.bisect_right(self._holds, (read_ns, sys.maxsize))
-        if after < len(self._holds) and (since_ns := self._holds[after][1]) <= read_ns:
-            return read_ns - since_ns  # before the loop had worked off all beats of that delay
-        if not after or read_ns - self._holds[after - 1][0] > self.BEAT_NS:
-            return 0
-        until_ns, since_ns = self._holds[after - 1]
-        return until_ns - since_ns
+        waited_ns = 0
+        if after and read_ns - self._holds[after - 1][0] <= self.BEAT_NS:
+            until_ns, since_ns = self._holds[after - 1]
+            waited_ns = until_ns - since_ns
+        if after < len(self._holds):  # the loop may not have worked off all beats of a delay
+            waited_ns = max(waited_ns, read_ns - self._holds[after][1])
+        return waited_ns
 
     def to_record(self) -> dict[str, Any]:
         """Return what `meta.client` says: of all stages together, and of each."""

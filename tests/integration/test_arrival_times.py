@@ -362,15 +362,25 @@ class TestLooking:
 
 @pytest.mark.parametrize(
     ("read_ms", "delay_ms"),
-    [(50, 0), (101, 1), (390, 290), (401, 300), (419, 300), (421, 0), (501, 0.5)],
+    [
+        (50, 0),
+        (101, 1),
+        (390, 290),
+        (401, 300),
+        (410.2, 300),
+        (421, 0.3),
+        (450, 0),
+        (500.2, 0.2),
+        (501, 0.5),
+    ],
 )
 def test_what_is_read_while_a_delay_is_worked_off_may_have_waited_since_it_began(
     read_ms: float, delay_ms: float
 ) -> None:
     async def delay_ns() -> int:
         lag = st.LagMonitor()
-        # Until when and since when the loop was held up: for 300 ms, and then for half of one.
-        holds = [(20.1, 20), (400, 100), (500.5, 500)]
+        # Until when and since when the loop was held up: for 300 ms, and then shortly.
+        holds = [(20.1, 20), (400, 100), (410.4, 410.1), (500.5, 500)]
         lag._holds.extend((round(a * st.NS_PER_MS), round(b * st.NS_PER_MS)) for a, b in holds)
         return lag.delay_ns(round(read_ms * st.NS_PER_MS))
 
