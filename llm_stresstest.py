@@ -9518,6 +9518,8 @@ class RunFiles:
             if not lock.held:
                 notice(f"{path} is of a run in progress")
                 return False
+            if not lock.is_in_place:  # its run ended while it was locked
+                return True
             if not self._overwrite:
                 notice(f"{path} holds an unfinished run: go on with it by --resume, or delete it")
                 return False

@@ -227,6 +227,27 @@ def test_runs_that_start_at_once_under_one_name_each_have_files_of_their_own(
     assert len(list((project.folder / "logs").iterdir())) == 4
 
 
+@pytest.mark.parametrize("options", [(), ("--overwrite",)], ids=["new", "overwriting"])
+def test_a_name_whose_run_ends_just_now_is_free(
+    project: Project, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    journal = project.folder / "results" / "run.journal"
+    journal.parent.mkdir(exist_ok=True)
+    journal.write_bytes(b"")
+    take, endings = st.FileLock._take, [journal]
+
+    def end(lock: st.FileLock) -> bool:
+        while endings:
+            endings.pop().unlink()
+        return take(lock)
+
+    monkeypatch.setattr(st.FileLock, "_take", end)
+    finished = project.run("run", "--quiet", *options)
+    assert finished.code == 0, finished.err
+    assert finished.err == ""
+    assert project.results("run")["meta"]["status"] == "complete"
+
+
 def test_of_several_that_go_on_with_one_run_only_one_does(
     project: Project, server: ScriptedServer
 ) -> None:

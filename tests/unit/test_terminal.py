@@ -329,7 +329,7 @@ def test_progress_counts_by_level() -> None:
 def test_the_progress_bar_fits_the_terminal_and_leaves_nothing_behind(
     project: Project, server: ScriptedServer, columns: int
 ) -> None:
-    server.behaviour = streams("a", "b", pause_s=0.4)
+    server.behaviour = streams("a", "b", pause_s=0.2)
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     process = project.start(
