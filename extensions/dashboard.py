@@ -327,25 +327,9 @@ class Hub:
         """Read what is new, unless that was done within the last second."""
         async with self._lock:
             if time.monotonic() - self._looked >= 0.9 * self.TICK_S:
-                changed = not self._is_still() and await asyncio.to_thread(self._look)
+                changed = await asyncio.to_thread(self._look)
                 self._looked = time.monotonic()
                 self.ticks += changed or self.is_stirring()
-
-    def _is_still(self) -> bool:
-        """Whether there is nothing to read: so cheap that it needs no thread."""
-        try:
-            folder_ns = self.index.folder.stat().st_mtime_ns
-        except OSError:
-            return False
-        now = time.monotonic()
-        return (
-            folder_ns == self._folder_ns
-            and not any(now - ended > self.KEPT_S for ended in self._ended.values())
-            and all(
-                name in self._settled and self._settled[name] == self._mark(run.path)
-                for name, run in self.runs.items()
-            )
-        )
 
     def _look(self) -> bool:
         """Read the folder and the journals; return whether anything may look different now."""
