@@ -176,7 +176,6 @@ __all__ = [  # what tools may use; the rest may change at any time
     "PERCENTILES",
     "REDACTED",
     "SCHEMA_VERSION",
-    "TOOLS",
     "Client",
     "Column",
     "Config",
@@ -244,6 +243,7 @@ __all__ = [  # what tools may use; the rest may change at any time
     "read_json",
     "requests_missing",
     "resolve_target",
+    "run_argument",
     "save_results",
     "send_question",
     "show",
@@ -9130,6 +9130,12 @@ def program() -> str:
     return f"python3 {shlex.quote(str(shown))}"
 
 
+def run_argument(name: str) -> str:
+    """Return a run's name as the command line wants it: one that is a tool's, or ends in .json."""
+    name = f"{name}.json" if name.endswith(".json") else name
+    return f"./{name}" if name in TOOLS else name
+
+
 class Progress:
     """Shows on stderr how far the load is: a bar, or without a terminal a line now and then."""
 
@@ -10021,7 +10027,7 @@ class Run:
         """Return what a person may do next with a run: a label, and a command to copy."""
         options = dict[str, Path | None]()
         if not complete:
-            label, words = "go on", [f"./{name}" if name in TOOLS else name, "--resume"]
+            label, words = "go on", [run_argument(name), "--resume"]
             options = {"-c": self.options.config, "-q": self.options.questions}
             options["--log-dir"] = self.options.log_dir
         elif "report" in TOOLS:

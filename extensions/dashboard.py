@@ -513,7 +513,7 @@ class Starter:
         if any(len(text) > 200 for text in settings):
             raise Refusal("a value is too long")
         st.load_config(config, settings)
-        command = [sys.executable, _program(), live.argument(name), "--config", str(config)]
+        command = [sys.executable, _program(), st.run_argument(name), "--config", str(config)]
         command += ["--results-dir", str(self._index.folder), "--quiet"]
         return command + [part for text in settings for part in ("--set", text)]
 
@@ -524,7 +524,7 @@ class Starter:
         if view["state"] not in ("crashed", "stopped") or name in self._running():
             raise Refusal(f"{st.printable(name, 100)}: its run is in progress", 409)
         path = self._config_of(view)
-        command = [sys.executable, _program(), live.argument(name), "--resume"]
+        command = [sys.executable, _program(), st.run_argument(name), "--resume"]
         command += ["--config", str(path)]
         return [*command, "--results-dir", str(self._index.folder), "--quiet"]
 

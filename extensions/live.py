@@ -124,12 +124,6 @@ _LINES: Mapping[str, type[msgspec.Struct]] = {
 }  # fmt: skip
 
 
-def argument(name: str) -> str:
-    """Return a run's name as the command line wants it: one that is a tool's, or ends in .json."""
-    name = f"{name}.json" if name.endswith(".json") else name
-    return f"./{name}" if name in st.TOOLS else name
-
-
 class Values:
     """A metric of one stage, in bounded memory.
 
@@ -782,7 +776,7 @@ class LiveRun:
     def _what_runs(self) -> dict[str, Any]:
         header, config = self.header, self.config
         name = self.path.stem
-        run = f"{st.program()} {shlex.quote(argument(name))}"
+        run = f"{st.program()} {shlex.quote(st.run_argument(name))}"
         usual = st.find_file(None, "config.json").parent / "results"
         where = ""
         if self.path.parent.resolve() != usual.resolve():
