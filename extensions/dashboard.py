@@ -1287,7 +1287,7 @@ class Dashboard:
     async def _changes(self, base: str, words: pages.Words) -> tuple[list[str], str]:
         """Return what `history` finds: sentences, or that there is nothing to say."""
         command = [sys.executable, _program(), "history", base, "--format", "json"]
-        command += ["--results-dir", str(self.settings.folder)]
+        command += ["--language", words.language, "--results-dir", str(self.settings.folder)]
         process = await asyncio.create_subprocess_exec(
             *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )

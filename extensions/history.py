@@ -31,6 +31,7 @@ from extensions.pairing import (
     rounded,
 )
 from extensions.verdicts import ToolParser, percent, points, unwrapped, value_text
+from extensions.words import ENGLISH, LANGUAGES, Sentences
 
 # === History ===
 
@@ -49,13 +50,17 @@ class Shift:
     change: float  # a logarithm, or a difference
     p: float
 
-    def sentence(self) -> str:
+    def sentence(self, say: Sentences = ENGLISH) -> str:
         """Say it in words, such as "E2E slower by 12 % since 2026-11-19"."""
-        less, more = self.metric.words()
         size = abs(math.expm1(self.change) if self.metric.is_ratio else self.change)
-        text = percent(size) if self.metric.is_ratio else f"{points(size)[1:]} points"
-        word = more if self.change > 0 else less
-        return f"{self.metric.label} {word} by {text} since {self.run.started:%Y-%m-%d %H:%M}"
+        text = percent(size) if self.metric.is_ratio else f"{points(size)[1:]} {say('points')}"
+        return say(
+            "{metric} {word} by {size} since {date}",
+            metric=say(self.metric.label),
+            word=say(self.metric.words()[self.change > 0]),
+            size=say.own(text),
+            date=f"{self.run.started:%Y-%m-%d %H:%M}",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +74,8 @@ class History:
     shifts: list[Shift]
     needed: int  # how many runs the search for changes needs
 
-    def to_json(self) -> dict[str, Any]:
-        """Return it for programs."""
+    def to_json(self, say: Sentences = ENGLISH) -> dict[str, Any]:
+        """Return it for programs; only the sentences of the changes are in a language."""
         return {
             "schema_version": SCHEMA_VERSION,
             "prefix": self.prefix,
@@ -96,7 +101,7 @@ class History:
                         math.exp(shift.change) if shift.metric.is_ratio else shift.change
                     ),
                     "p": shift.p,
-                    "says": shift.sentence(),
+                    "says": shift.sentence(say),
                 }
                 for shift in self.shifts
             ],
@@ -357,11 +362,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--results-dir", type=Path, metavar="DIR", help="where the runs are")
     parser.add_argument("--all", action="store_true", help="mix runs of other kinds in")
     parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument(
+        "--language", choices=LANGUAGES, default="en", help="in which changes are said in the JSON"
+    )
     options = parser.parse_args(argv)
     folder = _folder(options.results_dir)
     history = read_history(options.prefix, folder, everything=options.all)
     if options.format == "json":
-        st.show([unwrapped(json.dumps(history.to_json(), indent=1))])
+        st.show([unwrapped(json.dumps(history.to_json(Sentences(options.language)), indent=1))])
     else:
         st.show(history_parts(history))
     return 0

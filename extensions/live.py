@@ -270,6 +270,20 @@ class LiveStage:
     begun_s: float | None = None
 
 
+@dataclasses.dataclass
+class Times:
+    """How often something was seen, first and last on the run's clock."""
+
+    count: int = 0
+    first_s: float = math.inf
+    last_s: float = -math.inf
+
+    def note(self, at_s: float) -> None:
+        """Count it once more."""
+        self.count += 1
+        self.first_s, self.last_s = min(self.first_s, at_s), max(self.last_s, at_s)
+
+
 class Sampled:
     """The verdict so far and what became of the limits: by the core's rules, now and then.
 
@@ -376,8 +390,7 @@ class LiveRun:
         self._tpots = Points(Points.MOST // 2)
         self._recent: deque[tuple[float, st.Result]] = deque(maxlen=self.MOST_RECENT)
         self._last: deque[dict[str, Any]] = deque(maxlen=20)
-        self._errors: Counter[tuple[str, int | None, str]] = Counter()
-        self._errors_s: dict[tuple[str, int | None, str], tuple[float, float]] = {}
+        self._errors: dict[tuple[str, int | None, str], Times] = {}
         self._slos: dict[str, st.Slo] = {}  # each limit of time by itself
         self._in_time: Counter[str] = Counter()
         self._pulses: deque[dict[str, Any]] = deque(maxlen=2)
@@ -581,10 +594,8 @@ class LiveRun:
         said = (error.kind, error.http_status, error.message[:300])
         if len(self._errors) >= self.MOST_SAID and said not in self._errors:
             said = (error.kind, error.http_status, "")
-        self._errors[said] += 1
         end_s = sent_s if result.end_ns is None else result.end_ns / NS_PER_S
-        first_s, last_s = self._errors_s.get(said, (end_s, end_s))
-        self._errors_s[said] = min(first_s, end_s), max(last_s, end_s)
+        self._errors.setdefault(said, Times()).note(end_s)
         self._failures.add(sent_s, error.kind)
 
     def _note_last(self, result: st.Result) -> None:
@@ -614,12 +625,15 @@ class LiveRun:
         """Whether the load has ended."""
         return self.footer is not None
 
+    def _commonest_errors(self) -> list[tuple[tuple[str, int | None, str], Times]]:
+        return sorted(self._errors.items(), key=lambda each: -each[1].count)
+
     def failure_reasons(self) -> list[dict[str, Any]]:
         """Return the failures as an aggregate's `failure_reasons` has them: commonest first."""
         times: Counter[tuple[str, int | None]] = Counter()
         words: dict[tuple[str, int | None], str] = {}
-        for (kind, status, message), count in self._errors.most_common():
-            times[kind, status] += count
+        for (kind, status, message), seen in self._commonest_errors():
+            times[kind, status] += seen.count
             words.setdefault((kind, status), message)
         return [
             {"kind": kind, "http_status": status, "message": words[kind, status], "times": count}
@@ -835,11 +849,11 @@ class LiveRun:
             "failures": [
                 {
                     "text": st.Failure(kind, message, status).shown[:SHOWN_CHARS],
-                    "count": count,
-                    "first_s": self._errors_s[kind, status, message][0],
-                    "last_s": self._errors_s[kind, status, message][1],
+                    "count": seen.count,
+                    "first_s": seen.first_s,
+                    "last_s": seen.last_s,
                 }
-                for (kind, status, message), count in self._errors.most_common(10)
+                for (kind, status, message), seen in self._commonest_errors()[:10]
             ],
             "damage": self._damage(),
             "stages": [

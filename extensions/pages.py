@@ -1259,7 +1259,7 @@ TREND_PAGE = """\
 {% block title %}{{ base }}{% endblock %}
 {% block content %}
 <h1>{{ say("h_trend", name=base, count=rows | length) }}</h1>
-{% for line in changes %}<p class="lede" lang="en">{{ line }}</p>{% endfor %}
+{% for line in changes %}<p class="lede">{{ line }}</p>{% endfor %}
 {% if change_note %}<p class="lede">{{ change_note }}</p>{% endif %}
 <p class="note">{{ say("trend_note") }}</p>
 <div class="trend">

@@ -3,7 +3,7 @@
     llm_stresstest.py report NAME                 results/NAME.html
     llm_stresstest.py report A B -o page.html     overlaid, with the verdicts of `compare` first
     llm_stresstest.py report NAME --lite      no script, for mail; also --png, --svg, --pdf, --card
-    llm_stresstest.py report NAME --language de   the page in German
+    llm_stresstest.py report NAME --language de   the page and the pictures in German
 
 The page opens from disk and asks no network; its policy forbids it. The charts come from charts.py
 and their colours from the style sheet below, so that light, dark and print are the same pictures.
@@ -22,6 +22,7 @@ import datetime as dt
 import functools
 import hashlib
 import json
+import math
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -73,17 +74,17 @@ def _make(options: argparse.Namespace, runs: Sequence[st.SavedRun]) -> int:
         page = options.output or runs[0].path.with_name(f"{name}.html")
     if options.lite and page is None:
         raise st.ConfigError("--lite: is for the page; name it with -o FILE")
-    view = _view(runs, options.lite, ENGLISH)  # pictures are English
+    say = Sentences(options.language)
+    view = (
+        Comparing(runs, options.lite, say) if len(runs) > 1 else OneRun(runs[0], options.lite, say)
+    )
     files = Files(options.overwrite)
     if page is not None:
-        shown = view
-        if options.language != "en":
-            shown = _view(runs, options.lite, Sentences(options.language))
-        files.add(page, functools.partial(html_page, shown))
+        files.add(page, functools.partial(html_page, view))
     drawn = [chart for chart in view.all_charts() if chart.panels]
     for folder, make, ending in ((options.png, png, "png"), (options.svg, svg, "svg")):
         for chart in drawn if folder else ():
-            files.add(folder / f"{name}_{chart.name}.{ending}", functools.partial(make, chart))
+            files.add(folder / f"{name}_{chart.name}.{ending}", functools.partial(make, chart, say))
     if options.pdf is not None:
         files.add(options.pdf, functools.partial(pdf, view, drawn))
     if options.card is not None:
@@ -93,10 +94,6 @@ def _make(options: argparse.Namespace, runs: Sequence[st.SavedRun]) -> int:
         line.no_wrap = True
         st.show([line])
     return 0
-
-
-def _view(runs: Sequence[st.SavedRun], lite: bool, say: Sentences) -> OneRun | Comparing:
-    return Comparing(runs, lite, say) if len(runs) > 1 else OneRun(runs[0], lite, say)
 
 
 def _parser() -> st.Parser:
@@ -112,7 +109,7 @@ def _parser() -> st.Parser:
     option = parser.add_argument
     option("names", nargs="+", metavar="NAME", help="results files, or names of runs")
     option("-o", "--output", type=Path, metavar="FILE", help="the page; else NAME.html beside it")
-    option("--language", choices=LANGUAGES, default="en", help="of the page; pictures are English")
+    option("--language", choices=LANGUAGES, default="en", help="of what is written")
     option("--lite", action="store_true", help="static pictures and no script, for mail")
     option("--png", type=Path, metavar="DIR", help="each chart as a PNG; no page without -o")
     option("--svg", type=Path, metavar="DIR", help="each chart as an SVG")
@@ -1292,16 +1289,25 @@ def _interval_drawing(row: Any, margin: float) -> dict[str, Any] | None:
 # === Pictures ===
 
 
-def png(chart: charts.Chart) -> bytes:
+def png(chart: charts.Chart, say: Sentences = ENGLISH) -> bytes:
     """Return a chart as a PNG, light, twice as fine as it is large."""
     spec = charts.for_file(chart, charts.LIGHT)
-    return bytes(vl_convert.vegalite_to_png(spec, vl_version=charts.VEGA_LITE, scale=2))
+    return bytes(
+        vl_convert.vegalite_to_png(
+            spec, vl_version=charts.VEGA_LITE, scale=2, format_locale=say.locale
+        )
+    )
 
 
-def svg(chart: charts.Chart) -> bytes:
+def svg(chart: charts.Chart, say: Sentences = ENGLISH) -> bytes:
     """Return a chart as an SVG, light."""
-    spec = charts.for_file(chart, charts.LIGHT)
-    return str(vl_convert.vegalite_to_svg(spec, vl_version=charts.VEGA_LITE)).encode()
+    return _drawn(charts.for_file(chart, charts.LIGHT), say).encode()
+
+
+def _drawn(spec: charts.Spec, say: Sentences) -> str:
+    return str(
+        vl_convert.vegalite_to_svg(spec, vl_version=charts.VEGA_LITE, format_locale=say.locale)
+    )
 
 
 def pdf(view: OneRun | Comparing, drawn: Sequence[charts.Chart]) -> bytes:
@@ -1311,10 +1317,11 @@ def pdf(view: OneRun | Comparing, drawn: Sequence[charts.Chart]) -> bytes:
         part.pop("config")
     told = [view.lede]
     if isinstance(view, OneRun):
-        told += [view.copied, *(f"{c.head} {c.text} {c.code}" for c in caveats(view.meta))]
-    lines = [line for text in told for line in [*charts.wrapped(text, 100), ""]]
+        reasons = caveats(view.meta, view.say)
+        told += [view.copied, *(f"{c.head} {_plain(c.text)} {c.code}" for c in reasons)]
+    lines = [line for text in told for line in [*charts.wrapped(_plain(text), 100), ""]]
     title: charts.Spec = {
-        "text": charts.wrapped(view.headline, 62),
+        "text": charts.wrapped(_plain(view.headline), 62),
         "subtitle": [view.name, "", *lines],
     }
     title |= {"fontSize": 22, "subtitleFontSize": 12, "subtitleLineHeight": 17, "offset": 24}
@@ -1322,45 +1329,54 @@ def pdf(view: OneRun | Comparing, drawn: Sequence[charts.Chart]) -> bytes:
     empty = {"data": {"values": []}, "mark": "point", "width": 660, "height": 1}
     whole = {"$schema": charts.SCHEMA, "config": config, "title": title, "spacing": 40}
     spec = charts.coloured({**whole, "vconcat": parts or [empty]}, charts.LIGHT)
-    return bytes(vl_convert.vegalite_to_pdf(spec, vl_version=charts.VEGA_LITE))
+    return bytes(
+        vl_convert.vegalite_to_pdf(spec, vl_version=charts.VEGA_LITE, format_locale=view.say.locale)
+    )
+
+
+def _plain(text: str) -> str:
+    """Return a text without the marks of another language, for a picture."""
+    return text.striptags() if isinstance(text, markupsafe.Markup) else text
 
 
 def card(view: OneRun | Comparing) -> bytes:
     """Return one picture of 1200 × 630 to post: the sentence and the figures that matter."""
+    headline, say = _plain(view.headline), view.say
     size = next(
         size
-        for most, size in ((70, 50), (100, 44), (140, 38), (999, 30))
-        if len(view.headline) < most
+        for most, size in ((70, 50), (100, 44), (140, 38), (math.inf, 30))
+        if len(headline) < most
     )
     rows = view.level_rows[:5] if isinstance(view, OneRun) else []
     room = 640 if rows else 1080
     verdict = view.meta["validity"]["verdict"] if isinstance(view, OneRun) else ""
     one = view if isinstance(view, OneRun) else view.runs[0]
     about = " · ".join(
-        filter(None, (model_text(one.meta), server_text(one.meta), machine_text(one.meta)))
+        filter(None, (model_text(one.meta), server_text(one.meta), machine_text(one.meta, say)))
     )
     drawing = _environment().from_string(CARD).render(
         t=charts.LIGHT,
         verdict=verdict,
         about=about if isinstance(view, OneRun) else view.name,
-        lines=charts.wrapped(view.headline, int(room / size / 0.5)),
+        lines=charts.wrapped(headline, int(room / size / 0.5)),
         size=size,
         rows=rows,
         figures=view.figures if isinstance(view, OneRun) else [],
         caveats=_short_caveats(one) if isinstance(view, OneRun) else view.lede,
-        date=started(one.meta).rpartition(",")[0],
+        date=started(one.meta, say).rpartition(",")[0],
         icon=ICONS.get(verdict, ""),
+        say=say,
     )  # fmt: skip
     return bytes(vl_convert.svg_to_png(drawing, scale=1))
 
 
 def _short_caveats(run: OneRun) -> str:
     """Return the caveats in as many words as a picture has room for."""
-    heads = [ENGLISH.caveat(code) or code for code in sorted(run.codes)]
+    heads = [run.say.caveat(code) or code for code in sorted(run.codes)]
     text, left = "", list(heads)
     while left and len(text) + len(left[0]) < 90:
         text += left.pop(0) + " "
-    return text + (f"And {len(left)} more." if left else "")
+    return text + (run.say("And {n} more.", n=len(left)) if left else "")
 
 
 # === The page ===
@@ -1423,10 +1439,7 @@ class Drawer:
             self._specs.append(panel.spec)
             return markupsafe.Markup(f'<div class="vega" data-spec="{len(self._specs) - 1}"></div>')  # noqa: S704
         spec = {**charts.sized(panel.spec, LITE_WIDTHS[wide]), "config": charts.CONFIG}
-        drawn = vl_convert.vegalite_to_svg(
-            spec, vl_version=charts.VEGA_LITE, format_locale=self._say.locale
-        )
-        return markupsafe.Markup(drawn)  # noqa: S704 (vl-convert escapes the texts in it)
+        return markupsafe.Markup(_drawn(spec, self._say))  # noqa: S704 (vl-convert escapes the texts in it)
 
     def data(self) -> markupsafe.Markup:
         """Return the specifications as JSON that ends no element."""
@@ -2209,10 +2222,11 @@ font-weight="bold" fill="{{ t.ink }}">{{ line }}</text>
 {% endfor %}
 {% if rows %}
 <g font-size="17" font-weight="bold" fill="{{ t.ink3 }}">
-<text x="740" y="133">At</text><text x="740" y="155">once</text><text x="850" y="155"
-text-anchor="end">Total</text>
-<text x="1030" y="133" text-anchor="end">One</text><text x="1030" y="155"
-text-anchor="end">user</text></g>
+{% set (at, once), (one, user) = say("At|once").split("|"), say("One|user").split("|") %}
+<text x="740" y="133">{{ at }}</text><text x="740" y="155">{{ once }}</text><text x="850" y="155"
+text-anchor="end">{{ say("Total") }}</text>
+<text x="1030" y="133" text-anchor="end">{{ one }}</text><text x="1030" y="155"
+text-anchor="end">{{ user }}</text></g>
 <path d="M740 165H1140" stroke="{{ t.rule }}"/>
 {% for row in rows %}
 {% set y = 194 + loop.index0 * 42 %}
@@ -2225,7 +2239,7 @@ font-weight="bold">{{ row.at_once }}</text>
 <path d="M740 {{ y + 14 }}H1140" stroke="{{ t.line }}"/>
 {% endfor %}
 <text x="1140" y="{{ 194 + rows|length * 42 }}" font-size="15" text-anchor="end"
-fill="{{ t.ink3 }}">tokens/s</text>
+fill="{{ t.ink3 }}">{{ say("tokens/s") }}</text>
 {% endif %}
 <path d="M60 420H1140" stroke="{{ t.rule }}" stroke-width="2"/>
 {% for figure in figures %}

@@ -351,6 +351,11 @@ GERMAN = {
         "{share} von {n} Antworten richtig (95 %: {interval})"
     ),
     "{n} of {total} requests failed": "{n} von {total} Anfragen fehlgeschlagen",
+    # The card
+    "At|once": "|Stufe",
+    "Total": "Alle",
+    "One|user": "Ein|Nutzer",
+    "And {n} more.": "Und {n} weitere.",
     # Figures and the table of levels
     "tokens/s": "Token/s",
     "{about}{speed} for one user": "{about}{speed} für einen Nutzer",
@@ -786,6 +791,7 @@ GERMAN = {
     "energy": "Energie",
     "blocks of time": "Zeitblöcke",
     "share": "Anteil",
+    "{metric} {word} by {size} since {date}": "{metric} um {size} {word} seit {date}",
     "points": "Punkte",
     "faster": "schneller",
     "slower": "langsamer",

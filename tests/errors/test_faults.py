@@ -150,7 +150,7 @@ def met(
     nodes = [node for node in request.session.items if "met" in getattr(node, "fixturenames", ())]
     names = [node.callspec.params["name"] for node in nodes]  # type: ignore[attr-defined]
     folder = tmp_path_factory.mktemp("faults")
-    with ThreadPoolExecutor(3) as pool:
+    with ThreadPoolExecutor(6) as pool:
         places = [folder / str(place) for place in range(len(names))]
         made = list(pool.map(meet, [FAULTS[name] for name in names], places))
     yield dict(zip(names, made, strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,12 @@ def test_the_json_has_runs_and_changes(stepped: Project) -> None:
     assert change["since"] == "nightly_07" and change["p"] <= 0.01
     assert change["ratio"] == pytest.approx(1.12, abs=0.05)
     assert content["runs"][0]["e2e_ms"] > 0
+
+
+def test_a_change_is_said_in_german_to_who_asks_for_it(stepped: Project) -> None:
+    done = stepped.run("history", "nightly", "--format", "json", "--language", "de")
+    said = json.loads(done.out)["changes"][0]["says"]
+    assert re.fullmatch(r"\S+ um 1\d(,\d)?.% langsamer seit 2026-11-08 03:00", said)
 
 
 def test_a_slow_fall_back_is_no_reason_to_look_at_the_screen_of_another_width(

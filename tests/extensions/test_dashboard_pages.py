@@ -267,6 +267,21 @@ async def test_the_trend_of_a_name_is_drawn_over_its_dates(tmp_path: Path) -> No
         assert 'href="/trend/nightly"' in body and "4 dates" in body
 
 
+async def test_the_change_of_a_trend_is_said_in_the_readers_language(tmp_path: Path) -> None:
+    pytest.importorskip("scipy", reason="needs the group analysis")
+    from tests.extensions.test_compare_history import NIGHTLY, SLOW, nights
+
+    folder = tmp_path / "results"
+    nights(folder, [NIGHTLY] * 7 + [SLOW] * 6)
+    for place, path in enumerate(sorted(folder.iterdir()), 1):
+        path.rename(folder / f"nightly_202611{place:02}-030000.json")
+    async with serving(folder) as server:
+        for language, said in (("de", "langsamer seit"), ("en", "slower by")):
+            _, _, body = await server.ask("GET", f"/trend/nightly?lang={language}")
+            (change,) = re.findall(f'<p class="lede">[^<]*{said}[^<]*</p>', body)
+            assert "2026-11-08" in change and "lang=" not in change
+
+
 async def test_what_a_model_or_a_server_says_adds_nothing_to_a_page(tmp_path: Path) -> None:
     folder = tmp_path / "results"
     path = odd_runs.synthetic(folder, 20, [2])

@@ -42,8 +42,8 @@ def constants(*names: str) -> list[str]:
     return [n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)]
 
 
-TOOLS = [f"extensions/{name}.py" for name in ("report", "charts", "verdicts", "pairing")]
-TEMPLATES = report.BASE_PAGE + report.RUN_PAGE + report.COMPARE_PAGE
+TOOLS = [f"extensions/{name}.py" for name in ("report", "charts", "verdicts", "pairing", "history")]
+TEMPLATES = report.BASE_PAGE + report.RUN_PAGE + report.COMPARE_PAGE + report.CARD
 
 
 def test_each_text_and_each_message_has_the_same_fields_in_german() -> None:
@@ -299,6 +299,33 @@ def test_the_lite_report_of_a_sweep_is_german_in_its_pictures_too(tmp_path: Path
     page = page_of(path, arguments=("--lite",))
     assert_german(page)
     assert "Sekunden seit dem Beginn" in page and "100\u202f%" in page
+
+
+@pytest.mark.parametrize("shape", ["some_fail", "sweep", "open_loop"])
+def test_pictures_pdf_and_card_are_german_too(
+    project: Project, server: ScriptedServer, shape: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = odd_runs.make(project, server, shape)
+    said, locales = list[str](), list[Any]()
+
+    def note_pdf(spec: dict[str, Any], format_locale: Any, **_: Any) -> bytes:
+        said.extend([*spec["title"]["text"], *spec["title"]["subtitle"]])
+        locales.append(format_locale)
+        return b""
+
+    def note_card(svg: str, **_: Any) -> bytes:
+        said.extend(Visible(svg).texts)
+        return b""
+
+    monkeypatch.setattr("vl_convert.vegalite_to_pdf", note_pdf)
+    monkeypatch.setattr("vl_convert.svg_to_png", note_card)
+    folder = path.parent / "pictures"
+    wanted = ["--svg", folder, "--card", folder / "card.png", "--pdf", folder / "run.pdf"]
+    assert report.main([str(path), "--language", "de", *map(str, wanted)]) == 0
+    drawn = [Visible(each.read_text(encoding="utf-8")) for each in folder.glob("*.svg")]
+    said += itertools.chain(*(picture.texts for picture in drawn))
+    assert len(drawn) >= 2 and len(said) > 40 and locales == [DE.locale]
+    assert {text for text in said if ENGLISH_WORDS.search(text) or "lang=" in text} == set()
 
 
 def test_a_comparison_has_no_english_sentence_in_german(tmp_path: Path) -> None:
