@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -242,6 +243,17 @@ class ScriptedServer:
                 await self.behaviour(request, writer)
             finally:
                 self._at_once -= 1
+
+
+def wait_until(is_so: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    """Wait for what a program that was started does; fail when it ends before, or takes too long."""
+    end = time.monotonic() + 60
+    while not is_so():
+        assert process.poll() is None, process.communicate()
+        if time.monotonic() > end:
+            process.kill()
+            raise AssertionError(process.communicate())
+        time.sleep(0.01)
 
 
 @pytest.fixture(autouse=True)

@@ -24,11 +24,16 @@ from tests.conftest import ROOT, Finished, Project, ScriptedServer, streams
 def room_for(size: int) -> Iterator[None]:
     """Let no file grow beyond this size, as on a full disk: a write is cut short, the next one fails."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    keeps_compiled = sys.dont_write_bytecode
+    sys.dont_write_bytecode = (
+        True  # Python would cut compiled modules short, and trip over them later
+    )
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        sys.dont_write_bytecode = keeps_compiled
 
 
 def results(project: Project) -> list[str]:
@@ -137,7 +142,9 @@ def test_wherever_the_room_ends_the_old_file_stays_and_the_run_can_be_gone_on_wi
 def test_a_whole_process_with_no_room_ends_in_one_line(lengthy: Project) -> None:
     limit = (9000, resource.RLIM_INFINITY)
     finished = lengthy.spawn(
-        "run", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        "run",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+        env={"PYTHONDONTWRITEBYTECODE": "1"},  # see room_for
     )
     assert is_refused(finished)
     assert results(lengthy) == ["results/run.journal"]

@@ -20,7 +20,16 @@ from typing import Any
 import pytest
 
 import llm_stresstest as st
-from tests.conftest import Behaviour, Finished, Project, Request, ScriptedServer, streams, whole
+from tests.conftest import (
+    Behaviour,
+    Finished,
+    Project,
+    Request,
+    ScriptedServer,
+    streams,
+    wait_until,
+    whole,
+)
 
 LATE_S = 1.0  # an answer that ended so long before the end of the run is on the disk
 TIMES = {"time", "sent_ms", "scheduled_ms", "ttft_ms", "answer_ttft_ms", "tpot_ms", "chunk_ms", "connect_ms", "end_ms", "queue_ms", "reconnects", "chunks", "client_error_ms", "merged_chunks", "held_ms"}  # fmt: skip
@@ -381,8 +390,7 @@ def test_two_runs_of_one_name_never_mix(project: Project, server: ScriptedServer
     witness = Witness(server, pause_s=0.4)
     first = project.start("run", "--set", "questions=6")
     try:
-        while not server.requests:
-            time.sleep(0.01)
+        wait_until(lambda: server.requests, first)
         path = project.folder / "results" / "run.journal"
         resumed = project.run("run", "--resume")
         assert resumed.code == 2 and "in progress" in resumed.err
@@ -550,8 +558,7 @@ def test_a_job_whose_terminal_went_away_goes_on_under_nohup(
 ) -> None:
     Witness(server, pause_s=0.1)
     process = project.start("run", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
-    while not server.requests:
-        time.sleep(0.01)
+    wait_until(lambda: server.requests, process)
     process.send_signal(signal.SIGHUP)
     process.communicate(timeout=30)
     assert process.returncode == 0

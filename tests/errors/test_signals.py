@@ -15,7 +15,16 @@ from typing import Any
 import pytest
 
 import llm_stresstest as st
-from tests.conftest import ROOT, Project, Request, ScriptedServer, sends, streams, whole
+from tests.conftest import (
+    ROOT,
+    Project,
+    Request,
+    ScriptedServer,
+    sends,
+    streams,
+    wait_until,
+    whole,
+)
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 SOON_S = 3.0  # on a busy machine; it takes far less
@@ -83,8 +92,7 @@ def test_a_signal_while_connecting_is_one_line(
 
     server.passes_test, server.behaviour = False, behave
     process = project.start("run", "--quiet")
-    while not any(request.method == method for request in list(server.requests)):
-        time.sleep(0.01)
+    wait_until(lambda: any(each.method == method for each in list(server.requests)), process)
     process.send_signal(signum)
     begun = time.monotonic()
     _, err = process.communicate(timeout=20)
@@ -100,8 +108,9 @@ def test_a_signal_while_a_huge_schedule_runs_stops_it_and_little_memory_is_used(
     project.configure(server=server.url, rate=10_000, duration=86_400, concurrent=4)
     process = project.start("run", "--quiet")
     journal = project.folder / "results" / "run.journal"
-    while not journal.exists() or journal.read_bytes().count(b'"kind":"result"') < 4:
-        time.sleep(0.01)
+    wait_until(
+        lambda: journal.exists() and journal.read_bytes().count(b'"kind":"result"') >= 4, process
+    )
     status = Path(f"/proc/{process.pid}/status").read_text()
     peak_mb = int(status.partition("VmHWM:")[2].split()[0]) / 1024
     process.send_signal(signal.SIGTERM)
@@ -131,9 +140,7 @@ def test_a_signal_while_it_grades_saves_what_is_graded_and_the_rest_can_be_grade
     questions = [{"question": f"{n}?", "grader": "judge", "expected": "Rubric"} for n in range(3)]
     project.write("questions.json", json.dumps([*questions, {"question": "x", "grader": "exact", "expected": "An answer"}]))  # fmt: skip
     process = project.start("run", "--quiet")
-    while not any("Rubric" in request.body.decode() for request in list(server.requests)):
-        time.sleep(0.01)
-        assert process.poll() is None, process.communicate()
+    wait_until(lambda: any(b"Rubric" in each.body for each in list(server.requests)), process)
     process.send_signal(signum)
     begun = time.monotonic()
     _, err = process.communicate(timeout=30)
@@ -278,8 +285,7 @@ def test_a_run_whose_parent_is_killed_goes_on_to_its_end(
     )  # fmt: skip
     assert parent.stdin and parent.stdout and parent.stderr
     child = int(parent.stdout.readline())
-    while not server.requests:
-        time.sleep(0.01)
+    wait_until(lambda: server.requests, parent)
     parent.kill()
     parent.wait()
     for stream in (parent.stdin, parent.stdout, parent.stderr):  # nobody reads what it says
