@@ -25,9 +25,8 @@ def room_for(size: int) -> Iterator[None]:
     """Let no file grow beyond this size, as on a full disk: a write is cut short, the next one fails."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     keeps_compiled = sys.dont_write_bytecode
-    sys.dont_write_bytecode = (
-        True  # Python would cut compiled modules short, and trip over them later
-    )
+    # Python would cut compiled modules short, and trip over them later.
+    sys.dont_write_bytecode = True
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
         yield

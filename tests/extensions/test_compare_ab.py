@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from extensions.compare import Series
-from tests.conftest import Project, streams
+from tests.conftest import Project, streams, wait_until
 
 QUESTIONS = [f"Question {place}?" for place in range(10)]
 
@@ -59,9 +59,7 @@ def test_ctrl_c_ends_the_run_in_progress_in_order_and_the_next_call_goes_on(
     server.behaviour = streams("Hello", *[" again"] * 30, pause_s=0.02)  # type: ignore[attr-defined]
     process = two.start(*AB)
     results = two.folder / "results"
-    end = time.monotonic() + 60
-    while not list(results.glob("*.journal")) and time.monotonic() < end:
-        time.sleep(0.02)
+    wait_until(lambda: list(results.glob("*.journal")), process)
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     _out, err = process.communicate(timeout=60)

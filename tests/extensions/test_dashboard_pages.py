@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import llm_stresstest as st
-from tests.conftest import Project, ScriptedServer, streams
+from tests.conftest import Project, ScriptedServer, streams, wait_until
 from tests.extensions import odd_runs
 from tests.extensions.test_dashboard_access import serving
 
@@ -422,9 +422,7 @@ def test_the_lock_of_a_run_says_which_process_it_is(
     server.behaviour = streams("Hello", pause_s=0.05)
     process = project.start("run", "--quiet")
     journal = project.folder / "results" / "run.journal"
-    until = time.monotonic() + 30
-    while not journal.exists() and time.monotonic() < until:
-        time.sleep(0.02)
+    wait_until(journal.exists, process)
     try:
         assert dashboard.lock_holder(journal) == process.pid
         other = journal.with_name("other.journal")

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 import llm_stresstest as st
-from tests.conftest import ROOT, Project, ScriptedServer, streams
+from tests.conftest import ROOT, Project, ScriptedServer, streams, wait_until
 from tests.extensions.stand_ins import DATA, serving
 
 WATCHED = {"sample_s": 0.2, "idle_s": 0.4, "power_command": "echo 80", "price_per_kwh": 0.3}
@@ -110,9 +110,7 @@ def test_samples_stand_in_the_journal_as_they_come_and_survive_a_kill(watched: P
 def test_two_runs_on_one_server_are_suspect_and_wait_makes_them_follow(watched: Project) -> None:
     first = watched.start("first", "--set", "questions=30")
     journal = watched.folder / "results" / "first.journal"
-    deadline = time.monotonic() + 30
-    while not journal.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(journal.exists, first)
     beside = watched.start("beside")
     waiting = watched.start("waiting", "--wait")
     outs = {name: process.communicate(timeout=90) for name, process in (
@@ -133,9 +131,7 @@ def test_two_runs_on_one_server_are_suspect_and_wait_makes_them_follow(watched: 
 def test_a_waiting_run_ends_at_once_when_it_is_stopped(watched: Project) -> None:
     first = watched.start("first", "--set", "questions=24")
     journal = watched.folder / "results" / "first.journal"
-    deadline = time.monotonic() + 30
-    while not journal.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(journal.exists, first)
     waiting = watched.start("waiting", "--wait")
     assert waiting.stderr is not None
     assert "waits until" in waiting.stderr.readline()

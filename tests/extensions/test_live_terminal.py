@@ -18,7 +18,7 @@ import pytest
 from rich.cells import cell_len
 
 from extensions import live
-from tests.conftest import Project, ScriptedServer, streams
+from tests.conftest import Project, ScriptedServer, streams, wait_until
 from tests.extensions.test_live_following import Writer, follow, stalls_from
 
 ENTERED, LEFT = b"\x1b[?1049h", b"\x1b[?1049l"
@@ -275,9 +275,7 @@ def test_live_follows_a_run_that_was_started_elsewhere(
     server.behaviour = streams(*["word "] * 60, pause_s=0.1)
     process = project.start("run", "--set", "concurrent=1", "--set", "questions=1")
     journal = project.folder / "results" / "run.journal"
-    deadline = time.monotonic() + 20
-    while not journal.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(journal.exists, process)
     looking = project.start("live", "run", stderr=terminal.slave, env={"TERM": "xterm"})
     terminal.wait_for(b"in flight")
     assert looking.wait(30) == 0
@@ -302,9 +300,7 @@ def test_the_dashboard_beside_a_run_says_its_address_and_shows_the_run(
         process = project.start("run", "--dashboard", stderr=stderr)
     served: list[psutil.Process] = []
     try:
-        deadline = time.monotonic() + 60
-        while "http://127.0.0.1:" not in said.read_text() and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_until(lambda: "http://127.0.0.1:" in said.read_text(), process)
         served = psutil.Process(process.pid).children()
         address = next(
             line.removeprefix("dashboard: ")
